@@ -1,0 +1,254 @@
+"""The two tables: name -> "module:Class", imported on use; and building what they name."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.interface import PATTERNS, UnsupportedPattern
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ATTENTIONS: dict[str, str] = {
+    "lavo": "lavo.attention:LAVOAttention",
+    "softmax": "baselines.softmax:SoftmaxAttention",
+    "flash": "baselines.flash:FlashAttention",
+    "performer": "baselines.performer:PerformerAttention",
+    "cosformer": "baselines.cosformer:CosformerAttention",
+    "none": "baselines.none:NoAttention",
+}
+
+TASKS: dict[str, str] = {
+    "language_modeling": "tasks.language_modeling.task:LanguageModeling",
+    "forecasting": "tasks.forecasting.task:Forecasting",
+}
+
+SHORT_NAMES = {
+    "lm": "language_modeling",
+    "tts": "text_to_speech",
+    "sum": "summarization",
+    "pcc": "point_cloud_completion",
+    "lstf": "forecasting",
+}
+
+ENTRY_POINTS = "lavo_bench.attentions"
+NAME_RULE = "a name is lower-case letters, digits and underscores"
+
+_decorated: dict[str, type] = {}  # by register_attention
+_included: dict[Path, tuple[str, ...]] = {}  # files of --include-path that were run -> the names they registered
+
+
+def check_name(name: str, kind: str = "attention") -> str:
+    """The name itself.  Raises ValueError with the rule: a name becomes part of file names."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]{1,64}", name):
+        raise ValueError(f"{kind} {name!r}: {NAME_RULE} (at most 64), so that it can be part of a file's name")
+    return name
+
+
+def register_attention(name: str) -> Callable[[type], type]:
+    """Class decorator that makes an attention known by this name; a name given twice is refused."""
+    check_name(name)
+
+    def register(cls: type) -> type:
+        if name in attention_names():
+            raise ValueError(f"attention {name!r}: there already is one of this name; choose another")
+        check_declarations(name, cls)
+        _decorated[name] = cls
+        return cls
+
+    return register
+
+
+def check_declarations(name: str, cls: type) -> None:
+    """Raises ValueError where the class lacks what the protocol wants declared."""
+    unsupported = getattr(cls, "unsupported", None)
+    if not isinstance(getattr(cls, "version", None), int):
+        raise ValueError(
+            f"attention {name!r}: {cls.__name__}.version must be a whole number, raised when results change"
+        )
+    if not isinstance(unsupported, Mapping) or not set(unsupported) <= set(PATTERNS):
+        allowed = ", ".join(PATTERNS)
+        raise ValueError(f"attention {name!r}: {cls.__name__}.unsupported must map patterns ({allowed}) to reasons")
+
+
+def attention_names() -> list[str]:
+    """All known attentions: the table's, the decorated, those of installed packages."""
+    installed = [point.name for point in entry_points(group=ENTRY_POINTS)]
+    return list(dict.fromkeys([*ATTENTIONS, *_decorated, *installed]))
+
+
+def include_file(path: Path) -> tuple[str, ...]:
+    """Runs a Python file that registers attentions (``--include-path``); gives their names.  Twice is as once."""
+    path = path.resolve()
+    if path in _included:
+        return _included[path]
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(f"--include-path {path}: not a Python file")
+    before = set(_decorated)
+    spec = importlib.util.spec_from_file_location(f"lavo_bench_included_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling of spawned workers look the module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a stranger's file may raise is the user's mistake, told in a line
+        for name in set(_decorated) - before:
+            del _decorated[name]
+        raise ValueError(f"--include-path {path.name}: {type(error).__name__}: {error}") from error
+    names = tuple(name for name in _decorated if name not in before)
+    if not names:
+        raise ValueError(f"--include-path {path.name}: registers no attention; decorate one with @register_attention")
+    _included[path] = names
+    return names
+
+
+def included_digest(name: str) -> str | None:
+    """SHA-256 of the included file that brought this attention; None for all others."""
+    for path, names in _included.items():
+        if name in names:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+    return None
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """`` (did you mean X?)`` or nothing."""
+    close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def load_attention(name: str) -> type:
+    """The class of this name.  Raises ValueError naming the nearest known one."""
+    if name in _decorated:
+        return _decorated[name]
+    if name in ATTENTIONS:
+        return _load(ATTENTIONS[name])
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            check_name(name)
+            cls = point.load()
+            check_declarations(name, cls)
+            return cls
+    known = attention_names()
+    raise ValueError(f"attention {name!r}: unknown{nearest(name, known)}; known: {', '.join(known)}")
+
+
+def task_name(name: str) -> str:
+    """The long name; short ones are accepted everywhere.  Raises ValueError naming the nearest known one."""
+    long = SHORT_NAMES.get(name, name)
+    if long not in TASKS:
+        known = [*TASKS, *(short for short, long in SHORT_NAMES.items() if long in TASKS)]
+        raise ValueError(f"task {name!r}: unknown{nearest(name, known)}; known: {', '.join(known)}")
+    return long
+
+
+def load_task(name: str) -> type:
+    """The task's class, by its long or short name."""
+    return _load(TASKS[task_name(name)])
+
+
+def task_folder(name: str) -> Path:
+    """The folder of a task, found without importing it: its presets and protocol card lie there."""
+    return _source_file(TASKS[task_name(name)]).parent
+
+
+def _load(target: str) -> type:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _source_file(target: str) -> Path:
+    spec = importlib.util.find_spec(target.partition(":")[0])
+    if spec is None or spec.origin is None:
+        raise ValueError(f"registry entry {target!r}: no such module")
+    return Path(spec.origin)
+
+
+def attention_declarations(name: str) -> dict[str, Any]:
+    """What the class declares as plain literals (``unsupported``, ``linear_state``, …), without importing torch."""
+    if name not in ATTENTIONS:
+        return {key: value for key, value in vars(load_attention(name)).items() if not key.startswith("_")}
+    return _literals(ATTENTIONS[name])
+
+
+def task_declarations(name: str) -> dict[str, Any]:
+    """What the task's class declares as plain literals (``version``, ``backbones``)."""
+    return _literals(TASKS[task_name(name)])
+
+
+def _literals(target: str) -> dict[str, Any]:
+    """Class attributes that are literals, read from the source: importing it would import torch, a second's wait."""
+    class_name = target.partition(":")[2]
+    for node in ast.parse(_source_file(target).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            return dict(_assignments(node))
+    raise ValueError(f"registry entry {target!r}: the module has no such class")
+
+
+def _assignments(node: ast.ClassDef) -> Iterable[tuple[str, Any]]:
+    for statement in node.body:
+        if isinstance(statement, ast.Assign):
+            targets, value = statement.targets, statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets, value = [statement.target], statement.value
+        else:
+            continue
+        try:
+            literal = ast.literal_eval(value)
+        except ValueError:
+            continue
+        for target in targets:
+            if isinstance(target, ast.Name):
+                yield target.id, literal
+
+
+def attention_options(cls: type) -> dict[str, inspect.Parameter]:
+    """The keyword options of an attention, without the protocol's three."""
+    parameters = inspect.signature(cls).parameters
+    return {
+        name: parameter for name, parameter in parameters.items() if name not in ("pattern", "num_heads", "head_dim")
+    }
+
+
+def build_attention(name: str, *, pattern: str, num_heads: int, head_dim: int, **options: Any) -> nn.Module:
+    """An attention by name, for one pattern.
+
+    Raises UnsupportedPattern where the attention declares that it can't do the pattern, ValueError for an unknown
+    name, pattern or option.
+    """
+    cls = load_attention(name)
+    check_pattern(pattern)
+    for argument, value in (("num_heads", num_heads), ("head_dim", head_dim)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{argument} {value!r}: a whole number of at least 1")
+    unsupported: Mapping[str, str] = getattr(cls, "unsupported", {})
+    if pattern in unsupported:
+        raise UnsupportedPattern(f"{name} can't do {pattern}: {unsupported[pattern]}")
+    check_options(name, cls, options)
+    return cls(pattern=pattern, num_heads=num_heads, head_dim=head_dim, **options)
+
+
+def check_pattern(pattern: str) -> None:
+    """Raises ValueError for a word that is no pattern."""
+    if pattern not in PATTERNS:
+        raise ValueError(f"pattern {pattern!r}: unknown{nearest(pattern, PATTERNS)}; allowed: {', '.join(PATTERNS)}")
+
+
+def check_options(name: str, cls: type, options: Iterable[str]) -> None:
+    """Raises ValueError for an option that the attention doesn't have."""
+    allowed = attention_options(cls)
+    for option in options:
+        if option not in allowed:
+            has = ", ".join(allowed) if allowed else "no options"
+            raise ValueError(f"option {option!r} of attention {name}: unknown{nearest(option, allowed)}; it has {has}")
