@@ -1,0 +1,201 @@
+"""Exact softmax attention by fused kernels, memory linear in length (2205.14135, 2307.08691).
+
+The kernel is pinned, never left to a dispatcher that falls back to the quadratic form, and its name is recorded:
+
+flash_attn         the package flash-attn, half precision on CUDA, where installed
+torch_flash        PyTorch's flash kernel, half precision on CUDA
+memory_efficient   PyTorch's memory-efficient kernel on CUDA, where no flash kernel takes the input (float32)
+cpu_flash          PyTorch's flash kernel on the CPU, any precision
+
+No kernel ever gets a padding mask: padded tokens are taken out, and rows of equal length go together.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
+
+from baselines.arguments import (
+    check_extension,
+    check_inputs,
+    check_keys_and_values,
+    check_options,
+    check_pattern,
+    check_queries,
+    check_rows,
+)
+from baselines.kv_cache import KeyValueCache, append, cache_bytes, cached, empty_cache, select_cached
+from baselines.padding import empty_padded, real_tokens_first, reorder, without_padding, zeros_from
+from baselines.precision import without_autocast
+from baselines.softmax import padded_softmax_attention
+from benchmark.interface import Pattern, select_rows, state_bytes
+
+BACKENDS = {
+    "cpu_flash": SDPBackend.FLASH_ATTENTION,
+    "torch_flash": SDPBackend.FLASH_ATTENTION,
+    "memory_efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+QUERY_BLOCK = 256  # rows of the mask that the CPU kernel needs where new tokens continue old ones
+
+
+class Source(NamedTuple):
+    """A finished source: keys and values (b, h, m, d), real tokens first, and how many are real (b,), None for all."""
+
+    keys: Tensor
+    values: Tensor
+    lengths: Tensor | None
+
+
+class FlashAttention(nn.Module):
+    """o_i = Σ_j softmax_j( q_i·k_j / √d ) v_j, tiled.  ``kernel`` names what ran last."""
+
+    version = 1
+    unsupported: dict[str, str] = {}
+    exact = True
+
+    def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        check_options(pattern, num_heads, head_dim)
+        self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
+        self.kernel: str | None = None
+
+    def extra_repr(self) -> str:
+        return f"pattern={self.pattern!r}"
+
+    @without_autocast
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        check_inputs(q, k, v, key_padding_mask, pattern=self.pattern, num_heads=self.num_heads, head_dim=self.head_dim)
+        if self.pattern == "causal_self":
+            attend = functools.partial(self._attend, causal=True)
+            if key_padding_mask is None:
+                return attend(q, k, v)
+            return without_padding(attend, q, k, v, key_padding_mask)
+        if key_padding_mask is None:
+            return self._attend(q, k, v)
+        order, lengths = real_tokens_first(key_padding_mask), (~key_padding_mask).sum(1)
+        k, v = (reorder(empty_padded(x, key_padding_mask), order) for x in (k, v))
+        if self.pattern.endswith("_cross"):
+            return self._attend_by_length(q, k, v, lengths)
+        q = reorder(empty_padded(q, key_padding_mask), order)
+        return reorder(self._attend_by_length(q, k, v, lengths, cut_queries=True), order.argsort(1))
+
+    def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        return padded_softmax_attention(q, k, v, key_padding_mask, pattern=self.pattern, weights_dtype=q.dtype)
+
+    def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> KeyValueCache:
+        check_pattern(self.pattern, "causal_self", "init_state")
+        return empty_cache(batch_size, self.num_heads, self.head_dim, device=device, dtype=dtype)
+
+    @without_autocast
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
+        check_pattern(self.pattern, "causal_self", "extend")
+        check_extension(q, k, v, state.keys.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        state = append(state, k, v)
+        return self._attend(q, *cached(state), causal=True), state
+
+    def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Source:
+        check_pattern(self.pattern, "causal_cross", "init_cross")
+        check_keys_and_values(k, v, key_padding_mask, num_heads=self.num_heads, head_dim=self.head_dim)
+        if key_padding_mask is None:
+            return Source(k, v, None)
+        order = real_tokens_first(key_padding_mask)
+        k, v = (reorder(empty_padded(x, key_padding_mask), order) for x in (k, v))
+        return Source(k, v, (~key_padding_mask).sum(1))
+
+    @without_autocast
+    def read(self, q: Tensor, state: Source) -> tuple[Tensor, Source]:
+        check_queries(q, state.keys.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        keys, values = state.keys.to(q.dtype), state.values.to(q.dtype)
+        if state.lengths is None:
+            return self._attend(q, keys, values), state
+        return self._attend_by_length(q, keys, values, state.lengths), state
+
+    def select(self, state: KeyValueCache | Source, rows: Tensor) -> KeyValueCache | Source:
+        check_rows(rows)
+        return select_cached(state, rows) if isinstance(state, KeyValueCache) else select_rows(state, rows)
+
+    def state_bytes(self, state: KeyValueCache | Source) -> int:
+        return cache_bytes(state) if isinstance(state, KeyValueCache) else state_bytes(state)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+        """Runs the kernel and records its name.  Causal: the last query is as late as the last key."""
+        self.kernel = choose_kernel(q, k, v)
+        if 0 in (*q.shape, k.shape[2]):
+            return zeros_from(q, k, v)  # fused kernels refuse empty inputs; no key at all gives zeros
+        causal = causal and q.shape[2] > 1  # one query, the last, sees everything
+        if self.kernel == "flash_attn":
+            return flash_attn_package(q, k, v, causal=causal)
+        with sdpa_kernel(BACKENDS[self.kernel]):
+            if not causal:
+                return F.scaled_dot_product_attention(q, k, v)
+            if q.shape[2] == k.shape[2]:
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            if self.kernel == "cpu_flash":
+                return continue_on_cpu(q, k, v)
+            # is_causal would align the first query with the first key (pytorch#108108).
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]))
+
+    def _attend_by_length(
+        self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, *, cut_queries: bool = False
+    ) -> Tensor:
+        """Rows of the batch with equally many real tokens go together, without the padding behind them.
+
+        lengths: (b,).  cut_queries: the queries are those tokens too; the padded ones get zeros.
+        """
+        outputs, rows_done = [], []
+        for length in lengths.unique().tolist():
+            rows = (lengths == length).nonzero()[:, 0]
+            queries = q[rows, :, :length] if cut_queries else q[rows]
+            out = self._attend(queries, k[rows, :, :length], v[rows, :, :length])
+            outputs.append(F.pad(out, (0, 0, 0, q.shape[2] - out.shape[2])))
+            rows_done.append(rows)
+        return torch.cat(outputs)[torch.cat(rows_done).argsort()]
+
+
+def choose_kernel(q: Tensor, k: Tensor, v: Tensor) -> str:
+    """The fastest flash kernel that takes these tensors.  Raises ValueError where there is none of linear memory."""
+    if q.device.type == "cpu":
+        return "cpu_flash"
+    if q.device.type == "cuda":
+        if q.dtype in (torch.float16, torch.bfloat16) and importlib.util.find_spec("flash_attn") is not None:
+            return "flash_attn"
+        parameters = SDPAParams(q, k, v, None, 0.0, False, False)
+        if can_use_flash_attention(parameters):
+            return "torch_flash"
+        if can_use_efficient_attention(parameters):
+            return "memory_efficient"
+    raise ValueError(
+        f"flash has no kernel for {q.dtype} with head_dim {q.shape[-1]} on {q.device.type}; use softmax there, "
+        "or float32 or half precision on cuda, or the cpu"
+    )
+
+
+def flash_attn_package(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    """flash-attn from 2.1 on aligns the last query with the last key, as ``extend`` needs."""
+    from flash_attn import flash_attn_func
+
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (b, n, h, d)
+    return flash_attn_func(q, k, v, causal=causal).transpose(1, 2)
+
+
+def continue_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The last n of m tokens attend to all before them, by blocks of queries.
+
+    The CPU kernel aligns ``is_causal`` with the first key but takes a mask; a block keeps the mask linear in m.
+    """
+    old = k.shape[2] - q.shape[2]
+    outputs = []
+    for start in range(0, q.shape[2], QUERY_BLOCK):
+        block = q[:, :, start : start + QUERY_BLOCK]
+        seen = old + start + block.shape[2]
+        visible = torch.ones(block.shape[2], seen, dtype=torch.bool, device=q.device).tril(old + start)
+        outputs.append(F.scaled_dot_product_attention(block, k[:, :, :seen], v[:, :, :seen], attn_mask=visible))
+    return torch.cat(outputs, 2)

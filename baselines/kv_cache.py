@@ -1,0 +1,77 @@
+"""The growing cache of keys and values that exact attentions stream with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+SMALLEST_CAPACITY = 64  # tokens; below it doubling would copy at nearly every token
+
+
+class KeyValueCache(NamedTuple):
+    """The first ``length`` tokens of two buffers, which states that grew from one another share.
+
+    ``filled`` is the one list [tokens written] that all states on these buffers hold.  A state whose length is that
+    number may append in place, since no other state sees what lies behind it; any other state copies first.
+    """
+
+    keys: Tensor  # (b, h, capacity, d)
+    values: Tensor
+    length: int
+    filled: list[int]
+
+
+def empty_cache(batch_size: int, num_heads: int, head_dim: int, *, device: Any, dtype: Any) -> KeyValueCache:
+    keys, values = (torch.empty(batch_size, num_heads, 0, head_dim, device=device, dtype=dtype) for _ in range(2))
+    return KeyValueCache(keys, values, 0, [0])
+
+
+def cached(cache: KeyValueCache) -> tuple[Tensor, Tensor]:
+    """The keys and values read so far, each (b, h, length, d)."""
+    return cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length]
+
+
+def append(cache: KeyValueCache, k: Tensor, v: Tensor) -> KeyValueCache:
+    """The cache with these tokens behind its own; the given one stays valid.  k, v: (b, h, n, d)."""
+    if k.shape[2] == 0:
+        return cache
+    if torch.is_grad_enabled():  # what a graph has saved may not be written to, so under autograd every step copies
+        keys, values = (torch.cat((old.to(new.dtype), new), 2) for old, new in zip(cached(cache), (k, v), strict=True))
+        return KeyValueCache(keys, values, keys.shape[2], [keys.shape[2]])
+    length = cache.length + k.shape[2]
+    if not _can_append_in_place(cache, k, length):
+        cache = _copy_with_room(cache, k, max(2 * cache.length, length, SMALLEST_CAPACITY))
+    cache.keys[:, :, cache.length : length] = k
+    cache.values[:, :, cache.length : length] = v
+    cache.filled[0] = length
+    return cache._replace(length=length)
+
+
+def select_cached(cache: KeyValueCache, rows: Tensor) -> KeyValueCache:
+    keys, values = (x.index_select(0, rows.to(x.device)) for x in cached(cache))
+    return KeyValueCache(keys, values, cache.length, [cache.length])
+
+
+def cache_bytes(cache: KeyValueCache) -> int:
+    """Bytes of the tokens that were read; the room kept behind them, at most as much again, is not state."""
+    return sum(x.nbytes for x in cached(cache))
+
+
+def _can_append_in_place(cache: KeyValueCache, k: Tensor, length: int) -> bool:
+    return (
+        cache.filled[0] == cache.length
+        and length <= cache.keys.shape[2]
+        and cache.keys.dtype == k.dtype
+        and cache.keys.is_inference() == torch.is_inference_mode_enabled()
+    )
+
+
+def _copy_with_room(cache: KeyValueCache, k: Tensor, capacity: int) -> KeyValueCache:
+    """A copy in new buffers, in the dtype of the tokens to come (under autocast it differs from the module's)."""
+    b, h, _, d = cache.keys.shape
+    keys, values = (torch.empty(b, h, capacity, d, device=k.device, dtype=k.dtype) for _ in range(2))
+    for buffer, old in zip((keys, values), cached(cache), strict=True):
+        buffer[:, :, : cache.length] = old
+    return KeyValueCache(keys, values, cache.length, [cache.length])
