@@ -1,0 +1,234 @@
+"""cosFormer: linear attention with ReLU features, reweighted by the cosine of the distance (2202.08791).
+
+Differs from the authors' code where that lets a sequence's result depend on its batch: the length in the angle is a
+fixed option, positions count real tokens, nothing is clamped.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from baselines.arguments import (
+    check_extension,
+    check_inputs,
+    check_keys_and_values,
+    check_options,
+    check_pattern,
+    check_positive,
+    check_queries,
+    check_rows,
+)
+from baselines.padding import empty_padded, without_padding
+from baselines.precision import without_autocast
+from baselines.prefix_sum import (
+    block_tokens,
+    by_blocks,
+    causal_sums,
+    chunk_starts,
+    empty_sums,
+    in_chunks,
+    normalised,
+    with_ones,
+)
+from benchmark.interface import Pattern, select_rows, state_bytes
+
+CHUNK_SIZE = 64
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # features of one block: what a cache holds; what keeps a GPU busy
+
+
+class CosformerState(NamedTuple):
+    """Σ φ(k) [v, 1] of what was read, (b, h, 2 d, d + 1), and the position of the next query."""
+
+    sums: Tensor
+    position: int
+
+
+class CosformerAttention(nn.Module):
+    """o_i = Σ_j a_ij v_j / Σ_j a_ij with a_ij = ReLU(q_i)·ReLU(k_j) cos( π (i − j) / (2 max_length) ).
+
+    max_length   the longest length that will be met: beyond it weights would turn negative, so it is refused
+    """
+
+    version = 1
+    unsupported: dict[str, str] = {}
+    linear_state = True
+    needs_max_length = True
+    kernel = "torch_chunked"
+
+    def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int, max_length: int) -> None:
+        super().__init__()
+        check_options(pattern, num_heads, head_dim)
+        check_positive("max_length", max_length)
+        self.pattern, self.num_heads, self.head_dim, self.max_length = pattern, num_heads, head_dim, max_length
+
+    def extra_repr(self) -> str:
+        return f"pattern={self.pattern!r}, max_length={self.max_length}"
+
+    @without_autocast
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        check_inputs(q, k, v, key_padding_mask, pattern=self.pattern, num_heads=self.num_heads, head_dim=self.head_dim)
+        self._check_length(k, key_padding_mask)
+        if self.pattern == "causal_self":
+            if key_padding_mask is None:
+                return self._causal(q, k, v)
+            return without_padding(self._causal, q, k, v, key_padding_mask)
+        sums = self._source_sums(k, v, key_padding_mask)
+        if self.pattern.endswith("_cross"):
+            self._check_positions(q.shape[2])
+            return self._read(q, CosformerState(sums, 0))[0]
+        if key_padding_mask is None:
+            return self._read(q, CosformerState(sums, 0))[0]
+        q = empty_padded(q, key_padding_mask)
+        return empty_padded(
+            self._read(q, CosformerState(sums, 0), real_positions(key_padding_mask))[0], key_padding_mask
+        )
+
+    def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """The weights a_ij themselves, (n, m)."""
+        n, m = q.shape[2], k.shape[2]
+        i, j = (
+            torch.arange(n, device=q.device).expand(q.shape[0], n),
+            torch.arange(m, device=q.device).expand(len(k), m),
+        )
+        if key_padding_mask is not None:
+            k, v = empty_padded(k, key_padding_mask), empty_padded(v, key_padding_mask)
+            j = real_positions(key_padding_mask)
+            if self.pattern.endswith("_self"):
+                q, i = empty_padded(q, key_padding_mask), j
+        distance = (i[:, None, :, None] - j[:, None, None, :]).to(q.dtype)
+        weights = (q.relu() @ k.relu().mT) * (distance * (math.pi / (2 * self.max_length))).cos()
+        if self.pattern == "causal_self":
+            weights = weights.tril()
+        total = weights.sum(-1, keepdim=True)
+        return (weights @ v) / total.masked_fill(total == 0, 1)
+
+    def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> CosformerState:
+        check_pattern(self.pattern, "causal_self", "init_state")
+        return self._empty(batch_size, device=device, dtype=dtype)
+
+    @without_autocast
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, state: CosformerState) -> tuple[Tensor, CosformerState]:
+        check_pattern(self.pattern, "causal_self", "extend")
+        check_extension(q, k, v, state.sums.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        self._check_positions(state.position + q.shape[2])
+        return self._extend(q, k, v, state)
+
+    def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CosformerState:
+        check_pattern(self.pattern, "causal_cross", "init_cross")
+        check_keys_and_values(k, v, key_padding_mask, num_heads=self.num_heads, head_dim=self.head_dim)
+        self._check_length(k, key_padding_mask)
+        return CosformerState(self._source_sums(k, v, key_padding_mask), 0)
+
+    @without_autocast
+    def read(self, q: Tensor, state: CosformerState) -> tuple[Tensor, CosformerState]:
+        check_queries(q, state.sums.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        self._check_positions(state.position + q.shape[2])
+        return self._read(q, state)
+
+    def select(self, state: CosformerState, rows: Tensor) -> CosformerState:
+        check_rows(rows)
+        return select_rows(state, rows)
+
+    def state_bytes(self, state: CosformerState) -> int:
+        return state_bytes(state)
+
+    def _check_length(self, k: Tensor, key_padding_mask: Tensor | None) -> None:
+        """Of real tokens: padding is not there, so it can't be too much."""
+        length = k.shape[2]
+        if length > self.max_length and key_padding_mask is not None:
+            length = int((~key_padding_mask).sum(1).max())
+        self._check_positions(length)
+
+    def _check_positions(self, length: int) -> None:
+        if length > self.max_length:
+            raise ValueError(
+                f"cosformer was built for max_length {self.max_length} and is given {length} tokens; beyond max_length "
+                "its weights would turn negative"
+            )
+
+    def _empty(self, batch_size: int, *, device: Any, dtype: Any) -> CosformerState:
+        d = self.head_dim
+        return CosformerState(empty_sums(batch_size, self.num_heads, 2 * d, d, device=device, dtype=dtype), 0)
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._extend(q, k, v, self._empty(q.shape[0], device=q.device, dtype=q.dtype))[0]
+
+    def _extend(self, q: Tensor, k: Tensor, v: Tensor, state: CosformerState) -> tuple[Tensor, CosformerState]:
+        step = functools.partial(causal_block, angle=self._angle)
+        return by_blocks(step, (q, k, v), state, chunk_size=CHUNK_SIZE, block_size=self._block_size(q))
+
+    @without_autocast
+    def _source_sums(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
+        """Σ φ(k) [v, 1] of a whole source."""
+        positions = token_positions(k) if key_padding_mask is None else real_positions(key_padding_mask)[:, None]
+        k, v = empty_padded(k, key_padding_mask), empty_padded(v, key_padding_mask)
+        step = functools.partial(source_block, angle=self._angle)
+        empty = self._empty(k.shape[0], device=k.device, dtype=k.dtype)
+        sequences = (k, v, positions)
+        return by_blocks(step, sequences, empty.sums, chunk_size=CHUNK_SIZE, block_size=self._block_size(k))[1]
+
+    def _read(self, q: Tensor, state: CosformerState, positions: Tensor | None = None) -> tuple[Tensor, CosformerState]:
+        """positions: (b, n) where they are not those that follow the state's."""
+        positions = token_positions(q) + state.position if positions is None else positions[:, None]
+        step = functools.partial(read_block, angle=self._angle)
+        out, _ = by_blocks(step, (q, positions), state.sums, chunk_size=CHUNK_SIZE, block_size=self._block_size(q))
+        return out, CosformerState(state.sums, state.position + q.shape[2])
+
+    @property
+    def _angle(self) -> float:
+        """θ of one step."""
+        return math.pi / (2 * self.max_length)
+
+    def _block_size(self, q: Tensor) -> int:
+        return block_tokens(q, 2 * self.head_dim, elements=BLOCK_ELEMENTS.get(q.device.type, 1 << 26))
+
+
+def token_positions(x: Tensor) -> Tensor:
+    """(1, 1, n): 0, 1, 2, …"""
+    return torch.arange(x.shape[2], device=x.device)[None, None]
+
+
+def real_positions(key_padding_mask: Tensor) -> Tensor:
+    """(b, m): how many real tokens come before each."""
+    return (~key_padding_mask).cumsum(1).sub(1).clamp_min(0)
+
+
+def features(x: Tensor, positions: Tensor, angle: float) -> Tensor:
+    """[ReLU(x) cos θ, ReLU(x) sin θ], (…, 2 d); by cos(a − b) their products are the weights."""
+    theta = (positions.double() * angle)[..., None]  # float32 would lose digits of positions in the millions
+    x = x.relu()
+    return torch.cat((x * theta.cos().to(x.dtype), x * theta.sin().to(x.dtype)), -1)
+
+
+def causal_block(
+    q: Tensor, k: Tensor, v: Tensor, state: CosformerState, *, angle: float
+) -> tuple[Tensor, CosformerState]:
+    """Whole chunks, or one that is shorter.  q, k, v: (b, h, n, d)."""
+    dtype = state.sums.dtype
+    n = q.shape[2]
+    if n == 0:
+        return q, state
+    positions = in_chunks(token_positions(q) + state.position, CHUNK_SIZE)
+    q_chunks, k_chunks, values = (in_chunks(x.to(dtype), CHUNK_SIZE) for x in (q, k, with_ones(v)))
+    q_features, k_features = features(q_chunks, positions, angle), features(k_chunks, positions, angle)
+    before, total = chunk_starts(k_features.mT @ values, state.sums)
+    steps = torch.arange(values.shape[3], device=q.device)
+    cosines = ((steps[:, None] - steps).double() * angle).cos().tril().to(dtype)
+    scores = (q_chunks.relu() @ k_chunks.relu().mT) * cosines
+    out = normalised(causal_sums(scores, q_features, values, before))
+    return out.flatten(2, 3).to(q.dtype), CosformerState(total, state.position + n)
+
+
+def source_block(k: Tensor, v: Tensor, positions: Tensor, sums: Tensor, *, angle: float) -> tuple[Tensor, Tensor]:
+    """Adds a block of a source to the sums; the first of the pair is no output."""
+    k, v = k.to(sums.dtype), v.to(sums.dtype)
+    return v[:, :, :0], sums + features(k, positions, angle).mT @ with_ones(v)
+
+
+def read_block(q: Tensor, positions: Tensor, sums: Tensor, *, angle: float) -> tuple[Tensor, Tensor]:
+    return normalised(features(q.to(sums.dtype), positions, angle) @ sums).to(q.dtype), sums

@@ -1,0 +1,298 @@
+"""Performer: softmax attention by positive orthogonal random features, FAVOR+ (2009.14794).
+
+Features are kept as logarithms until they are taken relative to a reference.  For keys that is, by feature, a maximum
+over keys that every query concerned sees, and it is part of the state; for queries it is the row's own maximum.  Both
+cancel, so there is no ε, no clamp, and nothing that a later key could move.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.arguments import (
+    check_extension,
+    check_inputs,
+    check_keys_and_values,
+    check_options,
+    check_pattern,
+    check_positive,
+    check_queries,
+    check_rows,
+)
+from baselines.padding import empty_padded, without_padding
+from baselines.precision import without_autocast
+from baselines.prefix_sum import (
+    block_tokens,
+    by_blocks,
+    causal_sums,
+    chunk_starts,
+    empty_sums,
+    in_chunks,
+    normalised,
+    with_ones,
+)
+from benchmark.interface import Pattern, select_rows, state_bytes
+
+CHUNK_SIZE = 64
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # features of one block: what a cache holds; what keeps a GPU busy
+LARGEST_RISE = 60.0  # a key's log feature above the reference: e^60 times a chunk of values is far from float32's 3e38
+
+
+class PerformerState(NamedTuple):
+    """Of the keys read: Σ_j e^{log φ(k_j) − c} [v_j, 1], (b, h, f, d + 1), and c = max_j log φ(k_j), (b, h, f)."""
+
+    sums: Tensor
+    maxima: Tensor
+
+
+class PerformerAttention(nn.Module):
+    """o_i = φ(q_i)·Σ_j φ(k_j) v_j / φ(q_i)·Σ_j φ(k_j),  φ(x) = f^{−1/2} exp( Ω x' − |x'|²/2 ),  x' = x / d^{1/4}.
+
+    num_features      f, rows of Ω; 256 as in the paper
+    redraw_interval   Ω is drawn anew in training, every so many forward calls; 0 never.  1,000 as in the paper's code
+    seed              of the draws; None takes one from torch's own generator, as initial weights are drawn
+    """
+
+    version = 1
+    unsupported: dict[str, str] = {}
+    linear_state = True
+    kernel = "torch_chunked"
+    omega: Tensor
+    forward_calls: Tensor
+    draw_seed: Tensor
+
+    def __init__(
+        self,
+        *,
+        pattern: Pattern,
+        num_heads: int,
+        head_dim: int,
+        num_features: int = 256,
+        redraw_interval: int = 1000,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_options(pattern, num_heads, head_dim)
+        check_positive("num_features", num_features)
+        if redraw_interval < 0:
+            raise ValueError(f"redraw_interval is {redraw_interval}; allowed are 0 (never) and whole numbers above")
+        self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
+        self.num_features, self.redraw_interval = num_features, redraw_interval
+        seed = int(torch.randint(1 << 31, ())) if seed is None else seed
+        # Buffers, so that a checkpoint that is resumed goes on with the same features and the same next draws.
+        self.register_buffer("draw_seed", torch.tensor(seed))
+        self.register_buffer("forward_calls", torch.tensor(0))
+        self.register_buffer("omega", orthogonal_features(num_features, head_dim, seed=seed, draw=0))
+
+    def extra_repr(self) -> str:
+        return f"pattern={self.pattern!r}, num_features={self.num_features}, redraw_interval={self.redraw_interval}"
+
+    @without_autocast
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        check_inputs(q, k, v, key_padding_mask, pattern=self.pattern, num_heads=self.num_heads, head_dim=self.head_dim)
+        if self.training and self.redraw_interval:
+            self._count_call()
+        if self.pattern == "causal_self":
+            if key_padding_mask is None:
+                return self._causal(q, k, v)
+            return without_padding(self._causal, q, k, v, key_padding_mask)
+        state = self._source_state(k, v, key_padding_mask)
+        if key_padding_mask is None or self.pattern.endswith("_cross"):
+            return self._read(q, state)
+        return empty_padded(self._read(empty_padded(q, key_padding_mask), state), key_padding_mask)
+
+    def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """The weights φ(q_i)·φ(k_j), one query at a time, normalised in logarithms."""
+        k, v = empty_padded(k, key_padding_mask), empty_padded(v, key_padding_mask)
+        is_self = self.pattern.endswith("_self")
+        q = empty_padded(q, key_padding_mask) if is_self else q
+        omega = self._scaled_omega(q.dtype)
+        log_q, log_k = log_query_features(q, omega), log_key_features(k, omega)
+        rows = []
+        for i in range(q.shape[2]):
+            log_weights = (log_q[:, :, i, None] + log_k).logsumexp(-1)  # (b, h, m)
+            hidden = torch.zeros(log_weights.shape, dtype=torch.bool, device=q.device)
+            if self.pattern == "causal_self":
+                hidden[..., i + 1 :] = True
+            if key_padding_mask is not None:
+                hidden = hidden | key_padding_mask[:, None]
+            blind = hidden.all(-1, keepdim=True)
+            weights = log_weights.masked_fill(hidden & ~blind, -math.inf).softmax(-1).masked_fill(blind, 0)
+            rows.append(torch.einsum("bhm,bhmd->bhd", weights, v))
+        out = torch.stack(rows, 2) if rows else q
+        return empty_padded(out, key_padding_mask) if is_self else out
+
+    def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> PerformerState:
+        check_pattern(self.pattern, "causal_self", "init_state")
+        return self._empty(batch_size, device=device, dtype=dtype)
+
+    @without_autocast
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
+        check_pattern(self.pattern, "causal_self", "extend")
+        check_extension(q, k, v, state.sums.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        return self._extend(q, k, v, state)
+
+    def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> PerformerState:
+        check_pattern(self.pattern, "causal_cross", "init_cross")
+        check_keys_and_values(k, v, key_padding_mask, num_heads=self.num_heads, head_dim=self.head_dim)
+        return self._source_state(k, v, key_padding_mask)
+
+    @without_autocast
+    def read(self, q: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
+        check_queries(q, state.sums.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        return self._read(q, state), state
+
+    def select(self, state: PerformerState, rows: Tensor) -> PerformerState:
+        check_rows(rows)
+        return select_rows(state, rows)
+
+    def state_bytes(self, state: PerformerState) -> int:
+        return state_bytes(state)
+
+    def _count_call(self) -> None:
+        calls = int(self.forward_calls)
+        if calls and calls % self.redraw_interval == 0:
+            draw = calls // self.redraw_interval
+            self.omega.copy_(orthogonal_features(self.num_features, self.head_dim, seed=int(self.draw_seed), draw=draw))
+        self.forward_calls += 1
+
+    def _scaled_omega(self, dtype: torch.dtype) -> Tensor:
+        """Ω / d^{1/4}, so that it takes x where the formula has x'."""
+        return self.omega.to(dtype) * self.head_dim**-0.25
+
+    def _empty(self, batch_size: int, *, device: Any, dtype: Any) -> PerformerState:
+        b, h, f = batch_size, self.num_heads, self.num_features
+        sums = empty_sums(b, h, f, self.head_dim, device=device, dtype=dtype)
+        # Not -inf: the difference of two of them is NaN.
+        return PerformerState(sums, torch.full_like(sums[..., 0], torch.finfo(sums.dtype).min))
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._extend(q, k, v, self._empty(q.shape[0], device=q.device, dtype=q.dtype))[0]
+
+    def _extend(self, q: Tensor, k: Tensor, v: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
+        step = functools.partial(causal_block, omega=self._scaled_omega(state.sums.dtype))
+        return by_blocks(step, (q, k, v), state, chunk_size=CHUNK_SIZE, block_size=self._block_size(q))
+
+    @without_autocast
+    def _source_state(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> PerformerState:
+        state = self._empty(k.shape[0], device=k.device, dtype=k.dtype)
+        k, v = empty_padded(k, key_padding_mask), empty_padded(v, key_padding_mask)
+        step = functools.partial(source_block, omega=self._scaled_omega(state.sums.dtype))
+        sequences = (k, v, None if key_padding_mask is None else key_padding_mask[:, None])
+        return by_blocks(step, sequences, state, chunk_size=CHUNK_SIZE, block_size=self._block_size(k))[1]
+
+    def _read(self, q: Tensor, state: PerformerState) -> Tensor:
+        step = functools.partial(read_block, omega=self._scaled_omega(state.sums.dtype))
+        return by_blocks(step, (q,), state, chunk_size=CHUNK_SIZE, block_size=self._block_size(q))[0]
+
+    def _block_size(self, q: Tensor) -> int:
+        return block_tokens(q, self.num_features, elements=BLOCK_ELEMENTS.get(q.device.type, 1 << 26))
+
+
+def orthogonal_features(num_features: int, head_dim: int, *, seed: int, draw: int) -> Tensor:
+    """Ω, (f, d): blocks of d orthogonal rows, each row as long as an independent Gaussian vector of d numbers.
+
+    Drawn on the CPU, so that a seed means the same on every device.
+    """
+    generator = torch.Generator().manual_seed((seed + 1_000_003 * draw) % (1 << 63))
+    blocks = []
+    for _ in range(math.ceil(num_features / head_dim)):
+        gaussian = torch.randn(head_dim, head_dim, generator=generator, dtype=torch.float64)
+        rotation, upper = torch.linalg.qr(gaussian)
+        blocks.append(rotation * upper.diagonal().sign())  # the signs make the rotation uniform
+    lengths = torch.randn(num_features, head_dim, generator=generator, dtype=torch.float64).norm(dim=1, keepdim=True)
+    return (torch.cat(blocks)[:num_features] * lengths).float()
+
+
+def log_query_features(q: Tensor, omega: Tensor) -> Tensor:
+    """Ω q', (…, f): the logarithm of φ(q) up to a constant of the query, which cancels."""
+    return q @ omega.T
+
+
+def log_key_features(k: Tensor, omega: Tensor) -> Tensor:
+    """Ω k' − |k'|²/2, (…, f): the logarithm of φ(k) up to f^{−1/2}, which cancels."""
+    half_square = k.square().sum(-1, keepdim=True) * (-0.5 * k.shape[-1] ** -0.5)
+    return torch.cat((k, half_square), -1) @ F.pad(omega, (0, 1), value=1.0).T
+
+
+def query_features(q: Tensor, reference: Tensor, omega: Tensor) -> Tensor:
+    """φ(q) e^{reference}, its largest feature scaled to 1.  reference broadcasts to (…, f)."""
+    log_q = log_query_features(q, omega) + reference
+    return (log_q - log_q.detach().amax(-1, keepdim=True)).exp()
+
+
+def causal_block(
+    q: Tensor, k: Tensor, v: Tensor, state: PerformerState, *, omega: Tensor
+) -> tuple[Tensor, PerformerState]:
+    """Whole chunks, or one that is shorter.  q, k, v: (b, h, n, d).
+
+    The reference of a chunk is the maximum over all keys before it and its first key.  A key that rises so far above
+    it that its feature could overflow makes the block to be done again in halves, down to single tokens, which are
+    their own reference; the queries before that key keep what they had, so that no later key can move them.
+    """
+    dtype = state.sums.dtype
+    if q.shape[2] == 0:
+        return q, state
+    q_chunks, k_chunks, values = (in_chunks(x.to(dtype), CHUNK_SIZE) for x in (q, k, with_ones(v)))
+    log_k = log_key_features(k_chunks, omega)
+    with torch.no_grad():
+        reference, maxima, highest = references(log_k, state.maxima)
+        entered = torch.cat((state.maxima[:, :, None], reference), 2)
+        rescale = (entered - torch.cat((reference, maxima[:, :, None]), 2)).exp()
+        has_risen = bool((highest - reference).amax() > LARGEST_RISE)
+    rise = log_k - reference[..., None, :]
+    k_features = rise.clamp_max(LARGEST_RISE).exp() if has_risen else rise.exp()
+    q_features = query_features(q_chunks, reference[..., None, :], omega)
+    before, total = chunk_starts(k_features.mT @ values, state.sums, rescale)
+    scores = (q_features @ k_features.mT).tril()
+    out = normalised(causal_sums(scores, q_features, values, before)).flatten(2, 3).to(q.dtype)
+    if not has_risen:
+        return out, PerformerState(total, maxima)
+    after_rise = (rise > LARGEST_RISE).any(-1).flatten(2).cummax(2).values[..., None]
+    in_halves, state = causal_halves(q, k, v, state, omega=omega)
+    return torch.where(after_rise, in_halves, out), state
+
+
+def causal_halves(
+    q: Tensor, k: Tensor, v: Tensor, state: PerformerState, *, omega: Tensor
+) -> tuple[Tensor, PerformerState]:
+    n = q.shape[2]
+    half = n // 2 if n <= CHUNK_SIZE else n // CHUNK_SIZE // 2 * CHUNK_SIZE
+    first, state = causal_block(q[:, :, :half], k[:, :, :half], v[:, :, :half], state, omega=omega)
+    second, state = causal_block(q[:, :, half:], k[:, :, half:], v[:, :, half:], state, omega=omega)
+    return torch.cat((first, second), 2), state
+
+
+def references(log_k: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From log features (b, h, g, c, f) and the maxima so far (b, h, f): reference and maximum of each chunk
+    (b, h, g, f), and between them the maxima after all chunks."""
+    highest = log_k.amax(3)
+    running = torch.cat((maxima[:, :, None], highest), 2).cummax(2).values
+    return torch.maximum(running[:, :, :-1], log_k[:, :, :, 0]), running[:, :, -1], highest
+
+
+def source_block(
+    k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: PerformerState, *, omega: Tensor
+) -> tuple[Tensor, PerformerState]:
+    """Adds a block of a source to the state; the first of the pair is no output."""
+    if k.shape[2] == 0:
+        return v, state
+    k, v = k.to(state.sums.dtype), v.to(state.sums.dtype)
+    log_k = log_key_features(k, omega)
+    if key_padding_mask is not None:
+        log_k = log_k.masked_fill(key_padding_mask[..., None], -math.inf)
+    maxima = torch.maximum(state.maxima, log_k.detach().amax(2))
+    k_features = (log_k - maxima[:, :, None]).exp()
+    sums = state.sums * (state.maxima - maxima).exp()[..., None] + k_features.mT @ with_ones(v)
+    return v[:, :, :0], PerformerState(sums, maxima)
+
+
+def read_block(q: Tensor, state: PerformerState, *, omega: Tensor) -> tuple[Tensor, PerformerState]:
+    q_features = query_features(q.to(state.sums.dtype), state.maxima[:, :, None], omega)
+    return normalised(q_features @ state.sums).to(q.dtype), state

@@ -1,0 +1,114 @@
+"""Causal sums of φ(k) v' in chunks: what the kernel attentions have in common.
+
+A kernel attention with features φ >= 0 of f numbers is a ratio of two sums over the keys that a query sees,
+
+    o_t = φ(q_t)·Σ_j φ(k_j) v_j  /  φ(q_t)·Σ_j φ(k_j),
+
+and both are one sum once v' = [v, 1] carries the normaliser along.  Inside a chunk of c tokens the sum is taken as
+(φ(q) φ(k)' below the diagonal) v', what came before as φ(q) S with S = Σ φ(k) v' in front of the chunk.  One S a chunk
+makes n·f·d/c numbers, never n·f·d; and since sequences are worked through in blocks of tokens whose inner results are
+made again in the backward pass, what is kept is q, k, v and one S a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from baselines.precision import accumulation_dtype
+
+Step = Callable[..., tuple[Tensor, Any]]
+
+
+def with_ones(v: Tensor) -> Tensor:
+    """v' = [v, 1]: (…, d) -> (…, d + 1)."""
+    return F.pad(v, (0, 1), value=1.0)
+
+
+def causal_sums(scores: Tensor, q_features: Tensor, values: Tensor, before: Tensor) -> Tensor:
+    """Numerators and normaliser of every query: what its chunk holds up to it, and what came before the chunk.
+
+    scores: (b, h, g, c, c) for g chunks, zero above the diagonal.  q_features: (b, h, g, c, f).
+    values: (b, h, g, c, d + 1).  before: (b, h, g, f, d + 1).  Returns (b, h, g, c, d + 1).
+    """
+    inside = scores.flatten(0, 2) @ values.flatten(0, 2)
+    return torch.baddbmm(inside, q_features.flatten(0, 2), before.flatten(0, 2)).view_as(values)
+
+
+def chunk_starts(sums: Tensor, start: Tensor, rescale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """From the sum of each chunk, the sum in front of each chunk and the sum after the last.
+
+    sums: (b, h, g, f, e).  start: (b, h, f, e), what came before.  rescale: (b, h, g + 1, f), factors on everything
+    before chunk i on entering it, and on the whole at the end.  Returns (b, h, g, f, e) and (b, h, f, e).
+    """
+    before, total = [], start
+    for i in range(sums.shape[2]):
+        if rescale is not None:
+            total = total * rescale[:, :, i, :, None]
+        before.append(total)
+        total = total + sums[:, :, i]
+    if rescale is not None:
+        total = total * rescale[:, :, -1, :, None]
+    return torch.stack(before, 2), total
+
+
+def normalised(sums: Tensor) -> Tensor:
+    """Numerators divided by the normaliser behind them, (…, d + 1) -> (…, d); 0 / 0, an empty context, is 0."""
+    weight = sums[..., -1:]
+    return sums[..., :-1] / weight.masked_fill(weight == 0, 1)
+
+
+def by_blocks(
+    step: Step, sequences: tuple[Tensor | None, ...], state: Any, *, chunk_size: int, block_size: int
+) -> tuple[Tensor, Any]:
+    """Runs ``out, state = step(*block of each sequence, state)`` from the first block to the last.
+
+    sequences: each (b, h, n, …) or None.  Returns the outputs joined over tokens, and the last state.  Under autograd
+    only the state in front of each block is kept; the last block, whose backward pass is the next thing to happen,
+    keeps everything.
+    """
+    seq_len = next(x.shape[2] for x in sequences if x is not None)
+    outputs = []
+    for first, last in spans(seq_len, chunk_size, block_size):
+        block = [None if x is None else x[:, :, first:last] for x in sequences]
+        if torch.is_grad_enabled() and last < seq_len:
+            out, state = checkpoint(step, *block, state, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out, state = step(*block, state)
+        outputs.append(out)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), state
+
+
+def spans(seq_len: int, chunk_size: int, block_size: int) -> Iterator[tuple[int, int]]:
+    """(first, last) of each block: whole chunks, as many as a block has; then the tokens that fill no chunk.
+
+    A sequence without tokens is one empty block.
+    """
+    whole = seq_len - seq_len % chunk_size
+    per_block = max(block_size // chunk_size, 1) * chunk_size
+    for first in range(0, whole, per_block):
+        yield first, min(first + per_block, whole)
+    if whole < seq_len or seq_len == 0:
+        yield whole, seq_len
+
+
+def in_chunks(x: Tensor, chunk_size: int) -> Tensor:
+    """(b, h, n, …) -> (b, h, g, c, …); fewer tokens than a chunk are one short chunk.  n is a multiple otherwise."""
+    size = max(min(chunk_size, x.shape[2]), 1)
+    return x.unflatten(2, (x.shape[2] // size, size))
+
+
+def block_tokens(q: Tensor, num_features: int, *, elements: int) -> int:
+    """How many tokens make a block whose features are about this many numbers."""
+    return max(elements // max(q.shape[0] * q.shape[1] * num_features, 1), 1)
+
+
+def empty_sums(batch_size: int, num_heads: int, num_features: int, head_dim: int, *, device: Any, dtype: Any) -> Tensor:
+    """S before the first token, float32 at least."""
+    start = torch.zeros(batch_size, num_heads, num_features, head_dim + 1, device=device, dtype=dtype)
+    return start.to(accumulation_dtype(start))
