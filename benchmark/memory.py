@@ -1,0 +1,134 @@
+"""Peak memory: of the process (or its GPU) between two moments, and of what a single call allocates.
+
+    base = reset_peak(device)
+    …
+    peak = peak_bytes(device)   # the highest since then, what was there before included
+
+On a CUDA device torch's own counters serve.  On Linux the kernel's high-water mark of resident memory is set back
+through /proc; where that is refused, or elsewhere, the peak is what psutil sees at the moment of asking, which is a
+lower bound (``peak_is_exact`` tells).  ``allocated_by`` is exact to the byte and knows nothing of what ran before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_RESET_PEAK = "5"  # man 5 proc_pid_clear_refs: sets VmHWM back to the current resident size
+
+
+def reset_peak(device: Any = "cpu") -> int:
+    """Starts a new measurement and gives the base: the bytes in use now."""
+    if _is_cuda(device):
+        import torch
+
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        _reset_resident_peak()
+    return base_bytes(device)
+
+
+def base_bytes(device: Any = "cpu") -> int:
+    """Bytes in use now: allocated by torch on a CUDA device, resident on a CPU."""
+    if _is_cuda(device):
+        import torch
+
+        return int(torch.cuda.memory_allocated(device))
+    resident = _status_bytes("VmRSS")
+    if resident is not None:
+        return resident
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes(device: Any = "cpu") -> int:
+    """The most bytes in use at once since ``reset_peak``."""
+    if _is_cuda(device):
+        import torch
+
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device))
+    high = _status_bytes("VmHWM") if peak_is_exact(device) else None
+    return high if high is not None else base_bytes(device)
+
+
+def peak_is_exact(device: Any = "cpu") -> bool:
+    """False where the peak can't be set back, so that ``peak_bytes`` is only what is in use when asked."""
+    return _is_cuda(device) or (_status_bytes("VmHWM") is not None and _reset_resident_peak(dry=True))
+
+
+def allocated_by(call: Callable[[], Any], device: Any = "cpu") -> int:
+    """The most bytes that this call holds at once beyond what was there before it; its result counts.
+
+    On a CPU the profiler reports every allocation and release of torch's allocator, so what autograd saves and what
+    kernels allocate inside themselves is counted, and neither caches nor earlier calls are.
+    """
+    if _is_cuda(device):
+        base = reset_peak(device)
+        result = call()
+        increment = peak_bytes(device) - base
+        del result
+        return increment
+    return _highest_sum(_allocations(call))
+
+
+def _allocations(call: Callable[[], Any]) -> list[int]:
+    """Bytes allocated (positive) and released (negative) on the CPU, in the order of time."""
+    from torch._C._profiler import _EventType
+    from torch.profiler import ProfilerActivity, profile
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else its C++ side tells stderr that there is no GPU
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        result = call()
+    events = list(profiler.profiler.kineto_results.experimental_event_tree())
+    found = []
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.tag == _EventType.Allocation:
+            found.append((event.start_time_ns, event.extra_fields.alloc_size))
+    del result
+    # A stable sort: two events of one nanosecond stay in the order of the tree.
+    return [size for _, size in sorted(found, key=lambda event: event[0])]
+
+
+def _highest_sum(changes: list[int]) -> int:
+    total = highest = 0
+    for change in changes:
+        total += change
+        highest = max(highest, total)
+    return highest
+
+
+def _reset_resident_peak(*, dry: bool = False) -> bool:
+    """True where the system lets the mark be set back; with ``dry`` it only looks."""
+    try:
+        with _CLEAR_REFS.open("w") as file:
+            if not dry:
+                file.write(_RESET_PEAK)
+    except OSError:  # not Linux, or a container that refuses
+        return False
+    return True
+
+
+def _status_bytes(field: str) -> int | None:
+    """A field of /proc/self/status, which counts in kB; None where there is none."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _is_cuda(device: Any) -> bool:
+    return str(device).startswith("cuda")

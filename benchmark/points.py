@@ -1,0 +1,82 @@
+"""The table ``efficiency.csv``: one row a point; read and written without torch, for the report."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.results import write_bytes
+
+FILE_NAME = "efficiency.csv"
+
+
+class Point(NamedTuple):
+    """One row; the fields are the columns of the contract, in its order.  None is an empty cell."""
+
+    mode: str
+    pattern: str
+    batch: int
+    length: int
+    num_heads: int
+    head_dim: int
+    attention: str
+    dtype: str
+    device: str
+    kernel: str | None = None
+    rounds: int | None = None
+    seconds: float | None = None  # median of a call; of a token in mode decode
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+    compile_seconds: float | None = None
+    base_bytes: int | None = None  # parameters, buffers, inputs and, in mode decode, the state
+    peak_bytes: int | None = None  # the base and the most that a call holds besides
+    flops: int | None = None  # of matrix products, as torch counts them: a causal kernel counts as a full one
+    moved_bytes: int | None = None  # the least that must be read and written: inputs, outputs, gradients, state
+    status: str = "completed"  # completed, unsupported, over_budget, out_of_memory, failed
+    reason: str | None = None
+
+
+COLUMNS = Point._fields
+_KEY = COLUMNS[: COLUMNS.index("kernel")]  # what makes two rows the same point
+_WHOLE = {"batch", "length", "num_heads", "head_dim", "rounds", "base_bytes", "peak_bytes", "flops", "moved_bytes"}
+_DECIMAL = {"seconds", "seconds_low", "seconds_high", "compile_seconds"}
+
+
+def write_points(path: Path, points: Iterable[Point]) -> None:
+    """The whole table under its name at once, so that a reader never sees half of it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(["" if value is None else value for value in point] for point in points)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_points(path: Path) -> list[Point]:
+    """Raises ValueError that names the file where its columns are not the contract's."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = tuple(next(reader, ()))
+        if header != COLUMNS:
+            raise ValueError(f"{path}: columns {', '.join(header) or 'none'}; expected {', '.join(COLUMNS)}")
+        return [Point(*map(_parse, COLUMNS, row)) for row in reader]
+
+
+def _parse(column: str, text: str) -> Any:
+    if text == "":
+        return None
+    if column in _WHOLE:
+        return int(text)
+    return float(text) if column in _DECIMAL else text
+
+
+def merge(earlier: Sequence[Point], rows: Sequence[Point]) -> list[Point]:
+    """Earlier rows that were not measured again, and the new ones."""
+    measured = {_key(point) for point in rows}
+    return [*(point for point in earlier if _key(point) not in measured), *rows]
+
+
+def _key(point: Point) -> tuple[Any, ...]:
+    return tuple(getattr(point, name) for name in _KEY)

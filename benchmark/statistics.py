@@ -1,0 +1,174 @@
+"""Means, spreads, intervals and paired tests: the only place where the report's and the sweep's statistics are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Statistic = Callable[[Mapping[str, np.ndarray]], float]
+
+
+class Summary(NamedTuple):
+    """Of ``n`` values the mean and the sample standard deviation (n - 1), None where n < 2 leaves it unknown."""
+
+    n: int
+    mean: float
+    deviation: float | None
+
+
+class PairedTest(NamedTuple):
+    """The mean of n paired differences b - a, its interval, and the two-sided p of "there is no difference".
+
+    Fields are None where n is too small to know them.
+    """
+
+    n: int
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Raises ValueError for no values: a mean of nothing is not zero."""
+    if len(values) == 0:
+        raise ValueError("values: at least one is needed for a mean")
+    array = np.asarray(values, dtype=np.float64)
+    deviation = float(array.std(ddof=1)) if len(array) > 1 else None
+    return Summary(len(array), float(array.mean()), deviation)
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval of the mean; None for fewer than two values."""
+    from scipy.stats import t
+
+    n, mean, deviation = summarise(values)
+    if deviation is None:
+        return None
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def paired_t_test(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> PairedTest:
+    """Student's paired test of b against a: the differences are taken to be normal.
+
+    Where all differences are one number the spread is zero: p is 1 if that number is 0, else unknown, because equal
+    differences of a few seeds are the mark of a copied or deterministic cell, not of certainty.
+    """
+    from scipy.stats import t
+
+    if len(a) != len(b):
+        raise ValueError(f"paired values: {len(a)} against {len(b)}; each needs its partner")
+    differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    n, mean, deviation = summarise(differences.tolist())
+    if deviation is None:
+        return PairedTest(n, mean, None, None, None)
+    low, high = t_interval(differences.tolist(), confidence) or (None, None)
+    if deviation == 0:
+        return PairedTest(n, mean, low, high, 1.0 if mean == 0 else None)
+    p = 2 * float(t.sf(abs(mean) / (deviation / math.sqrt(n)), n - 1))
+    return PairedTest(n, mean, low, high, p)
+
+
+def paired_randomisation(
+    a: Mapping[str, np.ndarray],
+    b: Mapping[str, np.ndarray],
+    statistic: Statistic,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> PairedTest:
+    """Randomisation test over examples, for any statistic of columns (a mean, a ratio of sums).
+
+    a, b: column -> values by example, in the same order.  Under "no difference" the two values of an example could be
+    exchanged; p is the share of random exchanges with a difference at least as large (with one added, so never 0).
+    The interval is the bootstrap's, over examples.
+    """
+    n = len(next(iter(a.values())))
+    generator = np.random.default_rng(seed)
+    observed = statistic(b) - statistic(a)
+    if n < 2:
+        return PairedTest(n, observed, None, None, None)
+    extreme = 0
+    resampled = np.empty(draws)
+    # Exchanges that give the observed difference again differ from it by rounding only, and must count.
+    threshold = abs(observed) * (1 - 1e-9)
+    for draw in range(draws):
+        swap = generator.random(n) < 0.5
+        first = {name: np.where(swap, b[name], a[name]) for name in a}
+        second = {name: np.where(swap, a[name], b[name]) for name in a}
+        extreme += abs(statistic(second) - statistic(first)) >= threshold
+        rows = generator.integers(0, n, n)
+        resampled[draw] = statistic(_take(b, rows)) - statistic(_take(a, rows))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return PairedTest(n, observed, float(low), float(high), (extreme + 1) / (draws + 1))
+
+
+def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in columns.items()}
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down adjustment for as many tests as there are values; None stays None and counts for nothing."""
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        adjusted[index] = highest
+    return adjusted
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    statistic: Callable[..., np.ndarray] = np.median,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic (one that takes ``axis``) over resamples of the values."""
+    array = np.asarray(values, dtype=np.float64)
+    rows = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(statistic(array[rows], axis=1), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def best_outside_spread(summaries: Sequence[Summary | None], *, higher_is_better: bool) -> int | None:
+    """Index of the best of these, or None where the best can't be told from another.
+
+    The best is told from another where their means lie further apart than the sum of the two deviations, so that
+    mean ± deviation of the one doesn't touch that of the other.  It must hold against every other.  A summary without
+    a deviation (one seed) could lie anywhere, so one such among them, or fewer than two of them, gives None.
+    None among the summaries stands for what has no figure, and is no contender.
+    """
+    contenders = [(index, summary) for index, summary in enumerate(summaries) if summary is not None]
+    if len(contenders) < 2 or any(summary.deviation is None for _, summary in contenders):
+        return None
+    sign = -1 if higher_is_better else 1
+    (index, best), *others = sorted(contenders, key=lambda contender: sign * contender[1].mean)
+    if all(_apart(best, other) for _, other in others):
+        return index
+    return None
+
+
+def _apart(first: Summary, second: Summary) -> bool:
+    """True where mean ± deviation of the one doesn't touch that of the other; an unknown deviation touches all."""
+    if first.deviation is None or second.deviation is None:
+        return False
+    return abs(first.mean - second.mean) > first.deviation + second.deviation
+
+
+def mean_ranks(table: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> list[float]:
+    """Mean rank of each row over the columns, 1 the best; ties share the mean of their ranks."""
+    from scipy.stats import rankdata
+
+    values = np.asarray(table, dtype=np.float64)
+    signs = np.where(np.asarray(higher_is_better), -1.0, 1.0)
+    return [float(rank) for rank in rankdata(values * signs, axis=0).mean(axis=1)]

@@ -1,0 +1,145 @@
+"""What the efficiency sweep times: an attention with its inputs, as one call without arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.interface import UnsupportedPattern
+from benchmark.points import Point
+from benchmark.registry import attention_options, build_attention, load_attention
+
+MODES = ("forward", "backward", "decode")
+"""forward: without gradients.  backward: forward and backward, as in a training step.  decode: one token more, after a
+context of that length."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all points of a sweep share."""
+
+    batch: int
+    num_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+    seed: int
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # attention -> its own options
+
+    def point(self, mode: str, pattern: str, length: int, attention: str) -> Point:
+        """The row of a point, nothing known yet."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        shape = (self.batch, length, self.num_heads, self.head_dim)
+        return Point(mode, pattern, *shape, attention, dtype, device_name(self.device))
+
+
+def device_name(device: torch.device) -> str:
+    """``cpu``, or what the GPU is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@dataclass
+class Workload:
+    """One call to measure, and the tensors that lie ready for it."""
+
+    module: nn.Module
+    call: Callable[[], Any]
+    inputs: tuple[Tensor, ...]
+    moved_bytes: Callable[[], int]
+    state_bytes: Callable[[], int] = lambda: 0
+
+    def base_bytes(self) -> int:
+        """Bytes of parameters, buffers, inputs and state."""
+        tensors = (*self.module.parameters(), *self.module.buffers(), *self.inputs)
+        return sum(tensor.nbytes for tensor in tensors) + self.state_bytes()
+
+    def kernel(self) -> str | None:
+        return getattr(self.module, "kernel", None)
+
+
+def build_workload(shape: Shape, point: Point) -> Workload:
+    """Module, inputs and call of a point.  Raises UnsupportedPattern where the attention can't do it."""
+    build = {"forward": _forward, "backward": _backward, "decode": _decode}[point.mode]
+    return build(_module(shape, point), shape, point)
+
+
+def _module(shape: Shape, point: Point) -> nn.Module:
+    """The attention with its parameters in float32 (float64 for such inputs), as under autocast."""
+    options = dict(shape.options.get(point.attention, {}))
+    cls = load_attention(point.attention)
+    if getattr(cls, "needs_max_length", False) and "max_length" in attention_options(cls):
+        options.setdefault("max_length", 2 * point.length)  # decoding goes a little beyond the context
+    torch.manual_seed(shape.seed)
+    module = build_attention(
+        point.attention, pattern=point.pattern, num_heads=shape.num_heads, head_dim=shape.head_dim, **options
+    )
+    dtype = torch.float64 if shape.dtype == torch.float64 else torch.float32
+    return module.to(device=shape.device, dtype=dtype).train(point.mode == "backward")
+
+
+def _random(shape: Shape, count: int, length: int) -> list[Tensor]:
+    """``count`` tensors (batch, heads, length, head_dim), the same for every attention."""
+    generator = torch.Generator().manual_seed(shape.seed)
+    size = (shape.batch, shape.num_heads, length, shape.head_dim)
+    return [torch.randn(size, generator=generator).to(shape.device, shape.dtype) for _ in range(count)]
+
+
+def _forward(module: nn.Module, shape: Shape, point: Point) -> Workload:
+    q, k, v = _random(shape, 3, point.length)
+
+    @torch.no_grad()
+    def call() -> Tensor:
+        return module(q, k, v)
+
+    return Workload(module, call, (q, k, v), lambda: 4 * q.nbytes)
+
+
+def _backward(module: nn.Module, shape: Shape, point: Point) -> Workload:
+    q, k, v, gradient = _random(shape, 4, point.length)
+    wanted = [*(x.requires_grad_() for x in (q, k, v)), *(p for p in module.parameters() if p.requires_grad)]
+
+    def call() -> tuple[Tensor, ...]:
+        # Views, because the operation counter's hooks on a module's inputs don't take leaves of the graph.
+        out = module(q.view_as(q), k.view_as(k), v.view_as(v))
+        return torch.autograd.grad(out, wanted, gradient, allow_unused=True)
+
+    # Forward reads q, k, v and writes out; backward reads these three and out's gradient and writes three gradients.
+    return Workload(module, call, (q, k, v, gradient), lambda: (4 + 7) * q.nbytes)
+
+
+_PREFILL_TOKENS = 1024  # read at once while the context is filled: bounds what a quadratic attention holds
+
+
+@torch.no_grad()
+def _decode(module: Any, shape: Shape, point: Point) -> Workload:
+    """One token after another from a filled context; the context grows by an eighth at most (``_repeats``)."""
+    q, k, v = _random(shape, 3, point.length)
+    new = tuple(x[:, :, -1:].clone() for x in (q, k, v))
+    state: Any
+    if point.pattern == "causal_self":
+        state = module.init_state(shape.batch, device=shape.device, dtype=shape.dtype)
+        for start in range(0, point.length, _PREFILL_TOKENS):
+            part = slice(start, start + _PREFILL_TOKENS)
+            _, state = module.extend(q[:, :, part], k[:, :, part], v[:, :, part], state)
+        advance, operands = module.extend, new
+    elif point.pattern == "causal_cross":
+        state = module.init_cross(k, v)
+        advance, operands = module.read, new[:1]
+    else:
+        raise UnsupportedPattern(f"{point.pattern} is not run token by token, so there is nothing to decode")
+
+    # Every step goes on from the last: beginning twice from one state would make a growing cache copy itself.
+    @torch.no_grad()
+    def call() -> Tensor:
+        nonlocal state
+        out, state = advance(*operands, state)
+        return out
+
+    def state_bytes() -> int:
+        return module.state_bytes(state)
+
+    return Workload(module, call, operands, lambda: (len(operands) + 1) * new[0].nbytes + state_bytes(), state_bytes)
