@@ -1,0 +1,1 @@
+"""Long-sequence forecasting with Informer: data, model, metrics."""

@@ -1,0 +1,372 @@
+"""Series -> three parts of windows: lengths, split, filling, standardising, time features."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
+
+from benchmark.interface import Splits
+from benchmark.settings import Settings
+from tasks.forecasting.series import Duplicates, Missing, Series, describe_step, parse_step, read_series
+from tasks.forecasting.synthetic import HOUR, START, make_series
+
+# seq_len and label_len by horizon, as in Informer's scripts (github zhouhaoyi/Informer2020, scripts/{ETTh1,…}.sh).
+LENGTHS: dict[tuple[str, str], dict[int, tuple[int, int]]] = {
+    ("ETTh1", "M"): {24: (48, 48), 48: (96, 48), 168: (168, 168), 336: (168, 168), 720: (336, 336)},
+    ("ETTh1", "S"): {24: (720, 168), 48: (720, 168), 168: (720, 336), 336: (720, 336), 720: (720, 336)},
+    ("ETTh2", "M"): {24: (48, 48), 48: (96, 96), 168: (336, 336), 336: (336, 168), 720: (720, 336)},
+    ("ETTh2", "S"): {24: (48, 48), 48: (96, 96), 168: (336, 336), 336: (336, 168), 720: (336, 336)},
+    ("ETTm1", "M"): {24: (672, 96), 48: (96, 48), 96: (384, 384), 288: (672, 288), 672: (672, 384)},
+    ("ETTm1", "S"): {24: (96, 48), 48: (96, 48), 96: (384, 384), 288: (384, 384), 672: (384, 384)},
+    ("WTH", "M"): {24: (168, 168), 48: (96, 96), 168: (336, 168), 336: (720, 168), 720: (720, 336)},
+    ("WTH", "S"): {24: (720, 168), 48: (720, 168), 168: (168, 168), 336: (336, 336), 720: (720, 336)},
+}
+TARGETS = {"WTH": "WetBulbCelsius", "ECL": "MT_320"}
+MONTH = 30 * 24 * HOUR
+
+
+class DataSettings(Settings):
+    """Which series, how it is read, split and cut into windows."""
+
+    file: str | None = Field(
+        default=None, description="in lstf/ of the data root, or a path; ETTh1.csv where there is a root"
+    )
+    date: str = Field(default="date", description="column of the time stamps")
+    date_format: str | None = Field(default=None, description="strptime format of the time stamps; ISO 8601 where null")
+    columns: tuple[str, ...] | None = Field(default=None, description="columns to read; all but the date where null")
+    target: str | None = Field(
+        default=None, description="the column of features=S, and of the plots; the last where null"
+    )
+    features: Literal["M", "S"] = Field(default="M", description="M: all columns forecast all; S: the target alone")
+    step: str | None = Field(
+        default=None, description="time between rows, as 1h or 15min; the most frequent where null"
+    )
+    missing: Missing = Field(default="refuse", description="empty cells and missing time stamps")
+    duplicates: Duplicates = Field(default="refuse", description="time stamps that stand twice")
+    split: Literal["auto", "months", "ratio"] = Field(
+        default="auto", description="auto: months for ETT files, else ratio"
+    )
+    ratio: tuple[float, float, float] = Field(
+        default=(0.7, 0.1, 0.2), description="train, validation, test of split=ratio"
+    )
+    pred_len: int = Field(default=24, ge=1, description="the horizon, in steps")
+    seq_len: int | None = Field(
+        default=None, ge=1, description="history for the encoder; by horizon as published where null"
+    )
+    label_len: int | None = Field(default=None, ge=1, description="its last steps, for the decoder; likewise")
+    num_rows: int = Field(default=4000, ge=100, description="hours of the embedded series")
+    num_columns: int = Field(default=5, ge=1, description="columns of the embedded series")
+    seed: int = Field(default=0, ge=0, description="of the embedded series")
+
+    @field_validator("step")
+    @classmethod
+    def _step_is_known(cls, step: str | None) -> str | None:
+        if step is not None:
+            parse_step(step)
+        return step
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DataSettings:
+        if (self.seq_len is None) != (self.label_len is None):
+            raise ValueError("seq_len and label_len are given together, or both left to the table of horizons")
+        if self.seq_len is not None and self.label_len is not None and self.label_len > self.seq_len:
+            raise ValueError(f"label_len {self.label_len} is more than seq_len {self.seq_len}, whose end it is")
+        if min(self.ratio) <= 0 or abs(sum(self.ratio) - 1) > 1e-6:
+            raise ValueError(f"ratio {self.ratio}: three positive numbers that sum to 1 are needed")
+        return self
+
+
+class Lengths(NamedTuple):
+    """Steps of the encoder's history, of the decoder's known part, and of the forecast."""
+
+    seq_len: int
+    label_len: int
+    pred_len: int
+
+
+class Window(NamedTuple):
+    """One example; history ends where future begins."""
+
+    history: Tensor  # float32 (seq_len, columns), standardised
+    history_times: Tensor  # float32 (seq_len, time features)
+    decoder_times: Tensor  # float32 (label_len + pred_len, time features): the end of the history, and the future
+    future: Tensor  # float32 (pred_len, columns), standardised
+
+
+class Windows(Sequence[Window]):
+    """Every window whose future lies in rows first … stop - 1; its history may begin before ``first``."""
+
+    def __init__(
+        self, values: Tensor, times: Tensor, *, first: int, stop: int, lengths: Lengths, stride: int = 1
+    ) -> None:
+        self.values, self.times, self.lengths = values, times, lengths
+        self.forecast_starts = range(first, stop - lengths.pred_len + 1, stride)
+
+    def __len__(self) -> int:
+        return len(self.forecast_starts)
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Window]: ...
+    def __getitem__(self, index: int | slice) -> Window | list[Window]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        now, (seq_len, label_len, pred_len) = self.forecast_starts[index], self.lengths
+        return Window(
+            self.values[now - seq_len : now],
+            self.times[now - seq_len : now],
+            self.times[now - label_len : now + pred_len],
+            self.values[now : now + pred_len],
+        )
+
+    def histories(self) -> Tensor:
+        """All histories as one view.  (windows, seq_len, columns)"""
+        return self._unfolded(-self.lengths.seq_len, self.lengths.seq_len)
+
+    def futures(self) -> Tensor:
+        """All futures as one view.  (windows, pred_len, columns)"""
+        return self._unfolded(0, self.lengths.pred_len)
+
+    def _unfolded(self, offset: int, length: int) -> Tensor:
+        starts = self.forecast_starts
+        return self.values[starts[0] + offset :].unfold(0, length, starts.step).transpose(1, 2)[: len(starts)]
+
+
+class ForecastData(NamedTuple):
+    """What ``load_forecast_data`` gives: the parts, and what the model, controls and plots must know."""
+
+    splits: Splits
+    parts: tuple[Windows, Windows, Windows]  # the splits' train, validation, test
+    lengths: Lengths
+    num_time_features: int
+    season: int  # steps
+    target_index: int
+    mean: np.ndarray  # (columns,), of the training rows
+    deviation: np.ndarray  # (columns,)
+    dates: np.ndarray  # datetime64[s] (rows,)
+
+
+def load_forecast_data(
+    settings: DataSettings, data_root: Path | None, *, stride: int = 1, drop_last: int = 0
+) -> ForecastData:
+    """The windows of the three parts.
+
+    stride     of validation and test windows; 1 scores every one
+    drop_last  leave out what exceeds a multiple of this many test windows, as the published loader does; 0 keeps all
+    """
+    series, name, embedded = _load_series(settings, data_root)
+    target = _target(settings, series, name)
+    lengths = _lengths(settings, name, embedded)
+    if settings.features == "S":
+        index = series.columns.index(target)
+        series = series._replace(values=series.values[:, index : index + 1], columns=(target,))
+    bounds = _split(settings, series, name, lengths)
+    values = fill(series, bounds, settings.missing, name)
+    mean, deviation, constant = fit_scaler(values[: bounds[1]], series.columns, name)
+    standardised = torch.from_numpy(((values - mean) / deviation).astype(np.float32))
+    times = torch.from_numpy(time_features(series.dates, series.step))
+    train, validation, test = parts = [
+        Windows(
+            standardised,
+            times,
+            first=first + (lengths.seq_len if part == 0 else 0),
+            stop=stop,
+            lengths=lengths,
+            stride=stride if part else 1,
+        )
+        for part, (first, stop) in enumerate(itertools.pairwise(bounds))
+    ]
+    if drop_last:
+        starts = test.forecast_starts
+        test.forecast_starts = starts[: len(starts) // drop_last * drop_last]
+        if not len(test):
+            raise ValueError(f"eval.drop_last {drop_last} leaves none of {len(starts)} test windows")
+    details = {
+        "columns": list(series.columns),
+        "target": target,
+        "features": settings.features,
+        "step": describe_step(series.step),
+        "first": str(series.dates[0]),
+        "rows": len(values),
+        "rows_by_part": dict(zip(("train", "validation", "test"), np.diff(bounds).tolist(), strict=True)),
+        "windows_by_part": dict(zip(("train", "validation", "test"), map(len, parts), strict=True)),
+        "lengths": lengths._asdict(),
+        "evaluation_stride": stride,
+        "evaluation_drop_last": drop_last,
+        "missing": settings.missing,
+        "duplicates": settings.duplicates,
+        **series.notes,
+        "constant_columns": constant,
+        "mean": mean.tolist(),
+        "deviation": deviation.tolist(),
+    }
+    splits = Splits(
+        train, validation, test, name=name, fingerprint=series.fingerprint, embedded=embedded, details=details
+    )
+    target_index = series.columns.index(target)
+    season = season_of(series.step)
+    return ForecastData(
+        splits, (train, validation, test), lengths, times.shape[1], season, target_index, mean, deviation, series.dates
+    )
+
+
+def _load_series(settings: DataSettings, data_root: Path | None) -> tuple[Series, str, bool]:
+    """The series, its name, and whether it is the embedded one."""
+    if settings.file is None and data_root is None:
+        values = make_series(settings.num_rows, settings.num_columns, settings.seed)
+        dates = START + HOUR * np.arange(len(values))
+        columns = (*(f"c{i + 1}" for i in range(values.shape[1] - 1)), "target")
+        fingerprint = hashlib.sha256(values.tobytes()).hexdigest()
+        return Series(values, dates, columns, HOUR, fingerprint, {}), "embedded", True
+    path = _find(settings.file or "ETTh1.csv", data_root)
+    series = read_series(
+        path,
+        date=settings.date,
+        date_format=settings.date_format,
+        columns=settings.columns,
+        step=parse_step(settings.step) if settings.step else None,
+        missing=settings.missing,
+        duplicates=settings.duplicates,
+    )
+    return series, path.name.removesuffix(".gz").rsplit(".", 1)[0], False
+
+
+def _find(file: str, data_root: Path | None) -> Path:
+    """The file in lstf/ of the data root where it is there, else the path itself."""
+    if data_root is None or Path(file).is_absolute():
+        return Path(file)
+    inside = data_root / "lstf" / file
+    return inside if inside.exists() or not Path(file).exists() else Path(file)
+
+
+def _target(settings: DataSettings, series: Series, name: str) -> str:
+    target = settings.target or TARGETS.get(name, series.columns[-1])
+    if target not in series.columns:
+        raise ValueError(
+            f"data.target {target!r}: {name} has no such column; there are {', '.join(series.columns[:20])}"
+        )
+    return target
+
+
+def _lengths(settings: DataSettings, name: str, embedded: bool) -> Lengths:
+    if settings.seq_len is not None and settings.label_len is not None:
+        return Lengths(settings.seq_len, settings.label_len, settings.pred_len)
+    table = LENGTHS.get(("ETTh1" if embedded else name, settings.features), {})
+    if settings.pred_len not in table:
+        horizons = f"; it has {', '.join(map(str, table))}" if table else ""
+        raise ValueError(
+            f"data.pred_len {settings.pred_len}: no published lengths for {name}, features {settings.features}, at this "
+            f"horizon{horizons}; give data.seq_len and data.label_len"
+        )
+    return Lengths(*table[settings.pred_len], settings.pred_len)
+
+
+def _split(settings: DataSettings, series: Series, name: str, lengths: Lengths) -> list[int]:
+    """Rows at which the parts begin, and the end of the last: [0, validation, test, end]."""
+    num_rows = len(series.values)
+    if settings.split == "months" or (settings.split == "auto" and name.startswith("ETT")):
+        if MONTH % series.step:
+            raise ValueError(
+                f"{name}: data.split=months needs a step that divides 30 days, this one is {describe_step(series.step)}"
+            )
+        bounds = [month * MONTH // series.step for month in (0, 12, 16, 20)]
+        if bounds[-1] > num_rows:
+            raise ValueError(
+                f"{name}: {num_rows} rows, data.split=months needs {bounds[-1]} (20 months of 30 days, "
+                f"{describe_step(series.step)} a row); allowed is data.split=ratio"
+            )
+    else:
+        train, test = int(num_rows * settings.ratio[0]), int(num_rows * settings.ratio[2])
+        bounds = [0, train, num_rows - test, num_rows]
+    needs = (lengths.seq_len + lengths.pred_len, lengths.pred_len, lengths.pred_len)
+    for part, first, stop, needed in zip(("training", "validation", "test"), bounds, bounds[1:], needs, strict=False):
+        if stop - first < needed:
+            raise ValueError(
+                f"{name}: {stop - first} rows in the {part} part, at least {needed} are needed for one window "
+                f"(seq_len {lengths.seq_len}, pred_len {lengths.pred_len}); allowed are shorter lengths or more rows "
+                f"(the file has {num_rows})"
+            )
+    return bounds
+
+
+def fill(series: Series, bounds: Sequence[int], missing: Missing, name: str) -> np.ndarray:
+    """Values without NaN.  (rows, columns)
+
+    ``interpolate`` draws a line between the neighbours, yet never from a later part into an earlier one: at the end of
+    a part the last value is carried on, as ``forward_fill`` does everywhere.
+    Raises ValueError for a column that begins with a gap: nothing is there to go on from.
+    """
+    values = series.values.copy()
+    for index, column in enumerate(series.columns):
+        if np.isnan(values[0, index]):
+            raise ValueError(
+                f"{name}, column {column!r}: no value on the first row, {series.dates[0]}, so data.missing={missing} has "
+                "nothing to go on from; allowed is a file that begins where the column does, or data.columns without it"
+            )
+        for first, stop in zip(bounds, [*bounds[1:], len(values)], strict=True):
+            gaps = first + np.flatnonzero(np.isnan(values[first:stop, index]))
+            known = np.flatnonzero(~np.isnan(values[:stop, index]))
+            if missing == "interpolate":
+                values[gaps, index] = np.interp(gaps, known, values[known, index])
+            else:
+                values[gaps, index] = values[known[np.searchsorted(known, gaps) - 1], index]
+    return values
+
+
+def fit_scaler(training: np.ndarray, columns: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Mean and population deviation of each column of the training rows, and the constant columns.
+
+    A constant column has the deviation 1, so that its standardised value is 0.
+    Raises ValueError for a column whose numbers are too large to be squared.
+    """
+    constant = training.max(0) == training.min(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = np.where(constant, training[0], training.mean(0))
+        deviation = np.where(constant, 1.0, training.std(0))
+    for index, column in enumerate(columns):
+        if not (np.isfinite(mean[index]) and np.isfinite(deviation[index]) and deviation[index] > 0):
+            raise ValueError(
+                f"{name}, column {column!r}: its mean or deviation can't be computed in double precision (largest size "
+                f"{np.abs(training[:, index]).max():g}); allowed is a column in another unit, or data.columns without it"
+            )
+    return mean, deviation, [column for column, flat in zip(columns, constant, strict=True) if flat]
+
+
+def time_features(dates: np.ndarray, step: int) -> np.ndarray:
+    """Calendar features in [-0.5, 0.5], those that change with this step, as in Informer.  float32 (rows, features)
+
+    Under a minute: second, minute, hour, weekday, day of month, day of year; under an hour from minute on; under a day
+    from hour on; under a week from weekday on; from a week on: day of month, week of year.
+    """
+    index = pd.DatetimeIndex(dates)
+    week_of_year = index.isocalendar().week.to_numpy(dtype=np.float64)
+    by_size = [
+        (60, index.second / 59.0),
+        (3600, index.minute / 59.0),
+        (86_400, index.hour / 23.0),
+        (604_800, index.dayofweek / 6.0),
+        (None, (index.day - 1) / 30.0),
+        (604_800, (index.dayofyear - 1) / 365.0),
+    ]
+    chosen = [np.asarray(feature) for size, feature in by_size if size is None or step < size]
+    if step >= 604_800:
+        chosen.append((week_of_year - 1) / 52.0)
+    return (np.stack(chosen, axis=1) - 0.5).astype(np.float32)
+
+
+def season_of(step: int) -> int:
+    """Steps until the season comes again: a day for steps within it, else a week, else a year of 52 weeks."""
+    for size in (86_400, 604_800, 52 * 604_800):
+        if step < size and size % step == 0:
+            return size // step
+    return 1

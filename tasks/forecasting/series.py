@@ -1,0 +1,337 @@
+"""Reads a table of dated numbers as a regular series; what is wrong with a file is said by line and column."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import hashlib
+import io
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Missing = Literal["refuse", "interpolate", "forward_fill"]
+Duplicates = Literal["refuse", "first", "mean"]
+
+EMPTY = {"", "nan", "na", "n/a", "null", "none"}
+UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+LONGEST_STEP = 27 * UNITS["d"]
+ALLOWED_STEPS = "steps of one length, from 1 second to 27 days (calendar months differ in length)"
+UNDATED_START = np.datetime64("1990-01-01T00:00:00", "s")
+
+
+class Series(NamedTuple):
+    """A regular series; row i is at dates[0] + i steps."""
+
+    values: np.ndarray  # float64 (rows, columns), NaN where a value is to be filled in
+    dates: np.ndarray  # datetime64[s] (rows,)
+    columns: tuple[str, ...]
+    step: int  # seconds
+    fingerprint: str  # SHA-256 of the file's bytes
+    notes: dict[str, int | str | bool]  # what was inserted, merged or converted
+
+
+class Table(NamedTuple):
+    """The rows of a file as they stand there."""
+
+    stamps: np.ndarray  # int64 (rows,), seconds since 1970
+    values: np.ndarray  # float64 (rows, columns)
+    columns: tuple[str, ...]
+    lines: np.ndarray  # int64 (rows,): line of the file, 1 is the first
+    zoned: bool  # whether the stamps had offsets from UTC
+
+
+def parse_step(text: str) -> int:
+    """Seconds of ``1h``, ``15min``, ``1d``.  Raises ValueError with what is allowed."""
+    match = re.fullmatch(r"([1-9]\d*)(s|min|h|d|w)", text)
+    if match is None or int(match[1]) * UNITS[match[2]] > LONGEST_STEP:
+        raise ValueError(
+            f"step {text!r} is not a number and a unit of {', '.join(UNITS)}, as in 1h or 15min; {ALLOWED_STEPS}"
+        )
+    return int(match[1]) * UNITS[match[2]]
+
+
+def describe_step(seconds: int) -> str:
+    """``1 hour``, ``10 minutes``, ``2 days``."""
+    for size, unit in ((604_800, "week"), (86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds % size == 0:
+            count = seconds // size
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    raise AssertionError(seconds)
+
+
+def read_series(
+    path: Path,
+    *,
+    date: str = "date",
+    date_format: str | None = None,
+    columns: Sequence[str] | None = None,
+    step: int | None = None,
+    missing: Missing = "refuse",
+    duplicates: Duplicates = "refuse",
+) -> Series:
+    """A regular series from a file.
+
+    ``.csv`` (also ``.csv.gz``): UTF-8, commas, a header, a column of dates, all other columns numbers.
+    ``.txt`` (also ``.txt.gz``): numbers and commas alone; the columns are called c1, c2, …, and the dates are made:
+    from 1990-01-01 on, ``step`` apart, a day where none is given.
+
+    columns     names of the columns to read; all but the date where None
+    step        seconds between rows; the most frequent distance where None
+    missing     ``refuse``: an empty cell or a missing time stamp is an error; otherwise NaN stands for it, and rows
+                are inserted where time stamps are missing (``fill`` in data.py replaces NaN afterwards)
+    duplicates  a time stamp that stands twice: ``refuse``, keep the ``first`` row, or the ``mean`` of the rows
+
+    Raises ValueError of one line: file, line, column, what is wrong, what is allowed.
+    """
+    text, fingerprint = _read_text(path)
+    if _suffix(path) == ".txt":
+        table = _parse_undated(path, text, step or UNITS["d"], missing)
+    else:
+        table = _parse_dated(path, text, date, date_format, columns, missing)
+    if len(table.stamps) < 3:
+        raise ValueError(f"{path}: {len(table.stamps)} rows of data; a series has at least 3")
+    values, stamps, step, notes = _regular(path, table, step, missing, duplicates)
+    if table.zoned:
+        notes["converted_to_utc"] = True
+    return Series(values, stamps.astype("datetime64[s]"), table.columns, step, fingerprint, notes)
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def _read_text(path: Path) -> tuple[str, str]:
+    """The file's text, and the SHA-256 of its bytes."""
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*") if p.is_file()) if path.parent.is_dir() else []
+        there = ", ".join(beside[:10]) or "no file"
+        raise ValueError(f"{path}: no such file; its folder has {there}")
+    if _suffix(path) not in (".csv", ".txt"):
+        raise ValueError(f"{path}: a series is read from .csv, .csv.gz, .txt or .txt.gz, not {path.suffix or 'this'}")
+    content = path.read_bytes()
+    fingerprint = hashlib.sha256(content).hexdigest()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+    try:
+        return content.decode("utf-8-sig"), fingerprint
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from error
+
+
+def _parse_dated(
+    path: Path, text: str, date: str, date_format: str | None, columns: Sequence[str] | None, missing: Missing
+) -> Table:
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        names = _check_header(path, header, date, columns)
+        date_index, indices = header.index(date), [header.index(name) for name in names]
+        stamps, values, lines = [], [], []
+        zoned: bool | None = None
+        for row in reader:
+            if not row or (len(row) == 1 and not row[0].strip()):  # a blank line holds nothing
+                continue
+            line = reader.line_num
+            if len(row) != len(header):
+                raise ValueError(f"{path}, line {line}: {len(row)} cells, the header has {len(header)} columns")
+            moment = _parse_date(path, line, date, row[date_index].strip(), date_format)
+            if zoned is not None and zoned != (moment.tzinfo is not None):
+                raise ValueError(
+                    f"{path}, line {line}, column {date!r}: {row[date_index]!r} "
+                    f"{'has no' if zoned else 'has an'} offset from UTC, the rows before {'have one' if zoned else 'have none'}"
+                )
+            zoned = moment.tzinfo is not None
+            stamps.append(int(moment.timestamp() if zoned else moment.replace(tzinfo=UTC).timestamp()))
+            values.append([_parse_number(path, line, header[i], row[i], missing) for i in indices])
+            lines.append(line)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}; cells are separated by commas") from error
+    array = np.array(values, dtype=np.float64).reshape(len(values), len(names))
+    return Table(np.array(stamps, dtype=np.int64), array, names, np.array(lines, dtype=np.int64), bool(zoned))
+
+
+def _check_header(path: Path, header: list[str], date: str, columns: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the columns to read."""
+    if not header:
+        raise ValueError(f"{path}: the file is empty; its first line must be a header with a column {date!r}")
+    if len(header) == 1 and (separator := next((s for s in ";\t|" if s in header[0]), None)):
+        raise ValueError(f"{path}, line 1: cells are separated by {separator!r}; allowed is the comma alone")
+    for index, name in enumerate(header):
+        if not name:
+            raise ValueError(f"{path}, line 1: column {index + 1} has no name")
+        if name in header[:index]:
+            raise ValueError(f"{path}, line 1: two columns are called {name!r}")
+    for name in (date, *(columns or ())):
+        if name not in header:
+            near = difflib.get_close_matches(name, header, 1)
+            raise ValueError(
+                f"{path}, line 1: no column {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; "
+                f"there are {', '.join(header[:20])}"
+            )
+    names = tuple(columns) if columns is not None else tuple(name for name in header if name != date)
+    if not names or date in names:
+        raise ValueError(f"{path}, line 1: no column of numbers beside the date column {date!r}")
+    return names
+
+
+def _parse_date(path: Path, line: int, column: str, cell: str, date_format: str | None) -> datetime:
+    try:
+        moment = datetime.strptime(cell, date_format) if date_format else datetime.fromisoformat(cell)
+    except ValueError as error:
+        wanted = f"of the format {date_format!r}" if date_format else "a date like 2016-07-01 or 2016-07-01 13:00:00"
+        raise ValueError(
+            f"{path}, line {line}, column {column!r}: {cell!r} is not {wanted} that exists"
+            f"{'' if date_format else ' (other formats: data.date_format)'}"
+        ) from error
+    if moment.microsecond:
+        raise ValueError(f"{path}, line {line}, column {column!r}: {cell!r} has parts of a second; {ALLOWED_STEPS}")
+    return moment
+
+
+def _parse_number(path: Path, line: int, column: str, cell: str, missing: Missing) -> float:
+    """The number, or NaN for an empty cell that is to be filled."""
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if math.isfinite(value) and "_" not in cell:  # float() takes 1_000
+        return value
+    empty = cell.strip().lower() in EMPTY
+    if empty and missing != "refuse":
+        return math.nan
+    fault = "the cell is empty" if not cell.strip() else f"{cell.strip()[:40]!r} is not a finite number"
+    allowed = (
+        "allowed is a number, or data.missing=interpolate or forward_fill"
+        if empty
+        else "allowed is a number with a decimal point (leave a column of text out with data.columns)"
+    )
+    raise ValueError(f"{path}, line {line}, column {column!r}: {fault}; {allowed}")
+
+
+def _parse_undated(path: Path, text: str, step: int, missing: Missing) -> Table:
+    rows = [(line, row.split(",")) for line, row in enumerate(text.splitlines(), start=1) if row.strip()]
+    width = len(rows[0][1]) if rows else 0
+    names = tuple(f"c{i + 1}" for i in range(width))
+    for line, cells in rows:
+        if len(cells) != width:
+            raise ValueError(f"{path}, line {line}: {len(cells)} cells, the first line has {width}")
+    values = [
+        [_parse_number(path, line, n, c, missing) for n, c in zip(names, cells, strict=True)] for line, cells in rows
+    ]
+    stamps = UNDATED_START.astype(np.int64) + step * np.arange(len(rows), dtype=np.int64)
+    lines = np.array([line for line, _ in rows], dtype=np.int64)
+    return Table(stamps, np.array(values, dtype=np.float64).reshape(len(rows), width), names, lines, False)
+
+
+def _regular(
+    path: Path, table: Table, step: int | None, missing: Missing, duplicates: Duplicates
+) -> tuple[np.ndarray, np.ndarray, int, dict[str, int | str | bool]]:
+    """Values and stamps with one row a step: repeats merged, missing rows inserted, as the options allow."""
+    stamps, first, group = np.unique(table.stamps, return_index=True, return_inverse=True)
+    step = step or _frequent_step(path, stamps)
+    said = f"the expected step is {describe_step(step)}"
+    _check_order(path, table, first, said)
+    repeats = np.setdiff1d(np.arange(len(table.stamps)), first)
+    if len(repeats) and duplicates == "refuse":
+        row = repeats[0]
+        raise ValueError(
+            f"{path}, line {table.lines[row]}: time stamp {_shown(table.stamps[row])} stands on line "
+            f"{table.lines[first[group[row]]]} already (a repeated hour, as when summer time ends?); {said}; allowed is "
+            "each time stamp once, or data.duplicates=first or mean"
+        )
+    _check_gaps(path, table, stamps, first, step, said, missing)
+    merged = table.values[first] if duplicates != "mean" else _group_means(table.values, group, len(stamps))
+    rows = (stamps - stamps[0]) // step
+    values = np.full((int(rows[-1]) + 1, merged.shape[1]), np.nan)
+    values[rows] = merged
+    notes: dict[str, int | str | bool] = {
+        "rows_inserted": len(values) - len(rows),
+        "rows_merged": len(repeats),
+        "cells_filled": int(np.isnan(values).sum()),
+    }
+    return values, stamps[0] + step * np.arange(len(values), dtype=np.int64), step, notes
+
+
+def _frequent_step(path: Path, stamps: np.ndarray) -> int:
+    """The most frequent distance of neighbours."""
+    if len(stamps) < 3:
+        raise ValueError(f"{path}: {len(stamps)} different time stamps; a series has at least 3")
+    distances, counts = np.unique(np.diff(stamps), return_counts=True)
+    step, count, total = int(distances[counts.argmax()]), int(counts.max()), int(counts.sum())
+    if 2 * count < total or step > LONGEST_STEP:
+        raise ValueError(
+            f"{path}: no regular step: the most frequent one, {describe_step(step)}, is that of {count} in {total} "
+            f"rows; allowed are {ALLOWED_STEPS}"
+        )
+    return step
+
+
+def _check_order(path: Path, table: Table, first: np.ndarray, said: str) -> None:
+    """Raises for a new time stamp that is earlier than the one before it; a repeat is another matter."""
+    order = np.sort(first)  # rows of the file, repeats left out
+    back = np.flatnonzero(np.diff(table.stamps[order]) < 0)
+    if len(back):
+        before, row = int(order[back[0]]), int(order[back[0] + 1])
+        raise ValueError(
+            f"{path}, line {table.lines[row]}: time stamp {_shown(table.stamps[row])} comes after "
+            f"{_shown(table.stamps[before])} of line {table.lines[before]}; {said}; rows must be in order of time"
+        )
+
+
+def _check_gaps(
+    path: Path, table: Table, stamps: np.ndarray, first: np.ndarray, step: int, said: str, missing: Missing
+) -> None:
+    """Raises for a time stamp between two steps, and for a missing one that may not be filled in."""
+    distances = np.diff(stamps)
+    off = np.flatnonzero((stamps - stamps[0]) % step)
+    gaps = np.flatnonzero(distances > step)
+    if len(off) and (not len(gaps) or off[0] <= gaps[0] + 1 or missing != "refuse"):
+        row = int(off[0])
+        raise ValueError(
+            f"{path}, line {table.lines[first[row]]}: time stamp {_shown(stamps[row])} lies between two steps; {said} "
+            f"from {_shown(stamps[0])} on; allowed are {ALLOWED_STEPS}"
+        )
+    if not len(gaps):
+        return
+    row, inserted = int(gaps[0]) + 1, int((distances[gaps] // step - 1).sum())
+    if missing == "refuse":
+        count = int(distances[gaps[0]]) // step - 1
+        raise ValueError(
+            f"{path}, line {table.lines[first[row]]}: time stamp {_shown(stamps[row])} follows "
+            f"{_shown(stamps[row - 1])}, so {_shown(stamps[row - 1] + step)} is missing ({count} "
+            f"row{'s' if count > 1 else ''}; a skipped hour, as when summer time begins?); {said}; allowed is every "
+            "step, or data.missing=interpolate or forward_fill"
+        )
+    if inserted > len(stamps):
+        row = int(distances.argmax()) + 1
+        raise ValueError(
+            f"{path}, line {table.lines[first[row]]}: {inserted} rows are missing, more than the {len(stamps)} there "
+            f"are; the longest gap ends with {_shown(stamps[row])}; {said}"
+        )
+
+
+def _group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
+    """Mean of the rows of each group, over the cells that are there; a single row stays bit for bit."""
+    known = ~np.isnan(values)
+    sums, counts = np.zeros((2, num_groups, values.shape[1]))
+    np.add.at(sums, group, np.where(known, values, 0.0))
+    np.add.at(counts, group, known)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _shown(stamp: int | np.integer) -> str:
+    return str(np.datetime64(int(stamp), "s")).replace("T", " ")

@@ -1,0 +1,62 @@
+"""The embedded data: an hourly series with seasons, a trend, regimes, noise and columns that follow one another."""
+
+from __future__ import annotations
+
+import numpy as np
+
+START = np.datetime64("2016-01-01T00:00:00", "s")
+HOUR = 3600
+
+
+def make_series(num_rows: int, num_columns: int, seed: int) -> np.ndarray:
+    """The series, the target last; the same bytes for the same arguments.  Returns float64 (rows, columns).
+
+    Each column is a sum of
+    - seasons: a day (three harmonics, weaker at the week's end), a week and a year, each with its own phases;
+    - a trend: a slow straight line;
+    - regimes: three, each lasting ten days on average, that move the level and stretch the day of all columns;
+    - noise: an autoregressive process (0.9 an hour);
+    - coupling: the noise of the column before, 24 to 48 hours late, so that the coming day of one column stands in the
+      last two days of another, where neither a repetition nor a rule of one column finds it.
+    """
+    rng = np.random.default_rng(seed)
+    hours = np.arange(num_rows, dtype=np.float64)
+    regime = _regimes(num_rows, rng)
+    noise = _autoregressive(rng.standard_normal((num_rows, num_columns)), 0.9)
+    columns = np.empty((num_rows, num_columns))
+    carried = np.zeros(num_rows)
+    for column in range(num_columns):
+        level, stretch = rng.uniform(-1.0, 1.0, 3), rng.uniform(0.5, 1.5, 3)
+        day = sum(_wave(hours, 24 / k, rng) / k for k in (1, 2, 3))
+        week_end = np.where((hours // 24 + 4) % 7 >= 5, rng.uniform(0.4, 0.8), 1.0)  # 2016-01-01 was a Friday
+        season = day * week_end * stretch[regime] + 0.5 * _wave(hours, 168, rng) + 0.4 * _wave(hours, 8766, rng)
+        trend = rng.uniform(-0.5, 0.5) * hours / 8766
+        carried = 0.6 * noise[:, column] + 0.8 * _late(carried, int(rng.integers(24, 49)))
+        scale, offset = rng.uniform(2.0, 20.0), rng.uniform(-50.0, 50.0)
+        columns[:, column] = offset + scale * (season + trend + level[regime] + carried)
+    return np.round(columns, 4)  # what the mathematical library's last bits are doesn't reach the file
+
+
+def _wave(hours: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(0.6, 1.2) * np.sin(2 * np.pi * (hours / period + rng.uniform()))
+
+
+def _regimes(num_rows: int, rng: np.random.Generator) -> np.ndarray:
+    """The regime of each hour, 0 to 2; a change leads to either of the others.  (rows,)"""
+    changes = rng.uniform(size=num_rows) < 1 / 240
+    return np.cumsum(np.where(changes, rng.integers(1, 3, num_rows), 0)) % 3
+
+
+def _autoregressive(shocks: np.ndarray, coefficient: float) -> np.ndarray:
+    """x_t = coefficient x_(t-1) + shock_t, scaled to unit variance.  (rows, columns)"""
+    values = np.empty_like(shocks)
+    state = shocks[0]
+    for row, shock in enumerate(shocks):
+        state = coefficient * state + (1 - coefficient**2) ** 0.5 * shock
+        values[row] = state
+    return values
+
+
+def _late(values: np.ndarray, lag: int) -> np.ndarray:
+    """values, lag rows later; zeros before.  (rows,)"""
+    return np.concatenate((np.zeros(min(lag, len(values))), values[: max(0, len(values) - lag)]))

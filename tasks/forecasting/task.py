@@ -1,0 +1,186 @@
+"""Forecasting, as the engine calls it: Informer on standardised series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from benchmark.interface import AttentionFactory, Columns, LossSum, Splits, mean_of
+from benchmark.settings import Settings
+from tasks.forecasting.controls import control_errors
+from tasks.forecasting.data import DataSettings, ForecastData, Window, Windows, load_forecast_data
+from tasks.forecasting.informer import Informer
+from tasks.forecasting.metrics import mae, mse
+
+
+class ModelSettings(Settings):
+    """Sizes of Informer, and the published faults (PROTOCOL.md, "Faults")."""
+
+    embed_dim: int = Field(default=512, ge=2, multiple_of=2)
+    num_heads: int = Field(default=8, ge=1)
+    num_encoder_layers: int = Field(default=2, ge=1)
+    num_decoder_layers: int = Field(default=1, ge=1)
+    feed_forward_dim: int = Field(default=2048, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    distil: bool = Field(default=True, description="halve the sequence between encoder layers")
+    mix: bool = Field(default=False, description="fault: interleave heads and time behind the decoder's self-attention")
+    circular: bool = Field(default=False, description="fault: convolutions join the ends of the series, and look ahead")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelSettings:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class EvalSettings(Settings):
+    """Which windows are scored and drawn."""
+
+    stride: int = Field(default=1, ge=1, description="score every n-th validation and test window; 1 is every one")
+    drop_last: int = Field(
+        default=0, ge=0, description="fault: leave out what exceeds a multiple of this many test windows"
+    )
+    num_drawn: int = Field(default=3, ge=0, description="test windows, evenly spaced, whose forecasts the record keeps")
+
+
+class ForecastingSettings(Settings):
+    """Everything of the task that a preset or --set may change."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    eval: EvalSettings = EvalSettings()
+
+
+class ForecastBatch(NamedTuple):
+    """Windows of a batch; history ends where future begins."""
+
+    history: Tensor  # float32 (batch, seq_len, columns)
+    history_times: Tensor  # float32 (batch, seq_len, time features)
+    decoder_times: Tensor  # float32 (batch, label_len + pred_len, time features)
+    future: Tensor  # float32 (batch, pred_len, columns)
+
+
+class Forecasting:
+    """The task; data are loaded once, by ``load_data``."""
+
+    name = "forecasting"
+    version = 1
+    backbones = {"informer": ("noncausal_self", "causal_self", "noncausal_cross")}
+    settings = {"informer": ForecastingSettings}
+    metrics = {
+        "mse": mean_of(
+            "mse",
+            unit="",
+            card="squared error on the standardised series, mean over steps and columns, then over windows",
+        ),
+        "mae": mean_of(
+            "mae",
+            unit="",
+            card="absolute error on the standardised series, mean over steps and columns, then over windows",
+        ),
+    }
+    selection = "mse"
+    data: ForecastData
+
+    def __init__(self, settings: ForecastingSettings, *, backbone: str) -> None:
+        if backbone not in self.backbones:
+            raise ValueError(f"backbone {backbone!r}: forecasting has {', '.join(self.backbones)}")
+        self.options = settings
+
+    def load_data(self, data_root: Path | None, cache: Path) -> Splits:
+        """The three parts' windows; real data from ``lstf/`` of the root, or the file that the settings name."""
+        self.cache = cache
+        evaluation = self.options.eval
+        self.data = load_forecast_data(
+            self.options.data, data_root, stride=evaluation.stride, drop_last=evaluation.drop_last
+        )
+        return self.data.splits
+
+    def collate(self, examples: Sequence[Window]) -> ForecastBatch:
+        return ForecastBatch(*map(torch.stack, zip(*examples, strict=True)))
+
+    def build_model(self, attention_for: AttentionFactory) -> nn.Module:
+        """Informer for the columns and time features of the data."""
+        return Informer(
+            len(self.data.mean),
+            self.data.num_time_features,
+            attention_for=attention_for,
+            **self.data.lengths._asdict(),
+            **self.options.model.model_dump(),
+        )
+
+    def loss(self, model: nn.Module, batch: ForecastBatch) -> LossSum:
+        """Squared errors, summed in float32, and their number."""
+        error = forecast(model, batch) - batch.future
+        return LossSum(error.square().sum(), error.numel())
+
+    def score(self, model: nn.Module, batch: ForecastBatch) -> Mapping[str, Tensor]:
+        predicted = forecast(model, batch)
+        return {"mse": mse(predicted, batch.future), "mae": mae(predicted, batch.future)}
+
+    def controls(self) -> Mapping[str, Columns]:
+        """``repeat``, ``seasonal_naive``, ``dlinear`` on the test windows."""
+        data = self.data
+        return control_errors(data.parts, season=data.season, fingerprint=data.splits.fingerprint, cache=self.cache)
+
+    def tokens(self, batch: ForecastBatch) -> int:
+        """Steps that encoder and decoder read."""
+        return batch.history.shape[0] * (batch.history.shape[1] + batch.decoder_times.shape[1])
+
+    def curves(self, model: nn.Module) -> dict[str, Any]:
+        """Some test windows' history, truth and forecast of the target, and the error by step over all test windows."""
+        data, test = self.data, self.data.parts[2]
+        device = next(model.parameters()).device
+        squared, absolute = torch.zeros(2, data.lengths.pred_len, dtype=torch.float64)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            for first in range(0, len(test), 64):
+                batch = self.collate(test[first : first + 64])
+                error = forecast(model, ForecastBatch(*(x.to(device) for x in batch))).cpu() - batch.future
+                squared += error.double().square().mean(2).sum(0)
+                absolute += error.double().abs().mean(2).sum(0)
+            windows = [self._drawn(model, test, index, device) for index in self._drawn_indices(len(test))]
+        model.train(was_training)
+        return {
+            "target": data.splits.details["target"],
+            "step": data.splits.details["step"],
+            "windows": windows,
+            "mse_by_step": _rounded(squared / len(test)),
+            "mae_by_step": _rounded(absolute / len(test)),
+        }
+
+    def _drawn_indices(self, num_windows: int) -> list[int]:
+        """Evenly spaced over the test part, its first and last window among them."""
+        count = min(self.options.eval.num_drawn, num_windows)
+        return sorted(set(np.linspace(0, num_windows - 1, count).round().astype(int).tolist()))
+
+    def _drawn(self, model: nn.Module, test: Windows, index: int, device: torch.device) -> dict[str, Any]:
+        """The target of one window, in its own units and standardised."""
+        batch = self.collate([test[index]])
+        predicted = forecast(model, ForecastBatch(*(x.to(device) for x in batch))).cpu()
+        shown = batch.history[:, -max(48, 2 * self.data.lengths.pred_len) :]
+        target = self.data.target_index
+        mean, deviation = self.data.mean[target], self.data.deviation[target]
+        window: dict[str, Any] = {"index": index, "start": str(self.data.dates[test.forecast_starts[index]])}
+        for name, values in (("history", shown), ("truth", batch.future), ("forecast", predicted)):
+            standardised = values[0, :, target].double()
+            window[name] = _rounded(standardised * deviation + mean)
+            window[f"{name}_standardised"] = _rounded(standardised)
+        return window
+
+
+def forecast(model: nn.Module, batch: ForecastBatch) -> Tensor:
+    """The model's forecast in float32, whatever precision it ran in.  (batch, pred_len, columns)"""
+    return model(batch.history, batch.history_times, batch.decoder_times).float()
+
+
+def _rounded(values: Tensor) -> list[float]:
+    """Six significant digits are enough for a plot."""
+    return [float(f"{value:.6g}") for value in values.tolist()]
