@@ -1,0 +1,213 @@
+"""LAVOAttention: LAVO as a module, in the four patterns, with a streaming state of constant size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lavo import chunked, streaming
+from lavo.basis import BASES, fold_columns, fold_rows, make_basis
+from lavo.functional import OUTPUTS, check_inputs, full_precision, lavo_attention, lavo_cross_attention, resolve_backend
+from lavo.streaming import CrossState, SelfState
+
+State = TypeVar("State", SelfState, CrossState)
+PATTERNS = ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
+
+
+class LAVOAttention(nn.Module):
+    """Linear attention via orthogonal memory.
+
+    pattern: "noncausal_self", "causal_self", "noncausal_cross" or "causal_cross".
+    rank: units of the memory, min(64, head_dim) by default.
+    window: tokens that attend to each other exactly (self-attention only).
+    output: "joint" (one softmax over window and memory), "sum" or "memory".
+    basis: "learned" (stays orthonormal), "fixed" (random), "identity" (the head's first axes), "free" (unconstrained).
+    position_bias: a learned bias by distance inside the windows, zero at the start.
+    dissect: False compresses the values as they are, and has no windows (an ablation).
+    backend: "auto", "torch" or "reference"; ``kernel`` tells what ran last.
+    basis_seed: of the random bases, and of the one that a learned basis starts from.
+    """
+
+    version = 1
+    unsupported: ClassVar[Mapping[str, str]] = {}
+    linear_state = True
+    encodes_positions = True
+
+    def __init__(
+        self,
+        *,
+        pattern: str,
+        num_heads: int,
+        head_dim: int,
+        rank: int | None = None,
+        window: int = 64,
+        output: str = "joint",
+        basis: str = "learned",
+        position_bias: bool = True,
+        dissect: bool = True,
+        backend: str = "auto",
+        basis_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        rank = min(64, head_dim) if rank is None else rank
+        for name, value, allowed in (
+            ("pattern", pattern, PATTERNS),
+            ("output", output, OUTPUTS),
+            ("basis", basis, BASES),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        for name, size in (("num_heads", num_heads), ("head_dim", head_dim), ("rank", rank), ("window", window)):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+        if rank > head_dim:
+            raise ValueError(f"rank must be at most head_dim = {head_dim}, got {rank}")
+        self.pattern, self.num_heads, self.head_dim, self.rank = pattern, num_heads, head_dim, rank
+        self.window, self.output, self.dissect, self.backend = window, output, dissect, backend
+        self.kernel = resolve_backend(backend)
+        self.causal = pattern == "causal_self"
+        self.basis_kind = basis
+        self.basis = make_basis(basis, num_heads=num_heads, rank=rank, head_dim=head_dim, seed=basis_seed)
+        self.bias: nn.Parameter | None = None
+        if position_bias and dissect and pattern.endswith("self"):
+            self.bias = nn.Parameter(torch.zeros(num_heads, window if self.causal else 2 * window - 1))
+        # Without the bias nothing tells one place from another: a window is a set, and a memory is a mean.
+        self.encodes_positions = self.bias is not None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """q: (batch, heads, target length, head_dim); k, v: (batch, heads, source length, head_dim), k unused in cross.
+
+        key_padding_mask: bool (batch, source length), True where padded.  Returns the shape and dtype of q.
+        """
+        return self._attend(q, k, v, key_padding_mask, self.backend)
+
+    def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """The same by the formulas, in time and memory O(n^2): for comparison."""
+        return self._attend(q, k, v, key_padding_mask, "reference")
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, backend: str) -> Tensor:
+        self._check_heads(q)
+        self.kernel = resolve_backend(backend)
+        if self.pattern.endswith("cross"):
+            if k.shape != v.shape:
+                raise ValueError(f"k and v must have one shape, got {tuple(k.shape)} and {tuple(v.shape)}")
+            return lavo_cross_attention(q, v, self.basis(), key_padding_mask=mask, backend=backend)
+        return lavo_attention(
+            q,
+            k,
+            v,
+            self.basis(),
+            window=self.window,
+            bias=self.bias,
+            causal=self.causal,
+            key_padding_mask=mask,
+            output=self.output,
+            dissect=self.dissect,
+            backend=backend,
+        )
+
+    @torch.no_grad()
+    def init_state(
+        self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> SelfState:
+        """The state before the first token (``causal_self``).  dtype: that of the tokens to come."""
+        if self.pattern != "causal_self":
+            raise ValueError(f'init_state needs the pattern "causal_self", this attention has {self.pattern!r}')
+        device = torch.device("cpu" if device is None else device)
+        window = self.window if self.dissect else 0
+        buffer = torch.zeros(batch_size, self.num_heads, window, self.head_dim, device=device, dtype=dtype)
+        sums = torch.zeros(batch_size, self.num_heads, self.rank, device=device, dtype=chunked.carry_dtype(device))
+        return SelfState(buffer, buffer, sums, 0)
+
+    @torch.no_grad()
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, state: SelfState) -> tuple[Tensor, SelfState]:
+        """Any number of new tokens, 0, 1 or more, after those that the state has read.  Gives no gradients.
+
+        q, k, v: (batch, heads, new tokens, head_dim).  Returns the output for them, and a new state.
+        """
+        self._check_heads(q)
+        check_inputs({"q": q, "k": k, "v": v}, None, None)
+        self._check_batch(q, state.keys)
+        if q.shape != k.shape:
+            raise ValueError(f"q and k must be the same new tokens, got {q.shape[2]} and {k.shape[2]} of them")
+        self.kernel = "torch"
+        with full_precision(q):
+            basis = self.basis()
+            basis = None if basis is None else basis.to(chunked.accumulation_dtype(q))
+            output = self.output if self.dissect else "memory"
+            return streaming.extend(q, k, v, basis, self.bias, state, output=output)
+
+    def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CrossState:
+        """Reads the whole source once (``causal_cross``).  k, v: (batch, heads, source length, head_dim), k unused."""
+        if self.pattern != "causal_cross":
+            raise ValueError(f'init_cross needs the pattern "causal_cross", this attention has {self.pattern!r}')
+        self._check_heads(v, "v")
+        check_inputs({"k": k, "v": v}, None, key_padding_mask)
+        with full_precision(v):
+            return CrossState(chunked.source_mean(v, self.basis(), key_padding_mask))
+
+    def read(self, q: Tensor, state: CrossState) -> tuple[Tensor, CrossState]:
+        """The output for the next queries, (batch, heads, any number, head_dim); the state stays as it is."""
+        self._check_heads(q)
+        self._check_batch(q, state.mean)
+        self.kernel = "torch"
+        with full_precision(q):
+            return chunked.read_memory(q, state.mean, self.basis()), state
+
+    def select(self, state: State, rows: Tensor) -> State:
+        """The state of these rows of the batch, repeated or left out.  rows: (new batch,) int64."""
+        parts: Any = (x.index_select(0, rows.to(x.device)) if isinstance(x, Tensor) else x for x in state)
+        return type(state)(*parts)
+
+    def state_bytes(self, state: SelfState | CrossState) -> int:
+        """Counted from the tensors."""
+        return sum(x.nbytes for x in state if isinstance(x, Tensor))
+
+    @torch.no_grad()
+    def fold_basis(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear) -> LAVOAttention:
+        """Turns the basis into the projections around this attention, and returns the attention that goes with them.
+
+        A basis of rank head_dim is a rotation, and rotations keep q . k: with B W_q, B W_k, B W_v and W_o Bᵀ in place
+        of the projections, the axes of the heads serve as the basis, and no product with B is left.  The four layers
+        (embed_dim to heads * head_dim, and back) are changed in place.
+        """
+        basis = self.basis()
+        if basis is None or self.rank != self.head_dim or self.basis_kind == "free":
+            raise ValueError(
+                f"fold_basis needs a basis that is a rotation: rank = head_dim = {self.head_dim} and a basis learned or "
+                f"fixed, got rank {self.rank} and basis {self.basis_kind!r}"
+            )
+        for layer in (query, key, value):
+            for x in (layer.weight, layer.bias):
+                if x is not None:
+                    x.copy_(fold_rows(x, basis))
+        output.weight.copy_(fold_columns(output.weight, basis))
+        folded = LAVOAttention(
+            pattern=self.pattern,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            rank=self.rank,
+            window=self.window,
+            output=self.output,
+            basis="identity",
+            position_bias=self.bias is not None,
+            dissect=self.dissect,
+            backend=self.backend,
+        ).to(query.weight.device)
+        if self.bias is not None and folded.bias is not None:
+            folded.bias.copy_(self.bias)
+        return folded.train(self.training)
+
+    def _check_heads(self, x: Tensor, name: str = "q") -> None:
+        if x.ndim != 4 or (x.shape[1], x.shape[3]) != (self.num_heads, self.head_dim):
+            raise ValueError(
+                f"{name} must be (batch, heads, length, head_dim) with {self.num_heads} heads of {self.head_dim}, "
+                f"got {tuple(x.shape)}"
+            )
+
+    def _check_batch(self, q: Tensor, stored: Tensor) -> None:
+        if q.shape[0] != stored.shape[0]:
+            raise ValueError(f"q must have the state's batch of {stored.shape[0]}, got {q.shape[0]}")

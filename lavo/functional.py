@@ -1,0 +1,179 @@
+"""LAVO as functions: checks the arguments, takes padded tokens out, chooses a backend."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lavo import chunked, reference
+
+OUTPUTS = ("joint", "sum", "memory")
+BACKENDS = ("auto", "reference", "torch", "triton")
+
+
+def lavo_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    basis: Tensor | None,
+    *,
+    window: int = 64,
+    bias: Tensor | None = None,
+    causal: bool = False,
+    key_padding_mask: Tensor | None = None,
+    output: str = "joint",
+    dissect: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    """Attend to the own window exactly, and to all else through the orthogonal memory.
+
+    q, k, v: (batch, heads, length, head_dim), one length and one dtype for all three.
+    basis: (heads, rank, head_dim), orthonormal rows; None stands for the head's own axes (rank = head_dim) and costs
+    no matrix product.
+    window: tokens that attend to each other exactly; consecutive blocks, of which the last may be shorter.
+    bias: (heads, window) where causal, entry i for the distance t - j = i; else (heads, 2 window - 1), entry i for the
+    distance t - j = i - (window - 1).
+    key_padding_mask: boolean (batch, length), True where padded.  A padded token does not exist, as key or as query.
+    output: "joint" (one softmax over window and memory), "sum" (of both), "memory" (alone).
+    dissect: False compresses the values as they are; nothing local is then in the output, whatever ``output`` says.
+    backend: "auto", "reference", "torch" or "triton".
+    Returns (batch, heads, length, head_dim) in the dtype of q; zeros where padded.
+    """
+    check_inputs({"q": q, "k": k, "v": v}, basis, key_padding_mask)
+    if q.shape != k.shape:
+        raise ValueError(
+            f"q and k of self-attention must have one shape, got length {q.shape[2]} for q and {k.shape[2]} for k "
+            f"({tuple(q.shape)} and {tuple(k.shape)}); a sequence is continued by LAVOAttention.extend"
+        )
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise ValueError(f"window must be an integer of at least 1, got {window!r}")
+    if output not in OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+    entries = window if causal else 2 * window - 1
+    if bias is not None and (not bias.is_floating_point() or bias.shape != (q.shape[1], entries)):
+        form = "(heads, window)" if causal else "(heads, 2 window - 1)"
+        raise ValueError(
+            f"bias must be floating, of shape {form} = {(q.shape[1], entries)} for causal={causal}, "
+            f"got {bias.dtype} {tuple(bias.shape)}"
+        )
+    options = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
+    with full_precision(q):
+        if resolve_backend(backend) == "reference":
+            return reference.self_attention(
+                q, k, v, basis_or_axes(basis, q), key_padding_mask=key_padding_mask, **options
+            )
+        if key_padding_mask is None or not key_padding_mask.any():
+            return chunked.self_attention(q, k, v, basis, lengths=None, **options)
+        return _without_padding(q, k, v, basis, key_padding_mask, **options)
+
+
+def lavo_cross_attention(
+    q: Tensor,
+    v: Tensor,
+    basis: Tensor | None,
+    *,
+    key_padding_mask: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Attend to another sequence through its orthogonal memory.
+
+    q: (batch, heads, target length, head_dim).  v: (batch, heads, source length, head_dim); LAVO reads no keys here.
+    basis: (heads, rank, head_dim), orthonormal rows, or None for the head's own axes.
+    key_padding_mask: boolean (batch, source length), True where padded.
+    Returns (batch, heads, target length, head_dim) in the dtype of q; zeros where the source is empty.
+    """
+    check_inputs({"q": q, "v": v}, basis, key_padding_mask)
+    if q.shape[:2] != v.shape[:2]:
+        raise ValueError(f"q and v must agree in batch and heads, got {tuple(q.shape)} and {tuple(v.shape)}")
+    with full_precision(q):
+        if resolve_backend(backend) == "reference":
+            return reference.cross_attention(q, v, basis_or_axes(basis, q), key_padding_mask=key_padding_mask)
+        mean = chunked.source_mean(v, basis, key_padding_mask)
+        return chunked.read_memory(q, mean, basis)
+
+
+def resolve_backend(backend: str) -> str:
+    """The backend that will run."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "triton":
+        raise ValueError('backend "triton" is not available in this version; use "torch", "reference" or "auto"')
+    return "torch" if backend == "auto" else backend
+
+
+def basis_or_axes(basis: Tensor | None, q: Tensor) -> Tensor:
+    """The basis as a matrix, the identity included.  (heads, rank, head_dim)"""
+    if basis is not None:
+        return basis
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    return torch.eye(q.shape[3], device=q.device, dtype=dtype).expand(q.shape[1], -1, -1)
+
+
+def _without_padding(q, k, v, basis, mask, **options) -> Tensor:
+    """Compacts the real tokens of each row to the left, attends, and spreads the result again."""
+    n = q.shape[2]
+    lengths = (~mask).sum(1)
+    longest = int(lengths.max())
+    padded = torch.arange(longest, device=mask.device) >= lengths[:, None]  # after compaction
+    order = None
+    if (mask[:, :-1] > mask[:, 1:]).any():  # a padded token before a real one: not right padding
+        order = (
+            mask.to(torch.int8)
+            .argsort(dim=1, stable=True)[:, None, :longest, None]
+            .expand(-1, q.shape[1], -1, q.shape[3])
+        )
+    # Zeros instead of what the padding holds: 0 * nan is nan, in the products and in their gradients.
+    q, k, v = (
+        (x[:, :, :longest] if order is None else x.gather(2, order)).masked_fill(padded[:, None, :, None], 0)
+        for x in (q, k, v)
+    )
+    out = chunked.self_attention(q, k, v, basis, lengths=lengths, **options)
+    out = out.masked_fill(padded[:, None, :, None], 0)
+    if order is None:
+        return F.pad(out, (0, 0, 0, n - longest))
+    return out.new_zeros(*out.shape[:2], n, out.shape[3]).scatter(2, order, out)
+
+
+def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor | None) -> None:
+    """Shapes, dtypes and devices; the first of the tensors is what the others must fit, the last the source."""
+    first, q = next(iter(tensors.items()))
+    for name, x in tensors.items():
+        if x.ndim != 4 or not x.is_floating_point():
+            raise ValueError(
+                f"{name} must be floating, of shape (batch, heads, length, head_dim), got {x.dtype} {tuple(x.shape)}"
+            )
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(
+                f"{name} must have the dtype and device of {first}, got {x.dtype} on {x.device}, "
+                f"{first} has {q.dtype} on {q.device}"
+            )
+    source = list(tensors.values())[-1]
+    for name, x in tensors.items():
+        if x.shape[3] != q.shape[3] or x.shape[3] < 1 or (name != "q" and x.shape != source.shape):
+            shapes = ", ".join(f"{other} {tuple(y.shape)}" for other, y in tensors.items())
+            raise ValueError(f"{name} must have the same head_dim as the others, and k and v one shape, got {shapes}")
+    if basis is not None and (
+        basis.ndim != 3
+        or not basis.is_floating_point()
+        or (basis.shape[0], basis.shape[2]) != (q.shape[1], q.shape[3])
+        or not 1 <= basis.shape[1] <= q.shape[3]
+    ):
+        raise ValueError(
+            f"basis must be floating, of shape (heads, rank, head_dim) = ({q.shape[1]}, 1 to {q.shape[3]}, {q.shape[3]}), "
+            f"got {basis.dtype} {tuple(basis.shape)}"
+        )
+    expected = (source.shape[0], source.shape[2])
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != expected):
+        raise ValueError(
+            f"key_padding_mask must be boolean, (batch, source length) = {expected}, True where padded, "
+            f"got {mask.dtype} {tuple(mask.shape)}"
+        )
+
+
+def full_precision(q: Tensor) -> AbstractContextManager:
+    """Autocast would take the sums over positions back to the low precision that they are meant to avoid."""
+    device = q.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -1,0 +1,95 @@
+"""LAVO token by token: what a sequence or a source leaves behind, and how it goes on from there.
+
+A state is never written to, so any number of continuations can start from one.  Its size doesn't grow.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lavo import chunked
+
+
+class SelfState(NamedTuple):
+    """Of a causal sequence: the tokens of its current window, and the sum of all its summaries in the basis."""
+
+    keys: Tensor  # (batch, heads, window, head_dim), of which the first num_read % window are filled
+    values: Tensor
+    sums: Tensor  # (batch, heads, rank), see chunked.carry_dtype
+    num_read: int  # tokens, the same for all rows
+
+
+class CrossState(NamedTuple):
+    """Of a source: the coefficients of its memory."""
+
+    mean: Tensor  # (batch, heads, rank)
+
+
+def extend(
+    q, k, v, basis: Tensor | None, bias: Tensor | None, state: SelfState, *, output: str
+) -> tuple[Tensor, SelfState]:
+    """The output for new tokens, (b, h, n, d), and the state after them.  bias: (h, window) or None."""
+    n, window = q.shape[2], state.keys.shape[2]
+    filled = state.num_read % window if window else 0
+    first = (
+        min(n, window - filled) if filled or n <= window else 0
+    )  # these end the current window; the rest starts new ones
+    parts = []
+    if first:
+        out, state = _within_window(q[:, :, :first], k[:, :, :first], v[:, :, :first], basis, bias, state, output)
+        parts.append(out)
+    if first < n:
+        out, state = _new_windows(q[:, :, first:], k[:, :, first:], v[:, :, first:], basis, bias, state, output)
+        parts.append(out)
+    return (parts[0] if len(parts) == 1 else torch.cat([q[:, :, :0], *parts], 2)), state
+
+
+def _within_window(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
+    dtype, n, scale = chunked.accumulation_dtype(q), q.shape[2], q.shape[3] ** -0.5
+    filled = state.num_read % state.keys.shape[2]
+    keys, values = state.keys.to(k.dtype, copy=True), state.values.to(v.dtype, copy=True)
+    keys[:, :, filled : filled + n], values[:, :, filled : filled + n] = k, v
+    query, key, value = q.to(dtype), keys[:, :, : filled + n].to(dtype), values[:, :, : filled + n].to(dtype)
+
+    scores = query @ key.mT * scale
+    if n > 1 or bias is not None:
+        scores += _distances_bias(bias, filled, n, scores)
+    e, lse = scores.softmax(-1) @ value, scores.logsumexp(-1, keepdim=True)
+
+    c, a = (e, query) if basis is None else (e @ basis.mT, query @ basis.mT)
+    sums = state.sums[:, :, None] + c.cumsum(2, dtype=state.sums.dtype)
+    count = torch.arange(state.num_read + 1, state.num_read + n + 1, device=q.device)[:, None]
+    H = (sums / count).to(dtype)
+    scores = a * H * scale
+    if output == "joint":
+        weights = torch.cat([scores, lse], -1).softmax(-1)
+        weights, e = weights[..., :-1], e * weights[..., -1:]
+    else:
+        weights = scores.softmax(-1)
+    read = weights * H if basis is None else (weights * H) @ basis
+    out = read if output == "memory" else read + e
+    return out.to(q.dtype), SelfState(keys, values, sums[:, :, -1], state.num_read + n)
+
+
+def _distances_bias(bias: Tensor | None, filled: int, n: int, scores: Tensor) -> Tensor:
+    """P[t - j] of the new queries against all keys of the window, minus infinity in the future.  (h or 1, n, filled + n)"""
+    if n == 1 and bias is not None:
+        return bias[:, None, : filled + 1].flip(2).to(scores.dtype)
+    steps = torch.arange(filled + n, device=scores.device)
+    distance = steps[filled:, None] - steps[None, :]
+    matrix = scores.new_zeros(1, *distance.shape) if bias is None else bias.to(scores.dtype)[:, distance.clamp_min(0)]
+    return matrix.masked_fill(distance < 0, float("-inf"))
+
+
+def _new_windows(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
+    n, window = q.shape[2], state.keys.shape[2]
+    matrix = chunked.bias_matrix(bias, min(window, n), window, True, q) if window else None
+    sums = state.sums.clone()
+    out, _ = chunked.causal_forward(q, k, v, basis, matrix, output, sums, state.num_read, chunked.Kept(None, None))
+    filled = n % window if window else 0
+    keys, values = (torch.zeros_like(state.keys, dtype=x.dtype) for x in (k, v))
+    keys[:, :, :filled], values[:, :, :filled] = k[:, :, n - filled :], v[:, :, n - filled :]
+    return out, SelfState(keys, values, sums, state.num_read + n)
