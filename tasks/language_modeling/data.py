@@ -1,0 +1,266 @@
+"""Reads the texts, tokenises them into memory-mapped files, and cuts them into blocks.
+
+A document is a book of ``<data root>/lm/{train,validation,test}/*.txt``, or a module of the running interpreter's
+standard library (the embedded data).  No block crosses from one document into the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.language_modeling.tokens import (
+    AnyTokenizer,
+    ByteTokenizer,
+    TextCounter,
+    load_bpe,
+    load_gpt2,
+    train_bpe,
+)
+
+PARTS = ("train", "validation", "test")
+
+# Not in the embedded data: other people's packages; tests, which distributions leave out; tables that are near copies of
+# each other (encodings) or one text of 700 kB (pydoc_data); files that are written when an interpreter is built.
+LEFT_OUT_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
+LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-", "sitecustomize", "usercustomize")
+
+DOCUMENTS_AT_ONCE = 32  # tokenised in parallel, held in memory together
+
+
+class Document(NamedTuple):
+    """Bytes [start, stop) of a file; ``name`` is what messages and records call it."""
+
+    name: str
+    path: Path
+    start: int
+    stop: int
+
+
+class Sources(NamedTuple):
+    """The documents of each part, and the SHA-256 of their names and bytes."""
+
+    parts: Mapping[str, tuple[Document, ...]]
+    name: str
+    embedded: bool
+    fingerprint: str
+
+
+class TokenizedPart(NamedTuple):
+    """One part: all tokens in a row (a memory map), and where each document ends."""
+
+    tokens: np.ndarray
+    ends: np.ndarray
+
+
+class Example(NamedTuple):
+    """A block of tokens, and how much text they are."""
+
+    tokens: np.ndarray  # (n,)
+    num_bytes: int
+    num_words: int
+
+
+class Blocks(Sequence[Example]):
+    """A part cut into consecutive blocks of ``length`` tokens, each document by itself: its last block may be shorter."""
+
+    def __init__(self, part: TokenizedPart, length: int, counter: TextCounter) -> None:
+        self.tokens, self.counter = part.tokens, counter
+        begins = np.concatenate([[0], part.ends[:-1]])
+        self.starts = np.concatenate([np.arange(a, b, length) for a, b in zip(begins, part.ends, strict=True)])
+        self.stops = np.minimum(self.starts + length, part.ends[np.searchsorted(part.ends, self.starts, side="right")])
+        self.opens_document = np.isin(self.starts, begins)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start, stop = self.starts[index], self.stops[index]
+        tokens = np.array(self.tokens[start:stop])
+        previous = None if self.opens_document[index] else int(self.tokens[start - 1])
+        return Example(tokens, self.counter.num_bytes(tokens), self.counter.num_words(tokens, previous))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.stops - self.starts
+
+
+def find_books(data_root: Path) -> Sources:
+    """The books below ``<data_root>/lm``.  Raises ValueError where they can't be used."""
+    folder = data_root / "lm"
+    parts = {}
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise ValueError(
+                f"lm/{part}: no such folder in the data root {data_root.name!r}; one with .txt files is wanted"
+            )
+        paths = sorted((folder / part).glob("*.txt"))
+        if not paths:
+            raise ValueError(f"lm/{part}: has no .txt file; each part needs at least one book")
+        parts[part] = [(f"lm/{part}/{path.name}", path) for path in paths]
+    return _read_all(parts, name="books", embedded=False)
+
+
+def find_modules() -> Sources:
+    """The modules of the running interpreter's standard library; a digest of a module's path chooses its part."""
+    root = Path(sysconfig.get_path("stdlib"))
+    parts: dict[str, list[tuple[str, Path]]] = {part: [] for part in PARTS}
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        left_out = LEFT_OUT_FOLDERS.intersection(name.parts) or name.parts[0].startswith(LEFT_OUT_PREFIXES)
+        if not left_out and path.stat().st_size > 0:
+            parts[_part_of(name.as_posix())].append((f"stdlib/{name.as_posix()}", path))
+    if not all(parts.values()):
+        raise ValueError(
+            "embedded data: the running Python has no source files of its standard library; use one that has, or --data-root"
+        )
+    return _read_all(parts, name="embedded", embedded=True)
+
+
+def _part_of(name: str) -> str:
+    """1 module of 16 for validation, 2 for test."""
+    bucket = hashlib.sha256(name.encode()).digest()[0] % 16
+    return "validation" if bucket == 0 else "test" if bucket <= 2 else "train"
+
+
+def _read_all(parts: Mapping[str, Sequence[tuple[str, Path]]], *, name: str, embedded: bool) -> Sources:
+    """Reads every file once: checks it, and makes the fingerprint."""
+    digest = hashlib.sha256()
+    part_of: dict[bytes, tuple[str, str]] = {}  # content -> where it was seen
+    documents: dict[str, tuple[Document, ...]] = {}
+    for part, files in parts.items():
+        documents[part] = ()
+        for label, path in files:
+            text = _read_text(label, path)
+            content = hashlib.sha256(text).digest()
+            seen_part, seen_label = part_of.setdefault(content, (part, label))
+            if seen_part != part and not embedded:
+                raise ValueError(f"{label}: has the same text as {seen_label}; a book may be in one part only")
+            digest.update(f"{part}\0{label}\0{len(text)}\0".encode() + content)
+            documents[part] += (Document(label, path, 0, len(text)),)
+    return Sources(documents, name, embedded, digest.hexdigest())
+
+
+def _read_text(label: str, path: Path) -> bytes:
+    text = path.read_bytes()
+    if not text:
+        raise ValueError(f"{label}: is empty; a book must have text (remove the file)")
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{label}: byte {error.start}, 0x{text[error.start]:02x}, is not UTF-8; books must be UTF-8 text"
+        ) from None
+    return text
+
+
+def limit_documents(documents: Sequence[Document], max_bytes: int | None, excerpt_bytes: int) -> list[Document]:
+    """Middles of some documents, ``max_bytes`` together at most; everything where that is None or enough for all.
+
+    As many documents as can have ``excerpt_bytes`` each, evenly chosen from those that are that long (the longest, where
+    none is).  Middles, because books begin with titles and tables of contents.
+    """
+    if max_bytes is None or sum(document.stop for document in documents) <= max_bytes:
+        return list(documents)
+    long = [document for document in documents if document.stop >= excerpt_bytes]
+    long = long or [max(documents, key=lambda document: document.stop)]
+    count = max(1, min(len(long), max_bytes // excerpt_bytes))
+    excerpts = []
+    for document in (long[i * len(long) // count] for i in range(count)):
+        size = min(document.stop, max_bytes // count)
+        start = (document.stop - size) // 2
+        excerpts.append(document._replace(start=start, stop=start + size))
+    return excerpts
+
+
+def read_document(document: Document) -> bytes:
+    """The document's bytes, without what is left of a character that its ends cut."""
+    with document.path.open("rb") as file:
+        file.seek(document.start)
+        text = file.read(document.stop - document.start)
+    return text.decode("utf-8", errors="ignore").encode("utf-8")  # the whole file was checked: only the ends can be cut
+
+
+def make_tokenizer(
+    kind: str, vocab_size: int, documents: Sequence[Document], data_root: Path | None, cached: Callable[[str], Path]
+) -> AnyTokenizer:
+    """The tokeniser of this kind.  documents: what BPE is trained on.  cached: the path of a file in the cache."""
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "gpt2":
+        if data_root is None:
+            raise ValueError(
+                "data.tokens gpt2: needs a data root with lm/gpt2/vocab.json and merges.txt; without: bytes, bpe"
+            )
+        return load_gpt2(data_root / "lm" / "gpt2", "lm/gpt2")
+    path = cached("bpe.json")
+    if not path.exists():
+        trained = train_bpe((read_document(document) for document in documents), vocab_size)
+        write_atomically(path, lambda temporary: temporary.write_text(trained.tokenizer.to_str(), encoding="utf-8"))
+    return load_bpe(path)
+
+
+def tokenize(documents: Sequence[Document], tokenizer: AnyTokenizer, cached: Callable[[str], Path]) -> TokenizedPart:
+    """All tokens of these documents, from the cache where they are there.
+
+    Raises ValueError where the tokens don't give back the text.
+    """
+    dtype = np.uint8 if tokenizer.vocab_size <= 257 else np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+    tokens_path, ends_path = cached("tokens.bin"), cached("ends.npy")
+    if not (tokens_path.exists() and ends_path.exists()):
+        lengths = []
+
+        def write_tokens(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                for tokens in _encode_all(documents, tokenizer):
+                    lengths.append(len(tokens))
+                    file.write(tokens.astype(dtype).tobytes())
+
+        write_atomically(tokens_path, write_tokens)
+        write_atomically(ends_path, lambda temporary: _save(temporary, np.cumsum(lengths, dtype=np.int64)))
+    return TokenizedPart(np.memmap(tokens_path, dtype=dtype, mode="r"), np.load(ends_path))
+
+
+def _encode_all(documents: Sequence[Document], tokenizer: AnyTokenizer) -> Iterator[np.ndarray]:
+    for first in range(0, len(documents), DOCUMENTS_AT_ONCE):
+        group = documents[first : first + DOCUMENTS_AT_ONCE]
+        texts = [read_document(document) for document in group]
+        for document, text, tokens in zip(group, texts, tokenizer.encode(texts), strict=True):
+            if tokenizer.decode(tokens) != text:
+                raise ValueError(
+                    f"{document.name}: its tokens don't give back its text; tokens must be lossless, as bytes are"
+                )
+            yield tokens
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would add an ending to the temporary name
+        np.save(file, array)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets ``write`` fill a temporary file, which then takes the name: two workers may do the same at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def cache_key(*facts: object) -> str:
+    """Part of a file's name in the cache: a digest of all that its content depends on."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,182 @@
+"""A decoder-only Transformer, pre-norm, with tied embeddings (Radford et al., 2019; sizes and positions as in fairseq's).
+
+It reads downwards: the model, one block of it, positions, and the loss of its logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from benchmark.interface import AttentionFactory
+
+PADDED = -100  # a target that is not scored
+LOGITS_AT_ONCE = 2**25  # float32 values of the softmax held at a time: 128 MiB
+
+
+class GPTState(NamedTuple):
+    """How many tokens were read, and the state of each attention layer."""
+
+    position: int
+    layers: tuple[Any, ...]
+
+
+class GPT(nn.Module):
+    """Next-token logits.
+
+    context_length  the training length: what ``learned`` positions have an entry for
+    max_length      the longest length that the model will meet, for attentions that must know it
+    positions       "sinusoidal", "learned" or "rotary": what the backbone adds for an attention that encodes none
+
+    The attribute ``positions`` says what is in use: one of these, or "attention" where the attention encodes them
+    itself.  The attribute ``max_length`` is the longest input allowed, None where any is.
+    """
+
+    def __init__(
+        self,
+        attention_for: AttentionFactory,
+        *,
+        vocab_size: int,
+        embed_dim: int,
+        num_layers: int,
+        num_heads: int,
+        context_length: int,
+        max_length: int | None = None,
+        feed_forward_dim: int | None = None,
+        positions: str = "sinusoidal",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        attentions: list[Any] = [
+            attention_for(
+                "causal_self",
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                max_length=max_length or context_length,
+                dropout=dropout,
+                rotary=positions == "rotary",
+            )
+            for _ in range(num_layers)
+        ]
+        encoded = any(layer.encodes_positions for layer in attentions)
+        self.positions = (
+            positions if positions == "rotary" and attentions[0].rotary else "attention" if encoded else positions
+        )
+        self.max_length = context_length if self.positions == "learned" else None
+        self.embed_dim = embed_dim
+        self.embedding = nn.Embedding(vocab_size, embed_dim)
+        self.position_embedding = nn.Embedding(context_length, embed_dim) if self.positions == "learned" else None
+        self.dropout = nn.Dropout(dropout)
+        self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
+            Block(attention, embed_dim, feed_forward_dim or 4 * embed_dim, dropout) for attention in attentions
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        # Times sqrt(embed_dim) at the input this has unit variance, as the sinusoids nearly have; so have the first logits.
+        nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5)
+        if self.position_embedding is not None:
+            nn.init.normal_(self.position_embedding.weight, std=embed_dim**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (batch, length).  Returns logits (batch, length, vocab_size): entry t predicts token t + 1."""
+        x = self._embed(tokens, 0)
+        for block in self.blocks:
+            x = block(x)
+        return self._logits(x)
+
+    def init_state(self, batch_size: int) -> GPTState:
+        """The state before the first token."""
+        return GPTState(0, tuple(block.attention.init_state(batch_size) for block in self.blocks))
+
+    def extend(self, tokens: Tensor, state: GPTState) -> tuple[Tensor, GPTState]:
+        """Any number of new tokens after those that the state has read.  Returns their logits, as ``forward`` does."""
+        x = self._embed(tokens, state.position)
+        layers = []
+        for block, layer in zip(self.blocks, state.layers, strict=True):
+            x, layer = block.extend(x, layer)
+            layers.append(layer)
+        return self._logits(x), GPTState(state.position + tokens.shape[1], tuple(layers))
+
+    def state_bytes(self, state: GPTState) -> int:
+        """Bytes that the attentions' states hold."""
+        return sum(block.attention.state_bytes(layer) for block, layer in zip(self.blocks, state.layers, strict=True))
+
+    def _embed(self, tokens: Tensor, start: int) -> Tensor:
+        stop = start + tokens.shape[1]
+        if self.max_length is not None and stop > self.max_length:
+            raise ValueError(
+                f"{stop} tokens: learned positions end at {self.max_length}; sinusoidal and rotary ones don't"
+            )
+        x = self.embedding(tokens) * math.sqrt(self.embed_dim)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[start:stop] * math.sqrt(self.embed_dim)
+        elif self.positions == "sinusoidal":
+            x = x + sinusoids(start, stop, self.embed_dim, device=x.device).to(x.dtype)
+        return self.dropout(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return F.linear(self.norm(x), self.embedding.weight)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, attention: nn.Module, embed_dim: int, feed_forward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.attention: Any = attention
+        self.feed_forward_norm = nn.LayerNorm(embed_dim)
+        self.expand = nn.Linear(embed_dim, feed_forward_dim)
+        self.contract = nn.Linear(feed_forward_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.expand, self.contract):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, length, embed_dim).  Returns the same shape."""
+        x = x + self.attention(self.attention_norm(x))
+        return x + self._feed_forward(x)
+
+    def extend(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        out, state = self.attention.extend(self.attention_norm(x), state)
+        x = x + out
+        return x + self._feed_forward(x), state
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.contract(F.gelu(self.expand(self.feed_forward_norm(x)))))
+
+
+def sinusoids(start: int, stop: int, embed_dim: int, *, device: Any = None) -> Tensor:
+    """Sines, then cosines, of the positions start..stop-1 at embed_dim / 2 frequencies from 1 to 1/10,000.
+
+    Returns (stop - start, embed_dim).  In float32: half precision can't tell position 2,049 from 2,048.
+    """
+    half = embed_dim // 2
+    frequencies = torch.exp(torch.arange(half, device=device) * (-math.log(10_000) / max(1, half - 1)))
+    angles = torch.arange(start, stop, device=device, dtype=torch.float32)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """-ln p of every target in float32, 0 where it is PADDED.  logits: (b, n, vocab).  targets: (b, n).  Returns (b, n).
+
+    Large vocabularies go piece by piece and the softmax is computed again in the backward pass, so that no float32 copy
+    of all logits is ever held.
+    """
+    rows, labels = logits.flatten(0, 1), targets.flatten()
+    at_once = max(1, LOGITS_AT_ONCE // rows.shape[-1])
+    if len(rows) <= at_once:
+        return _nats(rows, labels).view(targets.shape)
+    pieces = zip(rows.split(at_once), labels.split(at_once), strict=True)
+    nats = [checkpoint(_nats, piece, label, use_reentrant=False) for piece, label in pieces]
+    return torch.cat(nats).view(targets.shape)
+
+
+def _nats(rows: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(rows.float(), labels, reduction="none", ignore_index=PADDED)

@@ -1,0 +1,306 @@
+"""Language modelling: what the engine calls."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits
+from benchmark.settings import Settings
+from tasks.language_modeling import data, metrics
+from tasks.language_modeling.gpt import GPT, token_nats
+from tasks.language_modeling.lengths import length_row, position_curve, shift, streamed_loss
+from tasks.language_modeling.ngram import NGram
+from tasks.language_modeling.tokens import AnyTokenizer, TextCounter
+
+BLOCKS_BEGIN = (
+    "each document is cut into consecutive blocks, the last as short as it ends; a block begins with a begin token and no "
+    "context before it; every token is scored once"
+)
+CONTROL_TOKENS = (
+    4_000_000  # of the training part, that the n-gram control counts: more takes minutes and changes little
+)
+
+
+class DataSettings(Settings):
+    """Which tokens, in blocks of which length; a limit takes the middles of some documents (``data.limit_documents``)."""
+
+    tokens: Literal["bytes", "bpe", "gpt2"] = "bytes"
+    vocab_size: int = Field(default=8192, ge=258, le=2**20)  # of bpe, begin token included
+    context_length: int = Field(ge=1)  # tokens of a training block
+    max_train_bytes: int | None = Field(default=None, ge=64)
+    max_validation_bytes: int | None = Field(default=None, ge=64)
+    max_test_bytes: int | None = Field(default=None, ge=64)
+    excerpt_bytes: int = Field(default=16_384, ge=64)
+
+
+class ModelSettings(Settings):
+    """Sizes of the backbone."""
+
+    embed_dim: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    feed_forward_dim: int | None = Field(default=None, ge=1)  # 4 embed_dim where left out
+    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _widths_divide(self) -> ModelSettings:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.positions == "sinusoidal" and self.embed_dim % 2:
+            raise ValueError(f"embed_dim {self.embed_dim} is odd; sinusoidal positions need an even one")
+        if self.positions == "rotary" and (self.embed_dim // self.num_heads) % 2:
+            raise ValueError(
+                f"embed_dim / num_heads is {self.embed_dim // self.num_heads}; rotary positions need an even one"
+            )
+        return self
+
+
+class EvalSettings(Settings):
+    """Context lengths of the curves, as multiples of the training length, and how they are streamed."""
+
+    lengths: tuple[int, ...] = (1, 2, 4, 8, 16)
+    chunk_size: int = Field(default=256, ge=1)
+    tokens_at_once: int = Field(default=4096, ge=1)  # of all rows together
+    control_order: int = Field(default=3, ge=1, le=6)
+
+    @model_validator(mode="after")
+    def _lengths_grow(self) -> EvalSettings:
+        if not self.lengths or self.lengths[0] < 1 or list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError(
+                f"lengths {list(self.lengths)}: growing multiples of the training length, from 1, as [1, 2, 4]"
+            )
+        return self
+
+
+class LanguageModelingSettings(Settings):
+    """All settings of ``gpt``."""
+
+    data: DataSettings
+    model: ModelSettings
+    eval: EvalSettings = EvalSettings()
+
+
+class TokenBatch(NamedTuple):
+    """Blocks, side by side."""
+
+    inputs: Tensor  # (b, n) int64
+    targets: Tensor  # (b, n) int64, PADDED where a block is shorter
+    num_tokens: Tensor  # (b,) int64
+    num_bytes: Tensor  # (b,) int64
+    num_words: Tensor  # (b,) int64
+
+
+def _ratio(function: Any, count: str, unit: str, card: str) -> Metric:
+    return Metric(
+        unit,
+        False,
+        lambda columns: function(float(columns["nats"].sum()), float(columns[count].sum())),
+        lambda columns: int(columns["num_tokens"].sum()),
+        card,
+    )
+
+
+class LanguageModeling:
+    """Next-token prediction on whole texts (PROTOCOL.md)."""
+
+    name = "language_modeling"
+    version = 1
+    backbones = {"gpt": ("causal_self",)}
+    settings = {"gpt": LanguageModelingSettings}
+    metrics = {
+        "loss": _ratio(metrics.loss, "num_tokens", "nats/token", "sum of -ln p over all tokens / number of tokens"),
+        "perplexity": _ratio(metrics.perplexity, "num_tokens", "per token", "exp(nats / number of tokens)"),
+        "bits_per_byte": _ratio(metrics.bits_per_byte, "num_bytes", "bits/byte", "nats / (ln 2 · bytes of the text)"),
+        "word_perplexity": _ratio(metrics.word_perplexity, "num_words", "per word", "exp(nats / number of words)"),
+    }
+    selection = "loss"
+
+    def __init__(self, settings: LanguageModelingSettings, *, backbone: str = "gpt") -> None:
+        assert backbone in self.backbones
+        self.config = settings
+        self.tokenizer: AnyTokenizer
+        self.counter: TextCounter
+        self.parts: dict[str, data.TokenizedPart]
+        self.splits: Splits
+
+    def load_data(self, data_root: Path | None, cache: Path) -> Splits:
+        """Blocks of the books of ``data_root``, else of the standard library; tokens are kept in ``cache``."""
+        options = self.config.data
+        sources = data.find_books(data_root) if data_root else data.find_modules()
+        limits = {part: getattr(options, f"max_{part}_bytes") for part in data.PARTS}
+        documents = {
+            part: data.limit_documents(sources.parts[part], limits[part], options.excerpt_bytes) for part in data.PARTS
+        }
+        train_key = data.cache_key(sources.fingerprint, limits["train"], options.excerpt_bytes, options.vocab_size)
+        self.tokenizer = data.make_tokenizer(
+            options.tokens,
+            options.vocab_size,
+            documents["train"],
+            data_root,
+            lambda name: cache / f"lm-{train_key}.{name}",
+        )
+        self.counter = TextCounter(self.tokenizer)
+        self.parts = {}
+        for part in data.PARTS:
+            key = data.cache_key(
+                sources.fingerprint, part, limits[part], options.excerpt_bytes, self.tokenizer.fingerprint
+            )
+            self.parts[part] = data.tokenize(
+                documents[part],
+                self.tokenizer,
+                lambda name, key=key: cache / f"lm-{key}.{name}",  # type: ignore[misc]
+            )
+        self._check_lengths()
+        train, validation, test = (self.blocks(part, options.context_length) for part in data.PARTS)
+        details = self._details(sources, documents)
+        self.splits = Splits(
+            train, validation, test, sources.name, sources.fingerprint, sources.embedded, details=details
+        )
+        return self.splits
+
+    def blocks(self, part: str, length: int) -> data.Blocks:
+        """One part in blocks of this many tokens."""
+        return data.Blocks(self.parts[part], length, self.counter)
+
+    def collate(self, examples: Sequence[data.Example]) -> TokenBatch:
+        inputs, targets = shift(examples, self.tokenizer.begin)
+        counts = np.array([(len(example.tokens), example.num_bytes, example.num_words) for example in examples])
+        num_tokens, num_bytes, num_words = inputs.new_tensor(counts.T)
+        return TokenBatch(inputs, targets, num_tokens, num_bytes, num_words)
+
+    def build_model(self, attention_for: AttentionFactory) -> GPT:
+        options = self.config.model
+        context_length = self.config.data.context_length
+        return GPT(
+            attention_for,
+            vocab_size=self.tokenizer.vocab_size,
+            embed_dim=options.embed_dim,
+            num_layers=options.num_layers,
+            num_heads=options.num_heads,
+            context_length=context_length,
+            max_length=self.config.eval.lengths[-1] * context_length,
+            feed_forward_dim=options.feed_forward_dim,
+            positions=options.positions,
+            dropout=options.dropout,
+        )
+
+    def loss(self, model: nn.Module, batch: TokenBatch) -> LossSum:
+        """Nats of all tokens of the batch."""
+        return LossSum(token_nats(model(batch.inputs), batch.targets).sum(), batch.num_tokens.sum())
+
+    def score(self, model: nn.Module, batch: TokenBatch) -> Mapping[str, Tensor]:
+        """By block: nats, and the tokens, bytes and words they were for."""
+        nats = token_nats(model(batch.inputs), batch.targets)
+        return {
+            "nats": nats.double().sum(-1),
+            "num_tokens": batch.num_tokens,
+            "num_bytes": batch.num_bytes,
+            "num_words": batch.num_words,
+        }
+
+    def tokens(self, batch: TokenBatch) -> int:
+        """Tokens that a batch trains on, for tokens per second."""
+        return int(batch.num_tokens.sum())
+
+    def controls(self) -> Mapping[str, Columns]:
+        """Every token alike, and counts of one, two, … tokens up to ``eval.control_order`` tokens of context."""
+        train, test = self.splits.train, self.splits.test
+        step = max(1, len(self.parts["train"].tokens) // CONTROL_TOKENS)
+        model = NGram(
+            [train[index].tokens for index in range(0, len(train), step)],
+            order=min(self.config.eval.control_order, _highest_order(self.tokenizer.vocab_size)),
+            vocab_size=self.tokenizer.vocab_size,
+            begin=self.tokenizer.begin,
+        )
+        examples = list(test)
+        counts = {
+            "num_tokens": np.array([len(example.tokens) for example in examples]),
+            "num_bytes": np.array([example.num_bytes for example in examples]),
+            "num_words": np.array([example.num_words for example in examples]),
+        }
+        firsts = np.concatenate([[0], counts["num_tokens"].cumsum()[:-1]])
+        orders = {"uniform": -1, "unigram": 0, "bigram": 1} | {f"order_{j}": j for j in range(2, model.order + 1)}
+        texts = [example.tokens for example in examples]
+        return {
+            name: {"nats": np.add.reduceat(model.nats(texts, order), firsts), **counts}
+            for name, order in orders.items()
+        }
+
+    def curves(self, model: GPT) -> dict[str, Any]:
+        """Loss by context length and by position on the test part, streamed.
+
+        Learned positions end at the training length, so there the curve has no longer lengths.
+        """
+        options, context_length = self.config.eval, self.config.data.context_length
+        lengths = [multiple * context_length for multiple in options.lengths]
+        lengths = [length for length in lengths if model.max_length is None or length <= model.max_length]
+        rows, positions = [], []
+        for length in lengths:
+            result = streamed_loss(
+                model,
+                self.blocks("test", length),
+                length=length,
+                begin=self.tokenizer.begin,
+                chunk_size=options.chunk_size,
+                num_rows=max(1, options.tokens_at_once // min(length, options.chunk_size)),
+            )
+            rows.append(length_row(length, result))
+            positions.append(position_curve(length, result))
+        return {
+            "training_length": context_length,
+            "positions": model.positions,
+            "loss_by_length": rows,
+            "loss_by_position": positions[-1],
+        }
+
+    def _check_lengths(self) -> None:
+        """Raises ValueError where no text is as long as what is asked for."""
+        multiple, context_length = self.config.eval.lengths[-1], self.config.data.context_length
+        for part, wanted, reason in (
+            ("train", context_length, f"a block of data.context_length {context_length}"),
+            ("validation", context_length, f"a block of data.context_length {context_length}"),
+            ("test", multiple * context_length, f"eval.lengths {multiple} x data.context_length {context_length}"),
+        ):
+            longest = int(np.diff(self.parts[part].ends, prepend=0).max())
+            if longest < wanted:
+                raise ValueError(
+                    f"lm/{part}: its longest text has {longest} tokens, {reason} needs {wanted}: allow fewer, or give "
+                    f"longer texts (data.max_{part}_bytes, data.excerpt_bytes)"
+                )
+
+    def _details(self, sources: data.Sources, documents: Mapping[str, Sequence[data.Document]]) -> dict[str, Any]:
+        sizes = {
+            part: {
+                "documents": len(documents[part]),
+                "bytes": sum(document.stop - document.start for document in documents[part]),
+                "tokens": len(self.parts[part].tokens),
+                "whole": list(documents[part]) == list(sources.parts[part]),
+            }
+            for part in data.PARTS
+        }
+        details = {
+            "tokens": self.tokenizer.kind,
+            "vocab_size": self.tokenizer.vocab_size,
+            "tokenizer_sha256": self.tokenizer.fingerprint,
+            "context_length": self.config.data.context_length,
+            "blocks": BLOCKS_BEGIN,
+            "positions": f"{self.config.model.positions}, none where the attention encodes them",
+            "parts": sizes,
+        }
+        return details | ({"python": platform.python_version()} if sources.embedded else {})
+
+
+def _highest_order(vocab_size: int) -> int:
+    """The longest context whose number, with its next token, fits 63 bits."""
+    order = 1
+    while vocab_size ** (order + 2) < 2**63:
+        order += 1
+    return order

@@ -1,0 +1,169 @@
+"""Lossless tokenisers: bytes, byte-level BPE trained on the training part, and GPT-2's vocabulary.
+
+Each has ``kind``, ``pieces`` (the bytes of every token), ``begin`` (the token that opens a block and is never predicted),
+``vocab_size`` (``begin`` included), ``encode(texts) -> list of arrays`` and ``decode(tokens) -> bytes``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SPACE = frozenset(b" \t\n\r\v\f")  # ASCII only, so that words can be counted in pieces of a text
+
+
+class ByteTokenizer:
+    """Every byte of the UTF-8 text is a token."""
+
+    kind = "bytes"
+    begin = 256
+    vocab_size = 257
+    pieces = tuple(bytes([value]) for value in range(256))
+    fingerprint = hashlib.sha256(b"bytes").hexdigest()
+
+    def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        return [np.frombuffer(text, dtype=np.uint8) for text in texts]
+
+    def decode(self, tokens: np.ndarray) -> bytes:
+        return tokens.astype(np.uint8).tobytes()
+
+
+class PieceTokenizer:
+    """Byte-level BPE (Radford et al., 2019): no normalisation, no special tokens in the text, any byte has a token."""
+
+    def __init__(self, tokenizer: Tokenizer, kind: str, begin: int | None = None) -> None:
+        self.tokenizer, self.kind = tokenizer, kind
+        size = tokenizer.get_vocab_size()
+        self.begin = size if begin is None else begin
+        self.vocab_size = max(size, self.begin + 1)
+
+    @cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        value_of = {character: value for value, character in byte_characters().items()}
+        words = (self.tokenizer.id_to_token(index) or "" for index in range(self.vocab_size))
+        return tuple(
+            b"" if index == self.begin else bytes(value_of[character] for character in word)
+            for index, word in enumerate(words)
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+    def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        encodings = self.tokenizer.encode_batch([text.decode("utf-8") for text in texts], add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def decode(self, tokens: np.ndarray) -> bytes:
+        return b"".join([self.pieces[token] for token in tokens])
+
+
+AnyTokenizer = ByteTokenizer | PieceTokenizer
+
+
+def train_bpe(texts: Iterable[bytes], vocab_size: int) -> PieceTokenizer:
+    """BPE of at most ``vocab_size`` tokens, the 256 bytes and ``begin`` included."""
+    tokenizer = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1, initial_alphabet=sorted(byte_characters().values()), show_progress=False
+    )
+    tokenizer.train_from_iterator((text.decode("utf-8") for text in texts), trainer)
+    return PieceTokenizer(tokenizer, "bpe")
+
+
+def load_bpe(path: Path) -> PieceTokenizer:
+    """What ``train_bpe`` gave, from its file."""
+    return PieceTokenizer(Tokenizer.from_file(str(path)), "bpe")
+
+
+def load_gpt2(folder: Path, name: str) -> PieceTokenizer:
+    """GPT-2's tokeniser from its two files.  name: what messages call the folder.
+
+    Raises ValueError where a file is missing or isn't what it should be.
+    """
+    for file in ("vocab.json", "merges.txt"):
+        if not (folder / file).is_file():
+            raise ValueError(
+                f"{name}/{file}: no such file; tokens gpt2 need GPT-2's vocab.json and merges.txt there "
+                "(or choose tokens bytes or bpe)"
+            )
+    vocabulary = _read_vocabulary(folder / "vocab.json", f"{name}/vocab.json")
+    merges = _read_merges(folder / "merges.txt", f"{name}/merges.txt", vocabulary)
+    tokenizer = _byte_level(models.BPE(vocab=vocabulary, merges=merges))
+    return PieceTokenizer(tokenizer, "gpt2", begin=vocabulary["<|endoftext|>"])
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _read_vocabulary(path: Path, name: str) -> dict[str, int]:
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{name}: no JSON ({error}); a mapping from piece to number is wanted") from None
+    if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise ValueError(f"{name}: must map each piece to a number of its own, from 0 without gaps")
+    missing = [piece for piece in ("<|endoftext|>", *byte_characters().values()) if piece not in vocabulary]
+    if missing:
+        raise ValueError(f"{name}: lacks {missing[0]!r}; all 256 bytes and <|endoftext|> must be there")
+    known = set(byte_characters().values())
+    strange = [piece for piece in vocabulary if piece != "<|endoftext|>" and not known.issuperset(piece)]
+    if strange:
+        raise ValueError(f"{name}: piece {strange[0]!r} is not written in GPT-2's byte characters")
+    return vocabulary
+
+
+def _read_merges(path: Path, name: str, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+    merges = []
+    # Not splitlines(): it would cut at characters that stand for bytes.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line or line.startswith("#version"):
+            continue
+        pair = line.split(" ")
+        if len(pair) != 2 or not {pair[0], pair[1], pair[0] + pair[1]} <= vocabulary.keys():
+            raise ValueError(f"{name}: line {number}, {line!r}, is not two pieces of vocab.json that join to a third")
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def byte_characters() -> dict[int, str]:
+    """GPT-2's printable character for each byte: itself where it is visible, else one from 256 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [value for value in range(256) if value not in visible]
+    return {value: chr(value) for value in visible} | {value: chr(256 + i) for i, value in enumerate(hidden)}
+
+
+class TextCounter:
+    """Counts bytes and words of any slice of tokens; the counts of adjacent slices add up to those of the whole.
+
+    A word belongs to the slice that holds its first byte.
+    """
+
+    def __init__(self, tokenizer: AnyTokenizer) -> None:
+        pieces = tokenizer.pieces
+        black = [[byte not in SPACE for byte in piece] for piece in pieces]
+        self.length = np.array([len(piece) for piece in pieces], dtype=np.int64)
+        self.inner_starts = np.array([sum(b and not a for a, b in pairwise(row)) for row in black])
+        self.starts_black = np.array([row[:1] == [True] for row in black])
+        self.ends_white = np.array([row[-1:] == [False] for row in black])
+
+    def num_bytes(self, tokens: np.ndarray) -> int:
+        return int(self.length[tokens].sum())
+
+    def num_words(self, tokens: np.ndarray, previous: int | None) -> int:
+        """previous: the token before the slice, None where a document begins."""
+        after_white = np.empty(len(tokens), dtype=bool)
+        after_white[1:] = self.ends_white[tokens[:-1]]
+        after_white[:1] = previous is None or self.ends_white[previous]
+        return int(self.inner_starts[tokens].sum() + (self.starts_black[tokens] & after_white).sum())
