@@ -12,7 +12,7 @@ made again in the backward pass, what is kept is q, k, v and one S a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,21 +46,23 @@ def chunk_starts(sums: Tensor, start: Tensor, rescale: Tensor | None = None) -> 
     sums: (b, h, g, f, e).  start: (b, h, f, e), what came before.  rescale: (b, h, g + 1, f), factors on everything
     before chunk i on entering it, and on the whole at the end.  Returns (b, h, g, f, e) and (b, h, f, e).
     """
+    # Unbound, not indexed: the gradient of x[i] is as long as all of x.
+    factors = None if rescale is None else rescale[..., None].unbind(2)
     before, total = [], start
-    for i in range(sums.shape[2]):
-        if rescale is not None:
-            total = total * rescale[:, :, i, :, None]
+    for i, chunk_sum in enumerate(sums.unbind(2)):
+        if factors is not None:
+            total = total * factors[i]
         before.append(total)
-        total = total + sums[:, :, i]
-    if rescale is not None:
-        total = total * rescale[:, :, -1, :, None]
+        total = total + chunk_sum
+    if factors is not None:
+        total = total * factors[-1]
     return torch.stack(before, 2), total
 
 
 def normalised(sums: Tensor) -> Tensor:
     """Numerators divided by the normaliser behind them, (…, d + 1) -> (…, d); 0 / 0, an empty context, is 0."""
-    weight = sums[..., -1:]
-    return sums[..., :-1] / weight.masked_fill(weight == 0, 1)
+    numerators, weight = sums.split((sums.shape[-1] - 1, 1), -1)
+    return numerators / weight.masked_fill(weight == 0, 1)
 
 
 def by_blocks(
@@ -73,10 +75,12 @@ def by_blocks(
     keeps everything.
     """
     seq_len = next(x.shape[2] for x in sequences if x is not None)
+    sizes = block_sizes(seq_len, chunk_size, block_size)
+    # Split, not sliced: the gradient of a slice is as long as the whole sequence, once for every block.
+    blocks = zip(*(x.split(sizes, 2) if x is not None else [None] * len(sizes) for x in sequences), strict=True)
     outputs = []
-    for first, last in spans(seq_len, chunk_size, block_size):
-        block = [None if x is None else x[:, :, first:last] for x in sequences]
-        if torch.is_grad_enabled() and last < seq_len:
+    for i, block in enumerate(blocks):
+        if torch.is_grad_enabled() and i < len(sizes) - 1:
             out, state = checkpoint(step, *block, state, use_reentrant=False, preserve_rng_state=False)
         else:
             out, state = step(*block, state)
@@ -84,17 +88,16 @@ def by_blocks(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), state
 
 
-def spans(seq_len: int, chunk_size: int, block_size: int) -> Iterator[tuple[int, int]]:
-    """(first, last) of each block: whole chunks, as many as a block has; then the tokens that fill no chunk.
+def block_sizes(seq_len: int, chunk_size: int, block_size: int) -> list[int]:
+    """Tokens of each block: whole chunks, as many as a block has; then those that fill no chunk.
 
     A sequence without tokens is one empty block.
     """
-    whole = seq_len - seq_len % chunk_size
     per_block = max(block_size // chunk_size, 1) * chunk_size
-    for first in range(0, whole, per_block):
-        yield first, min(first + per_block, whole)
-    if whole < seq_len or seq_len == 0:
-        yield whole, seq_len
+    rest = seq_len % chunk_size
+    whole = seq_len - rest
+    sizes = [per_block] * (whole // per_block) + [whole % per_block, rest]
+    return [size for size in sizes if size] or [0]
 
 
 def in_chunks(x: Tensor, chunk_size: int) -> Tensor:
