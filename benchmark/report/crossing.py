@@ -1,0 +1,85 @@
+"""From which length on one attention is faster than another: from measured neighbours, never from a fitted curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmark.points import Point
+from benchmark.report import numbers
+
+
+class Crossing(NamedTuple):
+    """Where an attention becomes faster than the reference and stays so.
+
+    low       the longest length at which it is still clearly slower; None where it is so at none
+    high      the shortest length from which on it is clearly faster at every one; None: not up to ``longest``
+    estimate  between low and high, where the medians cross, interpolated between measured neighbours
+    shortest, longest  of the lengths that both have a figure at
+    """
+
+    low: int | None
+    high: int | None
+    estimate: float | None
+    shortest: int
+    longest: int
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"not reached up to {numbers.length(self.longest)}"
+        if self.high == self.shortest:
+            return f"faster from the shortest length measured, {numbers.length(self.shortest)}"
+        if self.low is None or self.estimate is None:
+            return f"at {numbers.length(self.high)} at the latest; not told apart at shorter lengths"
+        between = f"between {numbers.length(self.low)} and {numbers.length(self.high)}"
+        return f"near {numbers.significant(self.estimate, 2)} ({between})"
+
+
+def crossing(points: Sequence[Point], reference: Sequence[Point]) -> Crossing | None:
+    """Of two attentions' points of one mode and pattern; None where they share no length.
+
+    Clearly: the two intervals of the medians don't touch.
+    """
+    ours = {point.length: point for point in points if point.seconds is not None}
+    theirs = {point.length: point for point in reference if point.seconds is not None}
+    lengths = sorted(ours.keys() & theirs.keys())
+    if not lengths:
+        return None
+    high = None
+    for length in reversed(lengths):
+        if _high(ours[length]) >= _low(theirs[length]):
+            break
+        high = length
+    slower = [n for n in lengths if _low(ours[n]) > _high(theirs[n])]
+    if high is None or not slower:
+        return Crossing(slower[-1] if slower else None, high, None, lengths[0], lengths[-1])
+    ratios = [math.log(_median(ours[length]) / _median(theirs[length])) for length in lengths]
+    return Crossing(slower[-1], high, _last_zero(lengths, ratios, high), lengths[0], lengths[-1])
+
+
+def _last_zero(lengths: Sequence[int], ratios: Sequence[float], high: int) -> float:
+    """Where the ratio's logarithm last turns negative up to ``high``, linear in log length between two neighbours."""
+    pairs = zip(zip(lengths, ratios, strict=True), zip(lengths[1:], ratios[1:], strict=True), strict=False)
+    *_, ((before, positive), (after, negative)) = (
+        pair for pair in pairs if pair[0][1] >= 0 > pair[1][1] and pair[1][0] <= high
+    )
+    share = positive / (positive - negative)
+    return math.exp(math.log(before) + share * (math.log(after) - math.log(before)))
+
+
+def _median(point: Point) -> float:
+    assert point.seconds is not None
+    return point.seconds
+
+
+def _low(point: Point) -> float:
+    low = point.seconds_low if point.seconds_low is not None else point.seconds
+    assert low is not None
+    return low
+
+
+def _high(point: Point) -> float:
+    high = point.seconds_high if point.seconds_high is not None else point.seconds
+    assert high is not None
+    return high

@@ -1,0 +1,112 @@
+"""A report as a list of blocks, rendered twice from the same blocks: markdown and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark.report.tables import Table, to_markdown
+
+
+class Heading(NamedTuple):
+    level: int  # 2 for a section of the page
+    text: str
+
+    @property
+    def anchor(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self.text.lower()).strip("-")
+
+
+class Text(NamedTuple):
+    markdown: str
+
+
+class Warned(NamedTuple):
+    """A paragraph that must not be overlooked."""
+
+    markdown: str
+
+
+class Listing(NamedTuple):
+    lines: Sequence[str]
+
+
+class Picture(NamedTuple):
+    slug: str  # figures/SLUG.svg, .pdf, .png
+    caption: str
+
+
+Block = Heading | Text | Warned | Listing | Picture | Table
+
+
+def render_markdown(title: str, blocks: Sequence[Block]) -> str:
+    parts = [f"# {title}", *(_markdown(block) for block in blocks)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading():
+            return f"{'#' * block.level} {block.text}"
+        case Text():
+            return block.markdown
+        case Warned():
+            return f"> **Note.** {block.markdown}"
+        case Listing():
+            return "\n".join(["```bash", *block.lines, "```"])
+        case Picture():
+            return f"![{block.caption}](figures/{block.slug}.svg)\n\n*{block.caption}*"
+        case Table():
+            notes = "\n".join(f"- {note}" for note in block.notes if note)
+            return "\n\n".join(part for part in (to_markdown(block), notes) if part)
+
+
+def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:
+    """One file that needs no other: figures inlined as SVG, no script, no font from elsewhere."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    markdown = MarkdownIt("commonmark", {"html": False})
+    anchors = _anchors(blocks)
+    template = environment.get_template("report.html.jinja")
+    return template.render(
+        title=title,
+        blocks=[(type(block).__name__, block) for block in blocks],
+        anchors=anchors,
+        heading_anchors=[anchor for anchor in anchors if anchor],
+        rendered=lambda text: Markup(markdown.render(text)),
+        rendered_inline=lambda text: Markup(markdown.renderInline(text)),
+        svg=lambda slug: Markup(inline_svg((figures / f"{slug}.svg").read_text(encoding="utf-8"), slug)),
+    )
+
+
+def _anchors(blocks: Sequence[Block]) -> list[str]:
+    """An anchor by block, unique in the page; empty for what is no heading."""
+    seen: dict[str, int] = {}
+    anchors = []
+    for block in blocks:
+        anchor = block.anchor if isinstance(block, Heading) else ""
+        if anchor:
+            seen[anchor] = seen.get(anchor, 0) + 1
+            anchor = anchor if seen[anchor] == 1 else f"{anchor}-{seen[anchor]}"
+        anchors.append(anchor)
+    return anchors
+
+
+def inline_svg(text: str, prefix: str) -> str:
+    """The <svg> element alone, its ids made this figure's own: two figures of one page must not share a clip path."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
+    return re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)

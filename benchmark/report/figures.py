@@ -1,0 +1,211 @@
+"""The report's own figures: training curves, the overview, time and memory by length.  Tasks bring theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark.points import Point
+from benchmark.report import numbers
+from benchmark.report.groups import Entry, Group, Record, words
+from benchmark.report.style import COLUMN_WIDTH, PAGE_WIDTH, length_axis, style_of, value_axis
+from benchmark.report.summary import entry_of, headline, relative
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BINS = 80  # of a training curve: its noise from batch to batch is no finding
+
+
+def new_figure(rows: int = 1, columns: int = 1, *, width: float = PAGE_WIDTH, height: float = 2.6) -> Any:
+    """A figure without pyplot's global list of figures, and its axes (always an array)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def training_curves(group: Group) -> Figure | None:
+    """Training loss, and the selection metric on the validation part, by step: mean and range over seeds."""
+    entries = [entry for entry in group.entries if any(_curve(record, "training") for record in entry.completed)]
+    if not entries:
+        return None
+    validated = _validation_metric(group)
+    figure, axes = new_figure(1, 2 if validated else 1, width=PAGE_WIDTH if validated else COLUMN_WIDTH)
+    panels = [("training", "loss", "training loss")]
+    if validated:
+        panels.append(("validation", validated, f"validation {validated}"))
+    for axis, (curve, column, title) in zip(axes.flat, panels, strict=True):
+        for entry in entries:
+            _band(axis, entry, curve, column)
+        axis.set(xlabel="step", ylabel=title)
+        _cut_start(axis)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    _legend_below(figure, axes.flat[0], len(entries))
+    return figure
+
+
+def _curve(record: Record, name: str) -> dict[str, Any]:
+    return ((record.get("curves") or {}).get(name)) or {}
+
+
+def _validation_metric(group: Group) -> str | None:
+    """The headline metric where it was validated, else the first that was."""
+    for record in group.records:
+        columns = [name for name in _curve(record, "validation") if name not in ("step", "seconds")]
+        if columns:
+            first = next(iter(group.metrics()), None)
+            return first if first in columns else columns[0]
+    return None
+
+
+def _band(axis: Axes, entry: Entry, curve: str, column: str) -> None:
+    """Mean over seeds as a line; from the lowest to the highest seed as a band."""
+    series = [_series(record, curve, column) for record in entry.completed]
+    series = [(steps, values) for steps, values in series if len(steps)]
+    if not series:
+        return
+    steps = series[0][0]
+    stacked = np.stack([np.interp(steps, other, values) for other, values in series])
+    style = style_of(entry.label)
+    few = len(steps) <= 12
+    axis.plot(
+        steps,
+        stacked.mean(0),
+        label=entry.label,
+        color=style.color,
+        linestyle=style.linestyle,
+        marker=style.marker if few else None,
+        markerfacecolor=style.markerfacecolor,
+    )
+    if len(series) > 1:
+        axis.fill_between(steps, stacked.min(0), stacked.max(0), color=style.color, alpha=0.15, linewidth=0)
+
+
+def _series(record: Record, curve: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values without nulls, in means of some eighty bins where there are many more."""
+    points = _curve(record, curve)
+    pairs = zip(points.get("step") or [], points.get(column) or [], strict=False)
+    found = np.array([(step, value) for step, value in pairs if value is not None], dtype=float).reshape(-1, 2)
+    if len(found) > 2 * _BINS:
+        found = np.array([part.mean(0) for part in np.array_split(found, _BINS)])
+    return found[:, 0], found[:, 1]
+
+
+def _cut_start(axis: Axes) -> None:
+    """Leaves the first steps' heights out of the range, which would press the rest together; the line still runs in."""
+    lines = [np.asarray(line.get_ydata(), dtype=float) for line in axis.get_lines()]
+    lines = [line for line in lines if len(line) >= 10]
+    if not lines:
+        return
+    later = np.concatenate([line[len(line) // 10 :] for line in lines])
+    low, high = later.min(), later.max()
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    axis.set_ylim(min(low, *(line.min() for line in lines)) - margin, high + margin)
+
+
+def _legend_below(figure: Figure, axis: Axes, count: int) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(count, 6))
+
+
+def overview(groups: Sequence[Group]) -> Figure | None:
+    """Every attention's relative difference to the exact one, a line a table, in per cent."""
+    shown = [group for group in groups if group.reference is not None and group.metrics()]
+    if not shown:
+        return None
+    figure, axes = new_figure(height=0.9 + 0.32 * len(shown))
+    axis = axes[0, 0]
+    labelled: set[str] = set()
+    for index, group in enumerate(shown):
+        for entry in group.contenders:
+            change = relative(entry, group, headline(group)) if entry_of(entry.label, group) else None
+            if change is None or entry is group.reference:
+                continue
+            style = style_of(entry.label)
+            axis.plot(
+                100 * change,
+                index,
+                label=None if entry.label in labelled else entry.label,
+                color=style.color,
+                marker=style.marker,
+                markerfacecolor=style.markerfacecolor,
+                linestyle="none",
+                markersize=5,
+            )
+            labelled.add(entry.label)
+    axis.axvline(0, color="#888888", linewidth=0.8)
+    axis.set_xscale("symlog", linthresh=10)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{numbers.signed(value, 0)} %")
+    axis.set_yticks(range(len(shown)), [f"{words(group.task)}: {group.title} ({headline(group)})" for group in shown])
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    axis.set_xlabel("better than exact attention →")
+    axis.grid(False, axis="y")
+    _legend_below(figure, axis, len(labelled))
+    return figure
+
+
+MODE_WORDS = {"forward": "forward", "backward": "forward and backward", "decode": "decoding"}
+
+
+def time_and_memory(points: Sequence[Point]) -> Figure | None:
+    """Seconds, and bytes beyond the base, by length, of one mode and pattern; both axes logarithmic."""
+    timed = [point for point in points if point.seconds is not None]
+    if not timed:
+        return None
+    figure, axes = new_figure(1, 2)
+    panels = (
+        (
+            axes[0, 0],
+            "seconds a token" if points[0].mode == "decode" else "time a call",
+            _seconds,
+            numbers.duration,
+            10,
+        ),
+        (axes[0, 1], "memory held by a call", _increment, numbers.size, 4),
+    )
+    names = list(dict.fromkeys(point.attention for point in timed))
+    for axis, title, value_of, as_words, base in panels:
+        values: list[float] = []
+        for name in names:
+            values += _by_length(axis, name, [point for point in timed if point.attention == name], value_of)
+        length_axis(axis.xaxis, [point.length for point in timed])
+        value_axis(axis.yaxis, values or [1.0], as_words, base=base)
+        axis.set(xlabel="length (tokens)", ylabel=title)
+    _legend_below(figure, axes[0, 0], len(names))
+    return figure
+
+
+def _by_length(axis: Axes, name: str, points: Sequence[Point], value_of: Any) -> list[float]:
+    found = [(point.length, *value_of(point)) for point in sorted(points, key=lambda point: point.length)]
+    found = [row for row in found if row[1]]
+    if not found:
+        return []
+    lengths, middle, low, high = (np.array(column, dtype=float) for column in zip(*found, strict=True))
+    style = style_of(name)
+    axis.errorbar(
+        lengths,
+        middle,
+        yerr=[middle - low, high - middle],
+        label=name,
+        elinewidth=0.8,
+        capsize=0,
+        **style._asdict(),
+    )
+    return middle.tolist()
+
+
+def _seconds(point: Point) -> tuple[float | None, ...]:
+    low = point.seconds if point.seconds_low is None else point.seconds_low
+    high = point.seconds if point.seconds_high is None else point.seconds_high
+    return point.seconds, low, high
+
+
+def _increment(point: Point) -> tuple[float | None, ...]:
+    if point.peak_bytes is None or point.base_bytes is None:
+        return None, None, None
+    return (point.peak_bytes - point.base_bytes,) * 3

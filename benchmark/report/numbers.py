@@ -1,0 +1,96 @@
+"""How numbers are written: means with their deviation, lengths, bytes, seconds, counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from benchmark.statistics import Summary
+
+MISSING = "–"
+MINUS = "−"
+_MOST_DIGITS = 6  # significant digits of a mean: more are never supported by a handful of seeds
+
+
+def decimals(summaries: Sequence[Summary]) -> int:
+    """Decimals for a column of means: the middle deviation has two digits, the smallest one, if six digits allow it.
+
+    Without any deviation, four significant digits of the largest mean.
+    """
+    means = [abs(summary.mean) for summary in summaries]
+    largest = math.floor(math.log10(max(means))) if means and max(means) > 0 else 0
+    deviations = sorted(summary.deviation for summary in summaries if summary.deviation)
+    if not deviations:
+        return max(0, 3 - largest)
+    middle = deviations[len(deviations) // 2]
+    wanted = max(1 - math.floor(math.log10(middle)), -math.floor(math.log10(deviations[0])))
+    return max(0, min(wanted, _MOST_DIGITS - 1 - largest))
+
+
+def mean_and_deviation(summary: Summary, places: int) -> str:
+    """``0.7321 ± 0.0042``; the mean alone where one value leaves the deviation unknown."""
+    mean = fixed(summary.mean, places)
+    return mean if summary.deviation is None else f"{mean} ± {fixed(summary.deviation, places)}"
+
+
+def fixed(value: float, places: int) -> str:
+    """With thousands separated, and a true minus sign."""
+    text = f"{value:,.{places}f}"
+    return text.replace("-", MINUS) if any(digit in text for digit in "123456789") else text.lstrip("-")
+
+
+def signed(value: float, places: int) -> str:
+    """With its sign, unless it rounds to zero."""
+    text = fixed(value, places)
+    return f"+{text}" if value > 0 and any(digit in text for digit in "123456789") else text
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number of a table that has no deviation."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
+def count(value: float | None) -> str:
+    return MISSING if value is None else f"{round(value):,}"
+
+
+def length(value: float) -> str:
+    """256, 512, 1K, 1.5K, 128K, 1M: a K is 1,024."""
+    for size, letter in ((2**20, "M"), (2**10, "K")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def size(value: float | None) -> str:
+    """Bytes, in powers of 1,024."""
+    if value is None:
+        return MISSING
+    for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= unit:
+            return f"{value / unit:.3g} {letter}" if value / unit < 1000 else f"{value / unit:,.0f} {letter}"
+    return f"{value:.0f} B"
+
+
+def duration(seconds: float | None) -> str:
+    """Three digits in the unit that suits."""
+    if seconds is None:
+        return MISSING
+    if seconds >= 100:
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    for unit, letter in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {letter}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

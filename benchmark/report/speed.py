@@ -1,0 +1,168 @@
+"""The report's section on ``efficiency.csv``: time and memory by length, and crossings with the exact attentions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark.points import FILE_NAME, Point, merge, read_points
+from benchmark.registry import ATTENTIONS
+from benchmark.report import numbers
+from benchmark.report.crossing import crossing
+from benchmark.report.figures import MODE_WORDS
+from benchmark.report.groups import declared, words
+from benchmark.report.tables import Cell, Row, Table, escape
+
+
+class Sweep(NamedTuple):
+    """The points of one mode and pattern on one device: one figure, three tables."""
+
+    mode: str
+    pattern: str
+    batch: int
+    num_heads: int
+    head_dim: int
+    dtype: str
+    device: str
+    points: tuple[Point, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{words(self.pattern).capitalize()}, {MODE_WORDS.get(self.mode, self.mode)}"
+
+    @property
+    def conditions(self) -> str:
+        return f"batch {self.batch}, {self.num_heads} heads of {self.head_dim}, {self.dtype}, {self.device}"
+
+    @property
+    def slug(self) -> str:
+        parts = (self.pattern, self.mode, self.batch, self.num_heads, self.head_dim, self.dtype, self.device)
+        return "efficiency-" + "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in parts)
+
+    @property
+    def attentions(self) -> list[str]:
+        """In the registry's order, strangers last."""
+        names = list(ATTENTIONS)
+        found = dict.fromkeys(point.attention for point in self.points)
+        return sorted(found, key=lambda name: names.index(name) if name in names else len(names))
+
+    def of(self, attention: str) -> list[Point]:
+        return [point for point in self.points if point.attention == attention]
+
+
+def sweep_files(directories: Iterable[Path]) -> list[Path]:
+    return [directory / FILE_NAME for directory in directories if (directory / FILE_NAME).is_file()]
+
+
+def read_sweeps(directories: Iterable[Path]) -> list[Sweep]:
+    """All points of these folders; of a point measured in two of them, the later folder's."""
+    points: list[Point] = []
+    for file in sweep_files(directories):
+        points = merge(points, read_points(file))
+    by_sweep: dict[Sweep, list[Point]] = {}
+    for point in points:
+        shared = {name: getattr(point, name) for name in Sweep._fields if name != "points"}
+        by_sweep.setdefault(Sweep(**shared), []).append(point)
+    return [
+        sweep._replace(points=tuple(sorted(found, key=lambda point: point.length))) for sweep, found in by_sweep.items()
+    ]
+
+
+def time_table(sweep: Sweep) -> Table:
+    """Median with its interval by length."""
+
+    def as_words(point: Point) -> str:
+        if point.seconds is None:
+            return numbers.MISSING
+        return numbers.duration(point.seconds)
+
+    table = _by_length(sweep, "time", as_words, "seconds", "seconds_low", "seconds_high", "kernel", "status", "reason")
+    what = "a token after a context of that length" if sweep.mode == "decode" else "a call"
+    table.caption = f"{sweep.title}: median seconds of {what}. {sweep.conditions}."
+    rounds = sorted({point.rounds for point in sweep.points if point.rounds})
+    if rounds:
+        table.notes.append(
+            f"Medians of {numbers.significant(rounds[0])}"
+            + (f" to {rounds[-1]}" if rounds[-1] != rounds[0] else "")
+            + " interleaved rounds; the bars in the figure and the CSV file give 95 % bootstrap intervals."
+        )
+    return table
+
+
+def memory_table(sweep: Sweep) -> Table:
+    """What a call holds beyond parameters, inputs and state."""
+
+    def as_words(point: Point) -> str:
+        if point.peak_bytes is None or point.base_bytes is None or point.status != "completed":
+            return numbers.MISSING
+        return numbers.size(point.peak_bytes - point.base_bytes)
+
+    table = _by_length(sweep, "memory", as_words, "base_bytes", "peak_bytes", "flops", "moved_bytes", "status")
+    table.caption = (
+        f"{sweep.title}: most memory that a call holds beyond parameters, inputs and state. {sweep.conditions}."
+    )
+    return table
+
+
+def _by_length(sweep: Sweep, name: str, as_words: Callable[[Point], str], *columns: str) -> Table:
+    lengths = sorted({point.length for point in sweep.points})
+    rows, notes = [], []
+    for attention in sweep.attentions:
+        found = {point.length: point for point in sweep.of(attention)}
+        if all(point.status == "unsupported" for point in found.values()):
+            rows.append(Row(attention, message=f"not supported: {next(iter(found.values())).reason}"))
+            continue
+        cells = [Cell(as_words(found[length]) if length in found else numbers.MISSING) for length in lengths]
+        rows.append(Row(attention, tuple(cells)))
+        notes += _stopped(attention, found.values())
+    values = [
+        {"attention": point.attention, "length": point.length} | {column: getattr(point, column) for column in columns}
+        for point in sweep.points
+    ]
+    headings = ["attention", *map(numbers.length, lengths)]
+    return Table(f"{sweep.slug}-{name}", "", headings, rows, values, notes if name == "time" else [])
+
+
+def _stopped(attention: str, points: Iterable[Point]) -> list[str]:
+    """The first length at which it was stopped, and why; one line for each way of stopping."""
+    first: dict[str, Point] = {}
+    for point in points:
+        if point.status not in ("completed", "unsupported"):
+            first.setdefault(point.status, point)
+    return [
+        f"{escape(attention)} at {numbers.length(point.length)}: {words(status)} ({escape(str(point.reason))})."
+        for status, point in first.items()
+    ]
+
+
+def crossing_table(sweeps: Sequence[Sweep]) -> Table | None:
+    """From which length on each attention is faster than each exact one."""
+    exact = list(dict.fromkeys(a for sweep in sweeps for a in sweep.attentions if declared(a).get("exact", False)))
+    rows, values = [], []
+    for sweep in sweeps:
+        for attention in sweep.attentions:
+            if attention in exact or declared(attention).get("control", False):
+                continue
+            found = {name: crossing(sweep.of(attention), sweep.of(name)) for name in exact}
+            if not any(found.values()):
+                continue
+            label = f"{attention}: {words(sweep.pattern)}, {MODE_WORDS.get(sweep.mode, sweep.mode)}"
+            several = len({other.conditions for other in sweeps}) > 1
+            label = f"{label} ({sweep.conditions})" if several else label
+            rows.append(Row(label, tuple(Cell(str(found[name] or numbers.MISSING)) for name in exact)))
+            for name, where in found.items():
+                if where is not None:
+                    row = {"attention": attention, "against": name, "pattern": sweep.pattern, "mode": sweep.mode}
+                    values.append(row | where._asdict())
+    if not rows:
+        return None
+    notes = [
+        "From measured neighbours: between the last length at which the attention is clearly slower and the first from which on it "
+        "is clearly faster (intervals of the medians apart); the figure in front interpolates between the two lengths at which the "
+        "medians change places. Outside the measured lengths nothing is said."
+    ]
+    columns = ["attention", *(f"faster than {name}" for name in exact)]
+    return Table(
+        "efficiency-crossing", "From which length on an attention is faster.", columns, rows, values, notes, True
+    )

@@ -1,0 +1,121 @@
+"""How figures look: colours and markers by attention, axes of lengths, seconds and bytes.
+
+Sized for a paper's column: text of 8 points, vector formats, colours that the colour-blind can tell apart (Okabe and
+Ito), and a marker besides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from benchmark.registry import ATTENTIONS
+from benchmark.report import numbers
+
+COLUMN_WIDTH = 3.5  # inches; a page's text is twice as wide
+PAGE_WIDTH = 7.0
+
+SETTINGS: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "savefig.dpi": 200,
+    "svg.fonttype": "none",  # text stays text: small files, and words that can be searched
+    "svg.hashsalt": "lavo-bench",  # the same bytes for the same figure
+    "pdf.fonttype": 42,
+}
+
+_COLOURS = ("#D55E00", "#000000", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+
+
+class Style(NamedTuple):
+    """Keywords of ``Axes.plot``; a stranger's line is dashed and its marker hollow."""
+
+    color: str
+    marker: str
+    linestyle: str
+    markerfacecolor: str
+
+
+def style_of(label: str) -> Style:
+    """Of a row's label, ``lavo`` or ``lavo (window 32)``: the same in every figure of every report.
+
+    Attentions of the table have theirs by their place in it; all else by a hash of the label.
+    """
+    names = list(ATTENTIONS)
+    if label in names:
+        index = names.index(label)
+        colour = _COLOURS[index % len(_COLOURS)]
+        return Style(colour, _MARKERS[index % len(_MARKERS)], "-", colour)
+    code = int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "big")
+    colour = _COLOURS[code % len(_COLOURS)]
+    return Style(colour, _MARKERS[code // len(_COLOURS) % len(_MARKERS)], "--", "white")
+
+
+def length_axis(axis: Any, lengths: Sequence[float]) -> None:
+    """A logarithmic axis of lengths, labelled 256, 512, 1K where they were measured (every second where crowded)."""
+    wanted = sorted(set(lengths))
+    while len(wanted) > 7:
+        wanted = wanted[::-2][::-1]
+    _log_axis(axis, wanted, numbers.length)
+    low, high = min(lengths), max(lengths)
+    margin = 1.15 if high > low else 2.0
+    axis.axes.set(**{f"{axis.axis_name}lim": (low / margin, high * margin)})
+
+
+def value_axis(axis: Any, values: Sequence[float], words: Callable[[float], str], *, base: int = 10) -> None:
+    """A logarithmic axis with at least two labelled ticks, even under one decade."""
+    low, high = min(values), max(values)
+    # A quarter of an octave around the values; a single value gets an octave to each side.
+    low, high = (low / 1.2, high * 1.2) if high > low * 1.01 else (low / 2, high * 2)
+    ticks = log_ticks(low, high, base=base)
+    _log_axis(axis, ticks, words)
+    axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})
+
+
+def log_ticks(low: float, high: float, *, base: int = 10) -> list[float]:
+    """Round numbers from low to high, two at least and about seven at most."""
+    for factors in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))) if base == 10 else ((1,),):
+        exponents = range(math.floor(math.log(low, base)) - 1, math.ceil(math.log(high, base)) + 1)
+        ticks = [factor * float(base) ** exponent for exponent in exponents for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            step = math.ceil(len(ticks) / 7)
+            return ticks[::-step][::-1]
+    from matplotlib.ticker import MaxNLocator
+
+    for count in (4, 8, 16):
+        ticks = [float(tick) for tick in MaxNLocator(count).tick_values(low, high) if low <= tick <= high]
+        if len(ticks) >= 2:
+            return ticks
+    return [low, high]
+
+
+def _log_axis(axis: Any, ticks: Sequence[float], words: Callable[[float], str]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,99 @@
+"""All tables at a glance: every attention against the exact one, and mean ranks with their caveat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmark.report import numbers
+from benchmark.report.groups import Entry, Group, words
+from benchmark.report.tables import Cell, Row, Table, summary_of
+from benchmark.statistics import best_outside_spread, mean_ranks
+
+
+def headline(group: Group) -> str:
+    """The task's first metric."""
+    return next(iter(group.metrics()))
+
+
+def relative(entry: Entry, group: Group, metric: str) -> float | None:
+    """By how much of the reference's mean this one's is better (positive) or worse, over the seeds both have."""
+    reference = group.reference
+    if reference is None:
+        return None
+    first, second = reference.values(metric), entry.values(metric)
+    seeds = [seed for seed in first if seed in second]
+    base = sum(first[seed] for seed in seeds)
+    if not seeds or base == 0:
+        return None
+    change = (sum(second[seed] for seed in seeds) - base) / abs(base)
+    return change if group.metrics()[metric]["higher_is_better"] else -change
+
+
+def entry_of(label: str, group: Group) -> Entry | None:
+    """The finished row of this label."""
+    return next((entry for entry in group.contenders if entry.label == label and entry.completed), None)
+
+
+def summary_table(groups: Sequence[Group]) -> Table | None:
+    """One row a table of the report, one column an attention; mean ranks below.  None where nothing can be compared."""
+    shown = [group for group in groups if group.reference is not None and group.metrics()]
+    entries = [entry for group in shown for entry in group.contenders if entry.completed]
+    labels = list(dict.fromkeys(entry.label for entry in entries))
+    if len(labels) < 2:
+        return None
+    rows, values = [], []
+    for group in shown:
+        title = f"{words(group.task)}: {group.title}, {headline(group)}"
+        changes = {label: _change(label, group) for label in labels}
+        rows.append(Row(title, tuple(Cell(_change_words(label, group, changes[label])) for label in labels)))
+        values.append({"table": title, **changes})
+    notes = [
+        "Relative difference of the mean to the exact attention's, positive is better. ≈: the two means ± deviation touch, "
+        "or a deviation is unknown, so that not even the sign is established."
+    ]
+    ranks = mean_rank_by_label(shown, labels)
+    if ranks is not None:
+        num_tables, by_label = ranks
+        cells = [
+            Cell(numbers.significant(by_label[label], 2) if label in by_label else numbers.MISSING) for label in labels
+        ]
+        rows.append(Row(f"mean rank in {num_tables} tables (1 is best)", tuple(cells), is_control=True))
+        values.append({"table": f"mean rank in {num_tables} tables", **by_label})
+        notes.append(
+            "Mean ranks are of the attentions that finished in all of these tables. A rank hides by how much, and whether the "
+            "difference is more than noise: read the tables, not the rank."
+        )
+    return Table("summary", "All tables at a glance.", ["table", *labels], rows, values, notes)
+
+
+def _change(label: str, group: Group) -> float | None:
+    entry = entry_of(label, group)
+    return None if entry is None else relative(entry, group, headline(group))
+
+
+def _change_words(label: str, group: Group, change: float | None) -> str:
+    entry, reference = entry_of(label, group), group.reference
+    if entry is None or reference is None or change is None:
+        return numbers.MISSING
+    if entry is reference:
+        return "reference"
+    pair = [summary_of(entry, headline(group)), summary_of(reference, headline(group))]
+    clear = best_outside_spread(pair, higher_is_better=True) is not None
+    return f"{'' if clear else '≈ '}{numbers.signed(100 * change, 1)} %"
+
+
+def mean_rank_by_label(groups: Sequence[Group], labels: Sequence[str]) -> tuple[int, dict[str, float]] | None:
+    """How many tables count, and the mean rank of every attention that has a figure in all of them."""
+
+    def mean(label: str, group: Group) -> float | None:
+        entry = entry_of(label, group)
+        summary = None if entry is None else summary_of(entry, headline(group))
+        return None if summary is None else summary.mean
+
+    means: dict[str, list[Any]] = {label: [mean(label, group) for group in groups] for label in labels}
+    ranked = {label: row for label, row in means.items() if None not in row}
+    if len(groups) < 2 or len(ranked) < 2:
+        return None
+    directions = [group.metrics()[headline(group)]["higher_is_better"] for group in groups]
+    return len(groups), dict(zip(ranked, mean_ranks(list(ranked.values()), directions), strict=True))

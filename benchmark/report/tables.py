@@ -1,0 +1,341 @@
+"""Tables: of a group's metrics, of its costs, of the whole run; as markdown and CSV (LaTeX: ``latex.py``)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from benchmark.report import numbers
+from benchmark.report.groups import Entry, Group, task_metrics, words
+from benchmark.statistics import Summary, best_outside_spread, paired_t_test, summarise
+
+MOST_METRICS = 6  # in one table; more go into a further one
+STATUS_WORDS = {"failed": "failed", "out_of_memory": "out of memory", "unsupported": "not supported"}
+
+
+class Cell(NamedTuple):
+    """One figure as it is printed."""
+
+    text: str
+    bold: bool = False
+
+
+class Row(NamedTuple):
+    """A label with its figures, or with the reason why there are none."""
+
+    label: str
+    cells: tuple[Cell, ...] = ()
+    message: str | None = None
+    is_control: bool = False
+
+
+@dataclass
+class Table:
+    """What is printed, and the same as plain values for the CSV file."""
+
+    slug: str
+    caption: str
+    columns: list[str]  # the first is the label's
+    rows: list[Row]
+    values: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # markdown, below the table
+    is_prose: bool = False  # words in the cells, not figures
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table; controls are in italics, because markdown has no rule between rows."""
+    width = len(table.columns)
+    lines = [_pipe(map(escape, table.columns)), _pipe(["---", *["---" if table.is_prose else "---:"] * (width - 1)])]
+    for row in table.rows:
+        label = f"*{escape(row.label)}*" if row.is_control else escape(row.label)
+        if row.message is not None:
+            cells = [f"*{escape(row.message)}*", *[""] * (width - 2)]
+        else:
+            cells = [f"**{escape(cell.text)}**" if cell.bold else escape(cell.text) for cell in row.cells]
+        lines.append(_pipe([label, *cells]))
+    return "\n".join(lines)
+
+
+def _pipe(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def escape(text: str) -> str:
+    """Plain text inside markdown."""
+    return "".join(f"\\{character}" if character in "\\`*_[]<>|~#" else character for character in text)
+
+
+def to_csv(table: Table) -> str:
+    """The plain values, unrounded; an unknown one is an empty cell."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in table.values for name in row))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in table.values)
+    return text.getvalue()
+
+
+def heading(metric: str, higher_is_better: bool, unit: str | None) -> str:
+    """``mse ↓``, ``bits_per_byte ↓ (bits/byte)``."""
+    arrow = "↑" if higher_is_better else "↓"
+    return f"{metric} {arrow} ({unit})" if unit else f"{metric} {arrow}"
+
+
+def metric_tables(group: Group) -> list[Table]:
+    """Mean ± deviation over seeds: attentions, controls below; a further table for every six metrics."""
+    names = list(group.metrics())
+    parts = [names[start : start + MOST_METRICS] for start in range(0, len(names), MOST_METRICS)] or [[]]
+    return [_metric_table(group, part, index) for index, part in enumerate(parts)]
+
+
+def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
+    metrics = group.metrics()
+    entries = [*group.contenders, *(entry for entry in group.entries if entry.is_control)]
+    reference = group.reference if part == 0 and names else None
+    columns = ["attention", "seeds"]
+    columns += [heading(name, metrics[name]["higher_is_better"], metrics[name].get("unit")) for name in names]
+    if reference is not None:
+        columns.append(f"{names[0]} {numbers.MINUS} {reference.label}")
+    summaries = {name: [summary_of(entry, name) for entry in entries] for name in names}
+    places = {name: numbers.decimals([s for s in summaries[name] if s is not None]) for name in names}
+    best = {
+        name: best_outside_spread(
+            [None if entry.is_control else summary for entry, summary in zip(entries, summaries[name], strict=True)],
+            higher_is_better=metrics[name]["higher_is_better"],
+        )
+        for name in names
+    }
+    rows = []
+    for index, entry in enumerate(entries):
+        if not entry.completed:
+            rows.append(Row(entry.label, message=_reason(entry), is_control=entry.is_control))
+            continue
+        cells = [Cell(_seeds(entry))]
+        for name in names:
+            summary = summaries[name][index]
+            text = numbers.MISSING if summary is None else numbers.mean_and_deviation(summary, places[name])
+            cells.append(Cell(text + _mark(entry, name), bold=best[name] == index))
+        if reference is not None:
+            cells.append(Cell(_against(entry, reference, names[0], places[names[0]])))
+        rows.append(Row(entry.label, tuple(cells), is_control=entry.is_control))
+    rows += [_control_row(name, values, names, places, len(columns)) for name, values in group.controls().items()]
+    suffix = f"-{part + 1}" if part else ""
+    caption = (
+        f"{words(group.task).capitalize()}, {group.title}. Data: {data_words(group.data)}. Preset: {group.preset}."
+    )
+    table = Table(f"{group.slug}{suffix}", caption, columns, rows, _values(group, entries, names))
+    table.notes = _notes(group, entries, names) if part == 0 else []
+    return table
+
+
+def summary_of(entry: Entry, metric: str) -> Summary | None:
+    values = list(entry.values(metric).values())
+    return summarise(values) if values else None
+
+
+def _seeds(entry: Entry) -> str:
+    done, asked = len(entry.completed), len(entry.records)
+    return str(done) if done == asked else f"{done} of {asked}"
+
+
+def _mark(entry: Entry, metric: str) -> str:
+    """A dagger where some finished seed has no value: the mean is then of those that did well enough to have one."""
+    return "" if len(entry.values(metric)) in (0, len(entry.completed)) else "†"
+
+
+def _reason(entry: Entry) -> str:
+    record = entry.records[0]
+    status = STATUS_WORDS.get(record["status"], record["status"])
+    reason = " ".join(str(record.get("reason") or "no reason recorded").split())
+    return f"{status}: {reason}"
+
+
+def _against(entry: Entry, reference: Entry, metric: str, places: int) -> str:
+    """The mean difference over the seeds that both have, with its paired interval where there are two."""
+    if entry is reference:
+        return numbers.MISSING
+    first, second = reference.values(metric), entry.values(metric)
+    seeds = [seed for seed in first if seed in second]
+    if not seeds:
+        return numbers.MISSING
+    test = paired_t_test([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+    text = numbers.signed(test.difference, places)
+    if test.low is None or test.high is None:
+        return text
+    return f"{text} [{numbers.signed(test.low, places)}, {numbers.signed(test.high, places)}]"
+
+
+def _control_row(
+    name: str, values: Mapping[str, list[float]], metrics: Sequence[str], places: Mapping[str, int], width: int
+) -> Row:
+    cells = [Cell(numbers.MISSING)]
+    for metric in metrics:
+        found = values.get(metric)
+        text = numbers.MISSING if not found else numbers.mean_and_deviation(summarise(found), places[metric])
+        cells.append(Cell(text))
+    cells += [Cell(numbers.MISSING)] * (width - 1 - len(cells))
+    return Row(name, tuple(cells), is_control=True)
+
+
+def _values(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for entry in entries:
+        row: dict[str, Any] = {"attention": entry.label, "kind": "control" if entry.is_control else "attention"}
+        row |= {"seeds": len(entry.completed), "seeds_asked": len(entry.records)}
+        for name in names:
+            summary = summary_of(entry, name)
+            row[f"{name}_mean"] = summary.mean if summary else None
+            row[f"{name}_deviation"] = summary.deviation if summary else None
+            row[f"{name}_n"] = next(
+                (r["metrics"][name].get("n") for r in entry.completed if name in r["metrics"]), None
+            )
+        statuses = sorted({record["status"] for record in entry.records} - {"completed"})
+        row |= {"status": ", ".join(statuses) or "completed", "reason": None if not statuses else _first_reason(entry)}
+        rows.append(row)
+    for control, metrics in group.controls().items():
+        means = {f"{name}_mean": summarise(metrics[name]).mean for name in names if metrics.get(name)}
+        rows.append({"attention": control, "kind": "control", **means, "status": "completed"})
+    return rows
+
+
+def _first_reason(entry: Entry) -> str | None:
+    return next((record.get("reason") for record in entry.records if record["status"] != "completed"), None)
+
+
+def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
+    notes = [bold_note(group, names), *_noise_floor(group, names), *_incomplete(entries, names), *_tuning(group)]
+    sizes = {f"{name} {numbers.count(group.metrics()[name].get('n'))}" for name in names}
+    examples = {group.metrics()[name].get("n") for name in names}
+    if len(examples) == 1:
+        notes.append(f"n = {numbers.count(examples.pop())} in the test part.")
+    elif sizes:
+        notes.append(f"n in the test part: {escape(', '.join(sorted(sizes)))}.")
+    cards = task_metrics(group.task)
+    described = [f"{escape(name)}: {escape(cards[name].card)}" for name in names if name in cards and cards[name].card]
+    return [*notes, f"{'; '.join(described)}." if described else ""]
+
+
+def bold_note(group: Group, names: Sequence[str]) -> str:
+    """What bold means in this table, or why nothing is bold."""
+    single = [entry.label for entry in group.contenders if len(entry.completed) == 1]
+    if not names or not any(entry.completed for entry in group.contenders):
+        return ""
+    if single:
+        return (
+            "Nothing is bold: with one seed the spread is unknown"
+            + (f" ({escape(', '.join(single))})" if len(single) < len(group.contenders) else "")
+            + ", so a best can't be told from chance."
+        )
+    return "Bold: the best, where its mean ± deviation over seeds touches that of no other attention."
+
+
+def _noise_floor(group: Group, names: Sequence[str]) -> list[str]:
+    """How far two computations of the same function lie apart."""
+    exact = [entry for entry in group.entries if entry.is_exact and entry.completed]
+    if len(exact) < 2 or not names:
+        return []
+    first, second = exact[:2]
+    parts = []
+    for name in names:
+        a, b = first.values(name), second.values(name)
+        differences = [b[seed] - a[seed] for seed in a if seed in b]
+        if differences:
+            mean = sum(abs(difference) for difference in differences) / len(differences)
+            parts.append(f"{escape(name)} {numbers.significant(mean, 2)}")
+    if not parts:
+        return []
+    return [
+        f"Noise floor: {escape(second.label)} computes the same function as {escape(first.label)}; their mean absolute "
+        f"difference by seed is {', '.join(parts)}. A smaller difference between attentions says nothing."
+    ]
+
+
+def _incomplete(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
+    notes = []
+    for entry in entries:
+        lost = [record for record in entry.records if record["status"] != "completed"]
+        if entry.completed and lost:
+            seeds = ", ".join(str(record["cell"]["seed"]) for record in lost)
+            status = STATUS_WORDS.get(lost[0]["status"], lost[0]["status"])
+            reason = " ".join(str(lost[0].get("reason") or "no reason recorded").split())
+            notes.append(f"{escape(entry.label)}, seed {seeds}: {status} ({escape(reason)}).")
+        if any(_mark(entry, name) for name in names):
+            notes.append(f"† {escape(entry.label)}: the mean leaves out seeds without a finite value.")
+    return notes
+
+
+def _tuning(group: Group) -> list[str]:
+    """One learning rate for all is said; so are different ones."""
+    rates: dict[str, list[str]] = {}
+    for entry in group.contenders:
+        for record in entry.completed[:1]:
+            rate = ((record.get("config") or {}).get("train") or {}).get("learning_rate")
+            if rate is not None:
+                rates.setdefault(f"{rate:g}", []).append(entry.label)
+    if len(rates) == 1:
+        return [f"All at one learning rate, {next(iter(rates))}: no attention was tuned."]
+    chosen = "; ".join(f"{rate}: {escape(', '.join(labels))}" for rate, labels in rates.items())
+    return [f"Learning rates: {chosen}."] if rates else []
+
+
+def data_words(data: Mapping[str, Any]) -> str:
+    """``embedded (3f2a91c0)``, ``ETTh1 (…)``: whose data, and the beginning of their fingerprint."""
+    name = data.get("name") or "unknown"
+    if data.get("embedded") and name != "embedded":
+        name = f"embedded, {name}"
+    return f"{name} ({str(data['sha256'])[:8]})" if data.get("sha256") else str(name)
+
+
+COSTS = {  # key of a record's ``efficiency`` -> heading, how it is written
+    "parameters": ("parameters", numbers.count),
+    "extra_parameters": ("extra", numbers.count),
+    "train_seconds": ("training", numbers.duration),
+    "tokens_per_second": ("tokens/s", numbers.count),
+    "examples_per_second": ("examples/s", numbers.significant),
+    "peak_bytes": ("peak memory", numbers.size),
+    "state_bytes": ("state", numbers.size),
+}
+
+
+def cost_table(group: Group) -> Table | None:
+    """Parameters, time and memory of the cells: medians over seeds."""
+    entries = [entry for entry in group.entries if entry.completed]
+    keys = [key for key in COSTS if any(_cost(entry, key) is not None for entry in entries)]
+    if not keys:
+        return None
+    columns = ["attention", "kernel", *(COSTS[key][0] for key in keys)]
+    rows, values = [], []
+    for entry in entries:
+        kernels = ", ".join(_kernels(entry)) or numbers.MISSING
+        cells = [Cell(kernels)]
+        for key in keys:
+            value = _cost(entry, key)
+            cells.append(Cell(COSTS[key][1](value) + (_share(entry) if key == "extra_parameters" else "")))
+        rows.append(Row(entry.label, tuple(cells), is_control=entry.is_control))
+        values.append({"attention": entry.label, "kernel": kernels, **{key: _cost(entry, key) for key in keys}})
+    caption = f"Cost of {words(group.task)}, {group.title}: medians over seeds."
+    notes = [
+        "Extra: parameters that the attention adds to the backbone, also as a share of it; the benchmark's limit is 10 %."
+    ]
+    return Table(f"{group.slug}-cost", caption, columns, rows, values, notes)
+
+
+def _cost(entry: Entry, key: str) -> float | None:
+    found = [(record.get("efficiency") or {}).get(key) for record in entry.completed]
+    known = sorted(float(value) for value in found if value is not None)
+    return known[len(known) // 2] if known else None
+
+
+def _kernels(entry: Entry) -> list[str]:
+    found = [kernel for r in entry.completed for kernel in (r.get("efficiency") or {}).get("kernels") or []]
+    return list(dict.fromkeys(map(str, found)))
+
+
+def _share(entry: Entry) -> str:
+    extra, total = _cost(entry, "extra_parameters"), _cost(entry, "parameters")
+    if not extra or not total or total <= extra:
+        return ""
+    return f" ({numbers.significant(100 * extra / (total - extra), 2)} %)"
