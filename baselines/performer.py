@@ -281,9 +281,9 @@ def source_block(
     k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: PerformerState, *, omega: Tensor
 ) -> tuple[Tensor, PerformerState]:
     """Adds a block of a source to the state; the first of the pair is no output."""
-    if k.shape[2] == 0:
-        return v, state
     k, v = k.to(state.sums.dtype), v.to(state.sums.dtype)
+    if k.shape[2] == 0:
+        return v, PerformerState(state.sums + k.sum() + v.sum(), state.maxima)  # an empty sum, but one with gradients
     log_k = log_key_features(k, omega)
     if key_padding_mask is not None:
         log_k = log_k.masked_fill(key_padding_mask[..., None], -math.inf)
