@@ -145,15 +145,24 @@ class LossSum(NamedTuple):
     """A loss as a sum, and the number of terms in it, so that no grouping into batches changes the mean."""
 
     total: Tensor  # scalar, in the graph
-    count: int | Tensor  # tokens, or values
+    num_terms: int | Tensor  # tokens, or values
 
 
 class AttentionFactory(Protocol):
     """What a backbone asks for its attention layers; it never learns which mechanism is inside."""
 
     def __call__(
-        self, pattern: Pattern, *, embed_dim: int, num_heads: int, max_length: int, dropout: float = 0.0, **options: Any
-    ) -> nn.Module:
+        self,
+        pattern: Pattern,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        max_length: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        source_dim: int | None = None,
+        rotary: bool = False,
+    ) -> Any:
         """A ``MultiHeadAttention``: the cell's attention at the cell's pattern, exact softmax elsewhere."""
         ...
 

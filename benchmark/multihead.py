@@ -60,7 +60,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(
                 f"{', '.join(options) or 'pattern'}: the attention is built already, so it takes no options"
             )
-        self.attention = attention
+        self.attention: Any = attention  # Any: the protocol's methods are not nn.Module's
         self.rotary = rotary
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.k_proj = nn.Linear(source_dim or embed_dim, embed_dim, bias=bias)
@@ -191,9 +191,12 @@ class AttentionSites:
         cls = load_attention(name)
         if getattr(cls, "needs_max_length", False) and "max_length" in attention_options(cls):
             options.setdefault("max_length", max_length)
-        attention = build_attention(
-            name, pattern=pattern, num_heads=num_heads, head_dim=embed_dim // num_heads, **options
-        )
+        # What an attention draws for itself must not shift the draws of the layers after it: with one seed the
+        # backbone starts from the same weights whatever attention is inside.
+        with torch.random.fork_rng(devices=[]):
+            attention = build_attention(
+                name, pattern=pattern, num_heads=num_heads, head_dim=embed_dim // num_heads, **options
+            )
         # A mechanism that encodes positions needs no rotation on top.
         rotary = rotary and not getattr(attention, "encodes_positions", False)
         layer = MultiHeadAttention(

@@ -169,10 +169,17 @@ def _load(target: str) -> type:
 
 
 def _source_file(target: str) -> Path:
-    spec = importlib.util.find_spec(target.partition(":")[0])
-    if spec is None or spec.origin is None:
-        raise ValueError(f"registry entry {target!r}: no such module")
-    return Path(spec.origin)
+    """Where a module's source lies, found without importing the package around it (``lavo`` would import torch)."""
+    top, *rest = target.partition(":")[0].split(".")
+    spec = importlib.util.find_spec(top)
+    locations: list[str] = []
+    if spec is not None:
+        locations = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]
+    for location in locations:
+        path = Path(location, *rest).with_suffix(".py") if rest else Path(location, f"{top}.py")
+        if path.is_file():
+            return path
+    raise ValueError(f"registry entry {target!r}: no such module")
 
 
 def attention_declarations(name: str) -> dict[str, Any]:

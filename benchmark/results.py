@@ -49,7 +49,7 @@ def write_record(path: Path, record: Mapping[str, Any], columns: Mapping[str, np
 
 def examples_csv(columns: Mapping[str, np.ndarray]) -> bytes:
     """One row an example, a column a metric; the same bytes for the same values."""
-    import pandas as pd  # noqa: PLC0415  a second's import that planning doesn't need
+    import pandas as pd
 
     text = pd.DataFrame(dict(columns)).to_csv(index_label="example", float_format="%.9g", lineterminator="\n")
     return gzip.compress(text.encode(), mtime=0)
@@ -103,7 +103,7 @@ def records(directories: Iterable[Path]) -> list[dict[str, Any]]:
 
 def read_examples(record: Mapping[str, Any]) -> pd.DataFrame:
     """The values by example that belong to a record as ``records`` gives it."""
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd
 
     return pd.read_csv(Path(record["path"]).with_name(record["examples"]), index_col="example")
 
@@ -114,7 +114,7 @@ def load(directories: Iterable[str | Path] | str | Path) -> pd.DataFrame:
     Columns: those of ``cell`` (task, backbone, pattern, attention, variant, preset, seed, hash), ``status``, ``reason``,
     ``data``, ``embedded``, ``metric.NAME`` for every metric, ``n``, and ``efficiency.NAME``; ``path`` of the record.
     """
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd
 
     if isinstance(directories, str | Path):
         directories = [directories]

@@ -33,7 +33,8 @@ class Crossing(NamedTuple):
         if self.low is None or self.estimate is None:
             return f"at {numbers.length(self.high)} at the latest; not told apart at shorter lengths"
         between = f"between {numbers.length(self.low)} and {numbers.length(self.high)}"
-        return f"near {numbers.significant(self.estimate, 2)} ({between})"
+        rounded = float(f"{self.estimate:.2g}")  # more digits than that an interpolation doesn't have
+        return f"near {numbers.count(rounded)} ({between})"
 
 
 def crossing(points: Sequence[Point], reference: Sequence[Point]) -> Crossing | None:

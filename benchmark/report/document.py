@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark.report.tables import Table, to_markdown
+from benchmark.report.tables import Table, escape, to_markdown
 
 
 class Heading(NamedTuple):
@@ -60,7 +60,7 @@ def _markdown(block: Block) -> str:
             return f"![{block.caption}](figures/{block.slug}.svg)\n\n*{block.caption}*"
         case Table():
             notes = "\n".join(f"- {note}" for note in block.notes if note)
-            return "\n\n".join(part for part in (to_markdown(block), notes) if part)
+            return "\n\n".join(part for part in (escape(block.caption), to_markdown(block), notes) if part)
 
 
 def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,8 @@ def _cut_start(axis: Axes) -> None:
 def _legend_below(figure: Figure, axis: Axes, count: int) -> None:
     handles, labels = axis.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(count, 6))
+        rows = math.ceil(count / 7)
+        figure.legend(handles, labels, loc="outside lower center", ncols=math.ceil(count / rows), columnspacing=1.4)
 
 
 def overview(groups: Sequence[Group]) -> Figure | None:
@@ -139,7 +141,8 @@ def overview(groups: Sequence[Group]) -> Figure | None:
             )
             labelled.add(entry.label)
     axis.axvline(0, color="#888888", linewidth=0.8)
-    axis.set_xscale("symlog", linthresh=10)
+    if max(abs(limit) for limit in axis.get_xlim()) > 60:  # one that fails must not press the others together
+        axis.set_xscale("symlog", linthresh=10)
     axis.xaxis.set_major_formatter(lambda value, _: f"{numbers.signed(value, 0)} %")
     axis.set_yticks(range(len(shown)), [f"{words(group.task)}: {group.title} ({headline(group)})" for group in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)

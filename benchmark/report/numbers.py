@@ -72,7 +72,7 @@ def size(value: float | None) -> str:
         return MISSING
     for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= unit:
-            return f"{value / unit:.3g} {letter}" if value / unit < 1000 else f"{value / unit:,.0f} {letter}"
+            return f"{significant(value / unit)} {letter}"
     return f"{value:.0f} B"
 
 
@@ -86,8 +86,14 @@ def duration(seconds: float | None) -> str:
         return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
     for unit, letter in ((1.0, "s"), (1e-3, "ms")):
         if seconds >= unit:
-            return f"{seconds / unit:.3g} {letter}"
-    return f"{seconds / 1e-6:.3g} µs"
+            return f"{significant(seconds / unit)} {letter}"
+    return f"{significant(seconds / 1e-6)} µs"
+
+
+def trimmed(text: str) -> str:
+    """``2.00 ms`` as a tick says it: ``2 ms``."""
+    number, space, unit = text.partition(" ")
+    return (number.rstrip("0").rstrip(".") if "." in number else number) + space + unit
 
 
 def p_value(p: float | None) -> str:

@@ -216,7 +216,7 @@ class _Builder:
             partial(task_figures, group),
             lambda name: f"{words(group.task).capitalize()}, {group.title}: {words(name)}.",
         )
-        return [Heading(3, group.title.capitalize()), settings_text(group), *tables, *curves, *own, *costs]
+        return [Heading(3, group.title), settings_text(group), *tables, *curves, *own, *costs]
 
     def _speed(self, sweeps: Sequence[Any]) -> list[Block]:
         from benchmark.report.figures import time_and_memory

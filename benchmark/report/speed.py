@@ -42,10 +42,14 @@ class Sweep(NamedTuple):
 
     @property
     def attentions(self) -> list[str]:
-        """In the registry's order, strangers last."""
+        """The exact ones first, then in the registry's order, strangers last."""
         names = list(ATTENTIONS)
-        found = dict.fromkeys(point.attention for point in self.points)
-        return sorted(found, key=lambda name: names.index(name) if name in names else len(names))
+        ranks = {
+            name: names.index(name) if name in names else len(names)
+            for point in self.points
+            for name in [point.attention]
+        }
+        return sorted(ranks, key=lambda name: (not declared(name).get("exact", False), ranks[name]))
 
     def of(self, attention: str) -> list[Point]:
         return [point for point in self.points if point.attention == attention]
@@ -83,7 +87,7 @@ def time_table(sweep: Sweep) -> Table:
     rounds = sorted({point.rounds for point in sweep.points if point.rounds})
     if rounds:
         table.notes.append(
-            f"Medians of {numbers.significant(rounds[0])}"
+            f"Medians of {rounds[0]}"
             + (f" to {rounds[-1]}" if rounds[-1] != rounds[0] else "")
             + " interleaved rounds; the bars in the figure and the CSV file give 95 % bootstrap intervals."
         )

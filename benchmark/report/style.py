@@ -37,6 +37,7 @@ SETTINGS: Any = {
     "lines.markersize": 3.5,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.09,  # inches: a reader's font may be a little wider than ours
     "figure.facecolor": "white",
     "savefig.dpi": 200,
     "svg.fonttype": "none",  # text stays text: small files, and words that can be searched
@@ -45,6 +46,7 @@ SETTINGS: Any = {
 }
 
 _COLOURS = ("#D55E00", "#000000", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
+_STRANGERS = ("#882255", "#117733", "#332288", "#AA4499", "#44AA99", "#999933")  # Tol's muted: none of the above
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 
 
@@ -68,8 +70,8 @@ def style_of(label: str) -> Style:
         colour = _COLOURS[index % len(_COLOURS)]
         return Style(colour, _MARKERS[index % len(_MARKERS)], "-", colour)
     code = int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "big")
-    colour = _COLOURS[code % len(_COLOURS)]
-    return Style(colour, _MARKERS[code // len(_COLOURS) % len(_MARKERS)], "--", "white")
+    colour = _STRANGERS[code % len(_STRANGERS)]
+    return Style(colour, _MARKERS[code // len(_STRANGERS) % len(_MARKERS)], "--", "white")
 
 
 def length_axis(axis: Any, lengths: Sequence[float]) -> None:
@@ -116,6 +118,6 @@ def _log_axis(axis: Any, ticks: Sequence[float], words: Callable[[float], str]) 
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(FixedLocator(list(ticks)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.trimmed(words(value))))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

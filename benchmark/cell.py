@@ -1,0 +1,254 @@
+"""Cells: one training and evaluation each, with the hash that names it, and the plan of the cells of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmark.config import (
+    AttentionSpec,
+    ConfigError,
+    Override,
+    Resolved,
+    RunSettings,
+    check_backbones_and_patterns,
+    choose,
+    choose_attentions,
+    choose_tasks,
+    own_key,
+    resolve,
+)
+from benchmark.interface import Pattern, Splits, Task, UnsupportedPattern
+from benchmark.multihead import MultiHeadAttention
+from benchmark.registry import (
+    attention_options,
+    build_attention,
+    included_digest,
+    load_attention,
+    load_task,
+    task_declarations,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and evaluation; everything that decides its figures enters ``hash``."""
+
+    task: str
+    backbone: str
+    pattern: Pattern
+    attention: str
+    variant: str  # what tables call it; no part of the hash
+    preset: str
+    seed: int
+    config: dict[str, Any] = field(hash=False)  # data, model, eval, train, options, limit
+    hash: str
+    data_root: Path | None = field(default=None, hash=False)
+    unsupported: str | None = None  # the reason why there is nothing to run
+
+    @property
+    def stem(self) -> str:
+        """The record's file name without its ending."""
+        return f"{self.backbone}.{self.pattern}.{self.attention}.s{self.seed}.{self.hash}"
+
+    def path(self, output: Path) -> Path:
+        """Where its record lies below the output folder."""
+        return output / self.task / f"{self.stem}.json"
+
+    @property
+    def title(self) -> str:
+        """How progress and messages name it."""
+        return f"{self.task}/{self.backbone}.{self.pattern}.{self.variant}.s{self.seed}"
+
+    def describe(self) -> dict[str, Any]:
+        """The record's ``cell``."""
+        names = ("task", "backbone", "pattern", "attention", "variant", "preset", "seed", "hash")
+        return {name: getattr(self, name) for name in names}
+
+
+def plan_cells(runs: Sequence[tuple[RunSettings, list[Override]]], cache: Path) -> list[Cell]:
+    """All cells of these runs, in the order tasks, backbones, patterns, seeds, attentions.
+
+    Everything that can be wrong in a configuration is found here, before anything is trained.  Raises ConfigError.
+    """
+    planner = _Planner(cache)
+    cells = [cell for settings, overrides in runs for cell in planner.cells(settings, overrides)]
+    return list({cell.hash: cell for cell in cells}.values())
+
+
+def check_runs(runs: Sequence[tuple[RunSettings, list[Override]]]) -> int:
+    """The number of cells of these runs, all settings checked, no data read.  Raises ConfigError."""
+    count = 0
+    for run, overrides in runs:
+        tasks, attentions = choose_tasks(run.tasks), choose_attentions(run.attentions)
+        check_backbones_and_patterns(tasks, run.backbones, run.patterns)
+        _check_overrides(tasks, attentions, overrides)
+        for task in tasks:
+            for backbone, patterns in task_declarations(task)["backbones"].items():
+                if backbone in choose(run.backbones, [backbone]):
+                    resolved = [resolve(task, backbone, run.preset, spec, overrides) for spec in attentions]
+                    seeds = resolved[0].seeds if run.seeds is None else run.seeds
+                    count += len(choose(run.patterns, patterns)) * len(attentions) * len(seeds)
+    return count
+
+
+class _Planner:
+    """Loads each data set once for all cells that use it."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self._loaded: dict[str, tuple[Task, Splits]] = {}
+        self._shapes: dict[str, list[SiteShape]] = {}
+
+    def cells(self, run: RunSettings, overrides: Sequence[Override]) -> Iterable[Cell]:
+        tasks = choose_tasks(run.tasks)
+        attentions = choose_attentions(run.attentions)
+        check_backbones_and_patterns(tasks, run.backbones, run.patterns)
+        _check_overrides(tasks, attentions, overrides)
+        for task in tasks:
+            cls: Any = load_task(task)
+            for backbone in choose(run.backbones, list(cls.backbones)):
+                for pattern in choose(run.patterns, cls.backbones[backbone]):
+                    resolved = [resolve(task, backbone, run.preset, spec, overrides) for spec in attentions]
+                    seeds = resolved[0].seeds if run.seeds is None else run.seeds
+                    for seed in seeds:
+                        for spec, settings in zip(attentions, resolved, strict=True):
+                            yield self._cell(task, backbone, pattern, spec, settings, seed, run)
+
+    def _cell(
+        self,
+        task: str,
+        backbone: str,
+        pattern: Any,
+        spec: AttentionSpec,
+        resolved: Resolved,
+        seed: int,
+        run: RunSettings,
+    ) -> Cell:
+        loaded, splits = self._load(task, backbone, resolved, run.data_root)
+        config = {**resolved.plain(), "limit": run.limit}
+        cls: Any = load_attention(spec.name)
+        identity = {
+            "task": [task, loaded.version],
+            "backbone": backbone,
+            "pattern": pattern,
+            "attention": [spec.name, cls.version],
+            "others": ["softmax", load_attention("softmax").version],  # type: ignore[attr-defined]
+            "included": included_digest(spec.name),
+            "seed": seed,
+            "config": config,
+            "data": splits.fingerprint,
+        }
+        unsupported = dict(cls.unsupported).get(pattern)
+        if unsupported is None:
+            self._check_builds(loaded, backbone, pattern, spec, resolved)
+        return Cell(
+            task,
+            backbone,
+            pattern,
+            spec.name,
+            spec.variant,
+            run.preset,
+            seed,
+            config,
+            digest(identity),
+            run.data_root,
+            unsupported,
+        )
+
+    def _load(self, task: str, backbone: str, resolved: Resolved, root: Path | None) -> tuple[Task, Splits]:
+        key = json.dumps([task, backbone, resolved.settings.model_dump(mode="json"), str(root)], sort_keys=True)
+        if key not in self._loaded:
+            loaded: Task = load_task(task)(resolved.settings, backbone=backbone)
+            try:
+                self._loaded[key] = loaded, loaded.load_data(root, self.cache)
+            except ValueError as error:
+                raise ConfigError(f"{task}: {error}") from error
+        return self._loaded[key]
+
+    def _check_builds(self, task: Task, backbone: str, pattern: str, spec: AttentionSpec, resolved: Resolved) -> None:
+        """Builds the attention once at the sizes that the backbone will ask for."""
+        key = json.dumps([str(id(task)), backbone], sort_keys=True)
+        if key not in self._shapes:
+            self._shapes[key] = site_shapes(task)
+        shapes = [shape for shape in self._shapes[key] if shape.pattern == pattern]
+        if not shapes:
+            raise ConfigError(f"{task.name}: with these settings {backbone} has no attention of the pattern {pattern}")
+        for shape in set(shapes):
+            options = dict(resolved.options)
+            cls = load_attention(spec.name)
+            if getattr(cls, "needs_max_length", False) and "max_length" in attention_options(cls):
+                options.setdefault("max_length", shape.max_length)
+            try:
+                build_attention(
+                    spec.name, pattern=pattern, num_heads=shape.num_heads, head_dim=shape.head_dim, **options
+                )
+            except UnsupportedPattern:
+                raise
+            except (ValueError, TypeError) as error:
+                raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {error}") from error
+
+
+@dataclass(frozen=True)
+class SiteShape:
+    """What a backbone asks its factory for, at one place."""
+
+    pattern: str
+    num_heads: int
+    head_dim: int
+    max_length: int
+
+
+def site_shapes(task: Task) -> list[SiteShape]:
+    """The attention layers of a task's backbone, found by building it without memory."""
+    shapes: list[SiteShape] = []
+
+    def record(pattern: Pattern, *, embed_dim: int, num_heads: int, max_length: int, **named: Any) -> nn.Module:
+        attention = build_attention("softmax", pattern=pattern, num_heads=num_heads, head_dim=embed_dim // num_heads)
+        shapes.append(SiteShape(pattern, num_heads, embed_dim // num_heads, max_length))
+        return MultiHeadAttention(embed_dim, num_heads, attention, **named)
+
+    try:
+        with torch.device("meta"):
+            task.build_model(record)
+    except ValueError as error:
+        raise ConfigError(f"{task.name}: {error}") from error
+    return shapes
+
+
+def _check_overrides(tasks: Sequence[str], attentions: Sequence[AttentionSpec], overrides: Sequence[Override]) -> None:
+    """Raises ConfigError for an override that nothing in the run would read."""
+    for override in overrides:
+        keys = [own_key(override, task) for task in tasks]
+        if all(key is None for key in keys):
+            raise ConfigError(
+                f"{override.origin}: {override.key.partition('.')[0]} is not among the tasks of this run, {', '.join(tasks)}"
+            )
+        if override.key.startswith("attentions."):
+            name = override.key.split(".")[1]
+            known = [spec.name for spec in attentions]
+            if name not in known:
+                raise ConfigError(
+                    f"{override.origin}: {name} is not among the attentions of this run, {', '.join(known)}"
+                )
+
+
+def digest(identity: Any) -> str:
+    """Twelve hex digits of SHA-256 over canonical JSON: the order of keys changes nothing."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_not_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _not_plain(value: Any) -> Any:
+    if isinstance(value, tuple | set | frozenset):
+        return sorted(value) if isinstance(value, set | frozenset) else list(value)
+    if isinstance(value, Path):
+        return value.name
+    raise ConfigError(f"{value!r}: a setting must be a number, a text, a list or a mapping of these")

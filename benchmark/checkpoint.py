@@ -1,0 +1,57 @@
+"""Checkpoints: files written whole or not at all, from which training goes on bit for bit."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.results import write_bytes
+
+LAST, BEST = "last.pt", "best.pt"
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Tensors, numbers, text and plain containers."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """What ``save`` wrote, on the CPU; None where there is no such file or it is of an older format.
+
+    Only tensors and plain containers are read, no code: ``weights_only``.
+    """
+    if not path.is_file():
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def random_states() -> dict[str, Any]:
+    """The global generators that dropout draws from."""
+    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """What ``random_states`` gave, back in its place."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights and buffers, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def remove(folder: Path) -> None:
+    """The checkpoints of a cell that is done."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,461 @@
+"""The commands of ``lavo-bench``: parse, call, print.  Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from benchmark.config import Override, RunSettings
+
+app = typer.Typer(
+    name="lavo-bench",
+    help="LAVO and other attentions, trained, measured and compared under the same rules.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Attentions = Annotated[str | None, typer.Option("-a", "--attention", help="Names with commas between, or all.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", envvar="LAVO_BENCH_DATA", help="Folder of real data (lm/, lstf/, …); embedded data without."
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", envvar="LAVO_BENCH_CACHE", help="Folder for tokenised data.", show_default=False),
+]
+Include = Annotated[
+    list[Path] | None, typer.Option("--include-path", help="Python file that registers attentions; may be given again.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="key=value, as train.steps=100, forecasting.data.pred_len=48, attentions.lavo.window=32."
+    ),
+]
+Preset = Annotated[str | None, typer.Option("--preset", help="smoke, quick, small, gpu or paper.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N; the GPU where there is one.")]
+
+
+# Typer brings a click of its own from some release on; the base of its usage errors is found through a public name.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+class Kind(StrEnum):
+    """What ``list`` can list."""
+
+    tasks = "tasks"
+    attentions = "attentions"
+    presets = "presets"
+    results = "results"
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Common options; ``--debug`` is read by ``main``, from any place in the line."""
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind | None, typer.Argument(help="What to list; everything but results without.")] = None,
+    directory: Annotated[Path, typer.Option("-o", help="Where results lie.")] = Path("results"),
+    include_path: Include = None,
+) -> None:
+    """What there is: tasks, attentions and the patterns they support, presets, results."""
+    from benchmark import listing
+
+    include_files(include_path)
+    tables = {
+        Kind.tasks: listing.tasks,
+        Kind.attentions: listing.attentions,
+        Kind.presets: listing.presets,
+        Kind.results: lambda: listing.results(directory),
+    }
+    for wanted in [kind] if kind else [Kind.tasks, Kind.attentions, Kind.presets]:
+        _console().print(tables[wanted]())
+
+
+@app.command()
+def prepare(
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks, or all.")],
+    data_root: DataRoot = None,
+    preset: Preset = "quick",
+    set_: Assignments = None,
+    cache: Cache = None,
+) -> None:
+    """Makes or fetches, checks and tokenises the data of tasks."""
+    from benchmark.config import AttentionSpec, choose_tasks, parse_assignment, resolve
+    from benchmark.downloads import fetch_missing
+    from benchmark.registry import load_task, task_folder
+
+    overrides = [parse_assignment(text) for text in set_ or []]
+    for name in choose_tasks(tasks):
+        if data_root is not None:
+            for path in fetch_missing(task_folder(name) / "sources.yaml", data_root):
+                _say(f"{name}: fetched {path}")
+        cls: Any = load_task(name)
+        for backbone in cls.backbones:
+            resolved = resolve(name, backbone, preset or "quick", AttentionSpec(name="softmax"), overrides)
+            splits = cls(resolved.settings, backbone=backbone).load_data(data_root, _cache(cache))
+            sizes = ", ".join(f"{part} {len(getattr(splits, part))}" for part in ("train", "validation", "test"))
+            _say(f"{name}/{backbone}: {splits.name}, {sizes} examples, SHA-256 {splits.fingerprint[:16]}…")
+
+
+@app.command()
+def run(
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Tasks, or all.")] = None,
+    attention: Attentions = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Backbones, with commas between.")] = None,
+    pattern: Annotated[str | None, typer.Option("--pattern", help="Patterns, with commas between.")] = None,
+    preset: Preset = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="As 0,1,2; the preset's without.")] = None,
+    set_: Assignments = None,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="YAML file of runs, as configs/ablations.yaml.")
+    ] = None,
+    data_root: DataRoot = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of records; results/<preset> without.")
+    ] = None,
+    device: Device = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Cells at a time; one a core or GPU without.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Validate and test on the first N examples only.")
+    ] = None,
+    include_path: Include = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Run finished cells again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Then measure efficiency briefly and write reports/<name of the output folder>."),
+    ] = False,
+    cache: Cache = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", hidden=True)] = False,
+) -> None:
+    """Trains and evaluates cells; finished ones are not run again."""
+    from benchmark import runner
+
+    include = include_files(include_path)
+    runs = _runs(config, tasks, attention, backbone, pattern, preset, seeds, limit, data_root, set_)
+    place = runner.Place(
+        output=output or _output_of(runs, config),
+        cache=_cache(cache),
+        device=_device(device),
+        include=include,
+        debug=debug or _debugging(),
+    )
+    runner.probe_output(place.output)
+    status = _run_cells(runs, place, jobs, rerun=rerun, retry_failed=retry_failed)
+    if report:
+        status = max(status, _measure_and_report(runs, place))
+    raise typer.Exit(status)
+
+
+def _run_cells(
+    runs: list[tuple[RunSettings, list[Override]]], place: Any, jobs: int | None, *, rerun: bool, retry_failed: bool
+) -> int:
+    """Plans, runs and sums up; the exit status."""
+    from dataclasses import replace
+
+    from benchmark import runner
+    from benchmark.cell import plan_cells
+    from benchmark.progress import Display
+
+    cells = plan_cells(runs, place.cache)
+    if not cells:
+        raise typer.BadParameter("no cell fits these options: no backbone has that pattern")
+    waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
+    default_jobs, threads = runner.default_jobs(place.device)
+    if jobs is not None:
+        threads = max(1, default_jobs * threads // jobs)
+    _say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already; records in {place.output}")
+    if waiting:
+        with Display(len(waiting), _console()) as display:
+            runner.run_cells(waiting, replace(place, threads=threads), jobs=jobs or default_jobs, listen=display)
+    failed = [cell for cell in cells if runner.status_of(cell, place.output) not in ("completed", "unsupported")]
+    for cell in failed:
+        _say(f"{runner.status_of(cell, place.output)}: {cell.title}")
+    if failed:
+        _say(f"{len(failed)} of {len(cells)} cells failed; --retry-failed runs them again")
+    return 1 if failed else 0
+
+
+def _measure_and_report(runs: list[tuple[RunSettings, list[Override]]], place: Any) -> int:
+    from benchmark.config import choose_attentions
+    from benchmark.efficiency import short_sweep
+    from benchmark.points import FILE_NAME
+    from benchmark.report import build_report
+
+    if not (place.output / FILE_NAME).is_file():
+        names = list(
+            dict.fromkeys(spec.name for settings, _ in runs for spec in choose_attentions(settings.attentions))
+        )
+        _say(f"efficiency of {', '.join(names)} by length, on {place.device}")
+        short_sweep(names, place.output, place.device)
+    built = build_report([place.output], Path("reports") / place.output.name)
+    return _say_report(built)
+
+
+@app.command()
+def check(
+    attention: Annotated[str, typer.Argument(metavar="ATTENTION", help="Name of an attention, or all.")],
+    pattern: Annotated[str | None, typer.Option("--pattern", help="Patterns, with commas between.")] = None,
+    include_path: Include = None,
+) -> None:
+    """The conformance suite: what holds of an attention, check by check."""
+    from benchmark import listing
+    from benchmark.conformance import check_attention
+    from benchmark.registry import attention_names, check_pattern
+
+    include_files(include_path)
+    patterns = _names(pattern)
+    for name in patterns or []:
+        check_pattern(name)
+    failures = 0
+    for name in attention_names() if attention == "all" else [attention]:
+        results = check_attention(name, patterns=patterns)
+        _console().print(listing.checks(name, results))
+        failures += sum(result.outcome == "failed" for result in results)
+    if failures:
+        _say(f"{failures} checks failed")
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+def efficiency(
+    attention: Attentions = None,
+    pattern: Annotated[str, typer.Option("--pattern", help="Patterns, with commas between.")] = "causal_self",
+    lengths: Annotated[
+        str, typer.Option("--lengths", help="FROM:TO in powers of two, or lengths with commas between.")
+    ] = "256:16384",
+    mode: Annotated[
+        str, typer.Option("--mode", help="forward, backward, decode; with commas between.")
+    ] = "forward,backward",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for efficiency.csv.")] = Path(
+        "results/efficiency"
+    ),
+    batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
+    num_heads: Annotated[int, typer.Option("--num-heads", min=1)] = 8,
+    head_dim: Annotated[int, typer.Option("--head-dim", min=1)] = 64,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    rounds: Annotated[int, typer.Option("--rounds", min=1)] = 7,
+    budget: Annotated[float, typer.Option("--budget", min=0.1, help="Seconds a point may take.")] = 60.0,
+    device: Device = None,
+    include_path: Include = None,
+) -> None:
+    """Time and memory by length, attentions interleaved: efficiency.csv."""
+    from benchmark import runner
+    from benchmark.config import choose_attentions
+    from benchmark.efficiency import measure_to_file, parse_lengths
+
+    include_files(include_path)
+    runner.probe_output(output)
+    names = [spec.name for spec in choose_attentions(_names(attention) or ["all"])]
+    path = measure_to_file(
+        output,
+        attentions=names,
+        patterns=_names(pattern) or [],
+        lengths=parse_lengths(lengths),
+        modes=_names(mode) or [],
+        batch=batch,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        rounds=rounds,
+        budget_seconds=budget,
+        device=_device(device),
+        say=_say,
+    )
+    _say(f"written: {path}")
+
+
+@app.command()
+def report(
+    directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders of records.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the report.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write it again though nothing has changed.")] = False,
+) -> None:
+    """Markdown, HTML, figures and tables of records."""
+    from benchmark.report import build_report
+
+    chosen = directories or [Path("results/quick")]
+    built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force)
+    raise typer.Exit(_say_report(built))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of records.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Two sets of results, cell by cell."""
+    from benchmark import listing
+    from benchmark.report import compare as compare_results
+
+    _console().print(listing.frame(compare_results([a], [b]), title=f"{a} against {b}"))
+
+
+@app.command()
+def validate(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of runs.")],
+    include_path: Include = None,
+) -> None:
+    """Reads a configuration and says what is wrong with it."""
+    from benchmark.cell import check_runs
+    from benchmark.config import read_run_file
+
+    include_files(include_path)
+    runs = read_run_file(config)
+    count = check_runs(runs)
+    _say(f"{config}: valid; {len(runs)} run{'s' if len(runs) != 1 else ''}, {count} cells")
+
+
+def include_files(paths: list[Path] | None) -> tuple[Path, ...]:
+    """Registers the attentions of these files."""
+    if paths:
+        from benchmark.registry import include_file
+
+        for path in paths:
+            include_file(path)
+    return tuple(path.resolve() for path in paths or [])
+
+
+def _runs(
+    config: Path | None,
+    tasks: list[str] | None,
+    attention: str | None,
+    backbone: str | None,
+    pattern: str | None,
+    preset: str | None,
+    seeds: str | None,
+    limit: int | None,
+    data_root: Path | None,
+    assignments: list[str] | None,
+) -> list[tuple[RunSettings, list[Override]]]:
+    """The runs of the file, or one run, with what the command line says laid over."""
+    from benchmark.config import ConfigError, RunSettings, parse_assignment, read_run_file, validate
+
+    if not tasks and config is None:
+        raise ConfigError("run: name a task, all, or a file of runs with --config")
+    if data_root is not None and not data_root.is_dir():
+        raise ConfigError(f"--data-root {data_root}: no such folder")
+    said: dict[str, Any] = {
+        "tasks": tasks or None,
+        "attentions": _names(attention),
+        "backbones": _names(backbone),
+        "patterns": _names(pattern),
+        "preset": preset,
+        "seeds": _names(seeds),
+        "limit": limit,
+        "data_root": data_root,
+    }
+    said = {key: value for key, value in said.items() if value is not None}
+    overrides = [parse_assignment(text) for text in assignments or []]
+    flags = {"attentions": "--attention", "backbones": "--backbone", "patterns": "--pattern"}
+
+    def origin(key: str) -> str:
+        first = key.partition(".")[0]
+        return flags.get(first, f"--{first.replace('_', '-')}")
+
+    runs = read_run_file(config) if config is not None else [(RunSettings(), [])]
+    return [
+        (validate(RunSettings, {**settings.model_dump(exclude_unset=True), **said}, origin), [*own, *overrides])
+        for settings, own in runs
+    ]
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Names with commas between."""
+    if text is None:
+        return None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _output_of(runs: list[tuple[RunSettings, list[Override]]], config: Path | None) -> Path:
+    return Path("results") / (config.stem if config is not None else runs[0][0].preset)
+
+
+def _cache(cache: Path | None) -> Path:
+    if cache is None:
+        import pooch
+
+        cache = Path(pooch.os_cache("lavo-bench"))
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def _device(name: str | None) -> str:
+    """The device by name, the GPU where there is one.  Raises ConfigError for one that isn't there."""
+    import torch
+
+    from benchmark.config import ConfigError
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device {name}: unknown; allowed: cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {name}: allowed: cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return name
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console()
+    # Rich falls back to 80 columns where there is no terminal, and would break a table for nobody's sake.
+    return console if console.is_terminal else Console(width=200)
+
+
+def _say(text: str) -> None:
+    typer.echo(text)
+
+
+def _say_report(built: Any) -> int:
+    for fault in built.faults:
+        typer.echo(f"not drawn: {fault}", err=True)
+    _say(f"report: {built.html}\n        {built.markdown}" + ("" if built.changed else " (up to date)"))
+    return 1 if built.faults else 0
+
+
+def _debugging() -> bool:
+    return "--debug" in sys.argv
+
+
+def main() -> None:
+    """Entry point: exit status 0 done, 1 some cells failed, 2 the command or configuration is wrong, 130 interrupted."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        status = app(args=arguments, standalone_mode=False)
+    except typer.Abort:
+        _fail("interrupted; what is done is kept", 130)
+    except UsageError as error:
+        _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+    except KeyboardInterrupt:
+        _fail("interrupted; what is done is kept", 130)
+    except ValueError as error:
+        if debug:
+            raise
+        _fail(str(error), 2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(f"lavo-bench: {' '.join(message.split())}", err=True)
+    sys.exit(status)

@@ -1,0 +1,68 @@
+"""Public data files by manifest: fetched over HTTPS, checked by SHA-256, never unpacked outside their folder."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from pydantic import Field, field_validator
+
+from benchmark.config import ConfigError, read_yaml, validate
+from benchmark.settings import Settings
+
+
+class Source(Settings):
+    """One file of a manifest."""
+
+    path: str  # below the data root, with / between
+    url: str = Field(pattern=r"^https://")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    licence: str
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        parts = PurePosixPath(path)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in path or ":" in path:
+            raise ValueError("must stay below the data root")
+        return path
+
+
+class Manifest(Settings):
+    """``sources.yaml`` of a task."""
+
+    files: list[Source]
+
+
+def read_manifest(path: Path) -> list[Source]:
+    """The files that a task's manifest names; none where it has no manifest."""
+    if not path.is_file():
+        return []
+    return validate(Manifest, read_yaml(path), lambda _: str(path)).files
+
+
+def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
+    """Fetches what the manifest names and the data root lacks; gives what was fetched.
+
+    Raises ConfigError, in one line, for a file that can't be fetched or whose digest is another.
+    """
+    import pooch
+    import requests
+
+    fetched = []
+    for source in read_manifest(manifest):
+        target = data_root / source.path
+        if target.exists():
+            continue
+        try:
+            pooch.retrieve(source.url, f"sha256:{source.sha256}", fname=target.name, path=target.parent)
+        except (requests.RequestException, OSError) as error:
+            reason = type(error).__name__
+            raise ConfigError(
+                f"{source.path}: can't be fetched from {source.url} ({reason}); put it into {data_root} yourself"
+            ) from error
+        except ValueError as error:  # pooch's word for a digest that differs; it has removed the file
+            raise ConfigError(
+                f"{source.path}: what {source.url} gave has another SHA-256 than {source.sha256[:16]}…"
+            ) from error
+        fetched.append(target)
+    return fetched

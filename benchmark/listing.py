@@ -1,0 +1,88 @@
+"""Tables that the commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from benchmark.interface import PATTERNS, PRESETS
+from benchmark.registry import SHORT_NAMES, TASKS, attention_declarations, attention_names, task_declarations
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PRESET_PURPOSE = {
+    "smoke": "CI: seconds a cell",
+    "quick": "the default of run_all.sh: minutes for everything",
+    "small": "minutes a cell on 2 cores: the smallest at which differences between attentions can be resolved",
+    "gpu": "minutes a cell on one large GPU",
+    "paper": "the published protocol",
+}
+
+
+def tasks() -> Table:
+    """Tasks with their short names, backbones and patterns."""
+    short = {long: name for name, long in SHORT_NAMES.items()}
+    table = Table("task", "short", "backbone", "patterns", title="tasks")
+    for task in TASKS:
+        for backbone, patterns in task_declarations(task)["backbones"].items():
+            table.add_row(task, short.get(task, ""), backbone, ", ".join(patterns))
+    return table
+
+
+def attentions() -> Table:
+    """Attentions with what they support, and why not."""
+    table = Table("attention", *PATTERNS, "state", "why not", title="attentions")
+    for name in attention_names():
+        declared = attention_declarations(name)
+        unsupported = declared.get("unsupported", {})
+        marks = ["no" if pattern in unsupported else "yes" for pattern in PATTERNS]
+        reasons = "; ".join(f"{pattern}: {reason}" for pattern, reason in unsupported.items())
+        table.add_row(name, *marks, "constant" if declared.get("linear_state") else "grows", reasons)
+    return table
+
+
+def presets() -> Table:
+    """The presets and what each is for."""
+    table = Table("preset", "for", title="presets")
+    for name in PRESETS:
+        table.add_row(name, PRESET_PURPOSE[name])
+    return table
+
+
+def results(directory: Path) -> Table:
+    """Records below a folder, counted by preset, task and status.  Raises ValueError where there is no such folder."""
+    from benchmark.results import load
+
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: no such folder of results")
+    table = Table("folder", "task", "cells", "completed", "other", title=f"results in {directory}")
+    folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
+    for folder in folders:
+        cells = load(folder)
+        for task, group in cells.groupby("task") if len(cells) else []:
+            completed = int((group["status"] == "completed").sum())
+            table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
+    return table
+
+
+def checks(name: str, found: Sequence[Any]) -> Table:
+    """What the conformance suite found of one attention."""
+    table = Table("check", "pattern", "outcome", "detail", title=f"conformance of {name}")
+    for result in found:
+        style = {"passed": "green", "failed": "bold red"}.get(result.outcome, "dim")
+        table.add_row(result.check, result.pattern, f"[{style}]{result.outcome}[/{style}]", result.detail)
+    return table
+
+
+def frame(cells: pd.DataFrame, *, title: str) -> Table:
+    """A data frame as a table."""
+    table = Table(*(str(column) for column in cells.columns), title=title)
+    for row in cells.itertuples(index=False):
+        table.add_row(
+            *("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
+        )
+    return table

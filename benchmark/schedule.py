@@ -1,0 +1,34 @@
+"""The learning rate as a function of the step alone, so that no number of processes or resumes changes it."""
+
+from __future__ import annotations
+
+import math
+
+from benchmark.config import TrainSettings
+
+
+def learning_rate(train: TrainSettings, step: int, *, num_steps: int, steps_per_epoch: int) -> float:
+    """The rate of this step (0 is the first): linear warm-up to ``learning_rate``, then the schedule.
+
+    constant      stays
+    linear        falls to final_ratio of the peak at the last step
+    cosine        the same along half a cosine
+    inverse_sqrt  peak · √(warmup / step), fairseq's
+    exponential   peak · decay^⌊epochs done / decay_epochs⌋, not below final_ratio
+    """
+    peak, warmup = train.learning_rate, train.warmup_steps
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, num_steps - 1 - warmup)
+    match train.schedule:
+        case "constant":
+            factor = 1.0
+        case "linear":
+            factor = 1 - (1 - train.final_ratio) * progress
+        case "cosine":
+            factor = train.final_ratio + (1 - train.final_ratio) * (1 + math.cos(math.pi * progress)) / 2
+        case "inverse_sqrt":
+            factor = math.sqrt(max(1, warmup) / max(1, warmup, step + 1))
+        case "exponential":
+            factor = max(train.final_ratio, train.decay ** math.floor(step / steps_per_epoch / train.decay_epochs))
+    return peak * factor

@@ -1,0 +1,327 @@
+"""One training loop for every task, and the evaluation that counts each example once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from benchmark import checkpoint
+from benchmark.config import TrainSettings
+from benchmark.interface import LossSum, Metric, Splits, Task
+from benchmark.schedule import learning_rate
+
+LOGGED_POINTS = 200  # of a training curve: enough for a figure, and a record stays small
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class Progress:
+    """Where training stands; handed to the caller after each step."""
+
+    step: int
+    num_steps: int
+    loss: float
+    phase: str = "training"
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass
+class Training:
+    """What a training left behind, beside the weights of the best checkpoint in the model."""
+
+    num_steps: int
+    step: int = 0
+    best_step: int = 0
+    best_value: float = math.inf
+    evaluations_since_best: int = 0
+    tokens: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    curve: dict[str, list[float]] = field(default_factory=lambda: {"step": [], "loss": [], "learning_rate": []})
+    validation: dict[str, list[float]] = field(default_factory=lambda: {"step": []})
+
+
+class Trainer:
+    """Trains one model on one task.
+
+    folder   where checkpoints lie; a training that finds one there goes on from it
+    report   called after every step
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        splits: Splits,
+        train: TrainSettings,
+        *,
+        seed: int,
+        folder: Path | None = None,
+        device: str = "cpu",
+        limit: int | None = None,
+        report: Report = lambda _: None,
+    ) -> None:
+        self.task, self.splits, self.train = task, splits, train
+        self.seed, self.folder, self.limit, self.report = seed, folder, limit, report
+        self.accelerator = make_accelerator(train.precision, device)
+        if not len(splits.train):
+            raise ValueError(f"{task.name}: the training part has no example")
+        model = model.to(self.accelerator.device)
+        optimizer = make_optimizer(model, train)
+        self.bare = model
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.steps_per_epoch = math.ceil(len(splits.train) / train.batch_size)
+        self.num_steps = train.steps if train.steps is not None else (train.epochs or 0) * self.steps_per_epoch
+        self.state = Training(self.num_steps)
+        self.best: dict[str, Tensor] | None = None  # weights of the best evaluation of this process
+
+    def run(self) -> Training:
+        """Trains to the end and leaves the best weights in the model.  Raises Diverged with the step."""
+        self._resume()
+        batches = self._batches(self.state.step)
+        evaluate_every = self.train.eval_every or self.steps_per_epoch
+        while self.state.step < self.num_steps and not self._out_of_patience():
+            started = time.perf_counter()
+            loss = self._step(next(batches))
+            self.state.step += 1
+            self.state.seconds += time.perf_counter() - started
+            self._log(loss)
+            if self.state.step % evaluate_every == 0 or self.state.step == self.num_steps:
+                self._validate()
+            if self.state.step % self.train.checkpoint_every == 0 and self.state.step < self.num_steps:
+                self._save()
+        if self.best is not None:
+            self.bare.load_state_dict(self.best)
+        elif (best := self._load(checkpoint.BEST)) is not None:
+            self.bare.load_state_dict(best["model"])
+        return self.state
+
+    def _batches(self, first_step: int) -> Iterator[list[int]]:
+        """Indices of each step, every epoch in an order that depends on seed and epoch alone; an epoch's last
+        batch is as short as it comes out."""
+        size, step = self.train.batch_size, first_step
+        while True:
+            epoch, position = divmod(step, self.steps_per_epoch)
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(len(self.splits.train), generator=generator)
+            for chunk in order[position * size :].split(size):
+                yield chunk.tolist()
+                step += 1
+
+    def _step(self, indices: Sequence[int]) -> float:
+        """One update; the gradient is that of the mean over all terms of the step, however it was cut."""
+        rate = learning_rate(
+            self.train, self.state.step, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        own = list(indices[rank::world])
+        size = self.train.micro_batch_size or len(own)
+        parts = [own[first : first + size] for first in range(0, len(own), max(1, size))]
+        self.model.train()
+        total = self._backward(parts) if len(parts) > 1 or world > 1 else self._backward_whole(own)
+        if self.train.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.examples += len(indices)
+        return total
+
+    def _backward_whole(self, indices: Sequence[int]) -> float:
+        """A step of one batch: its own mean can be taken at once."""
+        loss = self._loss(indices)
+        mean = loss.total / loss.num_terms
+        self.accelerator.backward(mean)
+        return self._finite(float(mean.detach()))
+
+    def _backward(self, parts: Sequence[Sequence[int]]) -> float:
+        """A step of several batches: sums are added up, and divided once by the number of all terms."""
+        totals = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        scale = 1.0 / self.train.batch_size  # keeps half precision in range; divided out again below
+        for number, part in enumerate(parts):
+            with self.accelerator.no_sync(self.model) if number < len(parts) - 1 else nullcontext():
+                loss = self._loss(part)
+                self.accelerator.backward(loss.total * scale)
+            totals += torch.stack((loss.total.detach().double(), torch.as_tensor(loss.num_terms).to(totals)))
+        total, count = self.accelerator.reduce(totals, reduction="sum").tolist()
+        # DistributedDataParallel averages over processes; the sum is wanted.
+        factor = self.accelerator.num_processes / (scale * count)
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        torch._foreach_mul_(gradients, factor)
+        return self._finite(total / count)
+
+    def _loss(self, indices: Sequence[int]) -> LossSum:
+        batch = to_device(self.task.collate([self.splits.train[index] for index in indices]), self.accelerator.device)
+        if hasattr(self.task, "tokens"):
+            self.state.tokens += self.task.tokens(batch)
+        with self.accelerator.autocast():
+            return self.task.loss(self.model, batch)
+
+    def _finite(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} at step {self.state.step + 1} of {self.num_steps}: training diverged")
+        return loss
+
+    def _log(self, loss: float) -> None:
+        every = max(1, self.num_steps // LOGGED_POINTS)
+        if self.state.step % every == 0 or self.state.step in (1, self.num_steps):
+            step = self.state.step - 1
+            rate = learning_rate(self.train, step, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch)
+            for name, value in (("step", self.state.step), ("loss", loss), ("learning_rate", rate)):
+                self.state.curve[name].append(value)
+        self.report(Progress(self.state.step, self.num_steps, loss))
+
+    def _validate(self) -> None:
+        """Measures on validation data, and keeps the weights if they are the best so far."""
+        if not len(self.splits.validation):
+            return
+        metric = self.task.metrics[self.task.selection]
+        columns = self.evaluate(self.splits.validation)
+        value = metric.value(columns)
+        self.state.validation["step"].append(self.state.step)
+        self.state.validation.setdefault(self.task.selection, []).append(value)
+        cost = -value if metric.higher_is_better else value
+        if not math.isfinite(cost):
+            raise Diverged(f"validation {self.task.selection} is {value} at step {self.state.step}: training diverged")
+        if cost < self.state.best_value:
+            self.state.best_value, self.state.best_step = cost, self.state.step
+            self.state.evaluations_since_best = 0
+            self.best = checkpoint.weights(self.bare)
+        else:
+            self.state.evaluations_since_best += 1
+
+    def evaluate(self, part: Sequence[Any]) -> dict[str, np.ndarray]:
+        """The task's values of every example of a part, each example once."""
+        return evaluate(
+            self.task,
+            self.bare,
+            part,
+            batch_size=self.train.eval_batch_size,
+            limit=self.limit,
+            accelerator=self.accelerator,
+        )
+
+    def _out_of_patience(self) -> bool:
+        return self.train.patience is not None and self.state.evaluations_since_best >= self.train.patience
+
+    def _save(self) -> None:
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        # The best weights first: a kill between the two leaves an older state that finds them again.
+        if self.best is not None:
+            checkpoint.save(self.folder / checkpoint.BEST, {"model": self.best, "step": self.state.best_step})
+        content = {
+            "model": self.bare.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": checkpoint.random_states(),
+            "state": vars(self.state).copy(),
+        }
+        checkpoint.save(self.folder / checkpoint.LAST, content)
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        return checkpoint.load(self.folder / name) if self.folder is not None else None
+
+    def _resume(self) -> None:
+        saved = self._load(checkpoint.LAST)
+        if saved is None:
+            return
+        self.bare.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        checkpoint.restore_random_states(saved["random"])
+        self.state = Training(**saved["state"])
+
+
+def evaluate(
+    task: Task,
+    model: nn.Module,
+    part: Sequence[Any],
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    accelerator: Accelerator | None = None,
+) -> dict[str, np.ndarray]:
+    """Column by column, one value an example; nothing is dropped, and no value depends on the batch it came in."""
+    count = len(part) if limit is None else min(limit, len(part))
+    if not count:
+        raise ValueError(f"{task.name}: a part without examples can't be scored")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    collected: list[Mapping[str, Tensor]] = []
+    was_training = model.training
+    model.eval()
+    # Not inference_mode: tensors that a module keeps (a cached basis, a mask) must stay usable in training.
+    with torch.no_grad(), accelerator.autocast() if accelerator is not None else nullcontext():
+        for first in range(0, count, batch_size):
+            examples = [part[index] for index in range(first, min(first + batch_size, count))]
+            values = task.score(model, to_device(task.collate(examples), device))
+            collected.append({name: value.detach().cpu() for name, value in values.items()})
+    model.train(was_training)
+    columns = {name: torch.cat([values[name] for values in collected]).numpy() for name in collected[0]}
+    for name, column in columns.items():
+        assert len(column) == count, f"{task.name}: score gave {len(column)} values of {name} for {count} examples"
+    return columns
+
+
+def measure(metrics: Mapping[str, Metric], columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """The record's ``metrics``: value, direction, unit and number of test examples."""
+    return {
+        name: {
+            "value": metric.value(columns),
+            "higher_is_better": metric.higher_is_better,
+            "unit": metric.unit,
+            "n": metric.n(columns),
+        }
+        for name, metric in metrics.items()
+    }
+
+
+def make_accelerator(precision: str, device: str) -> Accelerator:
+    """Accelerate for this precision and device; its process-wide state is made anew, since cells may differ in both."""
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
+    # A control that leaves projections unused would stop DistributedDataParallel otherwise.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(mixed_precision=mixed, cpu=torch.device(device).type == "cpu", kwargs_handlers=[unused])
+
+
+def make_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
+    """Adam or AdamW; biases, norms and other vectors are not decayed by AdamW."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if train.optimizer == "adam":
+        return torch.optim.Adam(
+            parameters, weight_decay=train.weight_decay, lr=train.learning_rate, betas=train.betas, eps=train.eps
+        )
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.betas, eps=train.eps)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch (tensors in NamedTuples, tuples, lists, mappings) on the device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(part, device) for part in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(part, device) for part in batch)
+    if isinstance(batch, Mapping):
+        return {key: to_device(part, device) for key, part in batch.items()}
+    return batch
