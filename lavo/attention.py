@@ -24,7 +24,8 @@ class LAVOAttention(nn.Module):
     rank: units of the memory, min(64, head_dim) by default.
     window: tokens that attend to each other exactly (self-attention only).
     output: "joint" (one softmax over window and memory), "sum" or "memory".
-    basis: "learned" (stays orthonormal), "fixed" (random), "identity" (the head's first axes), "free" (unconstrained).
+    basis: "learned" (stays orthonormal), "fixed" (random), "identity" (the head's first axes), "free" (unconstrained),
+        "none" (an ablation: the memory is empty, and the output is the windows' alone).
     position_bias: a learned bias by distance inside the windows, zero at the start.
     dissect: False compresses the values as they are, and has no windows (an ablation).
     backend: "auto", "torch" or "reference"; ``kernel`` tells what ran last.
@@ -65,6 +66,12 @@ class LAVOAttention(nn.Module):
                 raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
         if rank > head_dim:
             raise ValueError(f"rank must be at most head_dim = {head_dim}, got {rank}")
+        if basis == "none":
+            if output == "memory" or not dissect or pattern.endswith("cross"):
+                raise ValueError(
+                    'basis "none" leaves the windows alone, and with this pattern, output or dissect there are none'
+                )
+            rank, output = 1, "sum"  # of the windows' output and an empty memory's, which is zero
         self.pattern, self.num_heads, self.head_dim, self.rank = pattern, num_heads, head_dim, rank
         self.window, self.output, self.dissect, self.backend = window, output, dissect, backend
         self.kernel = resolve_backend(backend)
