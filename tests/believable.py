@@ -174,7 +174,9 @@ def _point(mode: str, factor: float, length: int, attention: str) -> Point:
     if attention == "softmax" and length == 8192:
         return point._replace(status="out_of_memory", reason="RuntimeError: can't allocate memory")
     if attention == "my_att" and length >= 4096:
-        return point._replace(status="over_budget", reason="by shorter lengths it would take 12 s; a point may take 4 s")
+        return point._replace(
+            status="over_budget", reason="by shorter lengths it would take 12 s; a point may take 4 s"
+        )
     base = 4 * 8 * 64 * 3 * length
     return point._replace(
         kernel="matmul",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.registry import TASKS
 from benchmark.report.document import Block, Heading, Picture, Warned, render_html, render_markdown
-from benchmark.report.groups import Group, Record, group_records, words
+from benchmark.report.groups import Group, Record, group_records, variant, words
 from benchmark.report.speed import crossing_table, memory_table, read_sweeps, sweep_files, time_table
 from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
 from benchmark.results import EXAMPLES_SUFFIX, record_files, records, write_bytes
@@ -241,11 +241,20 @@ def _has_package(task: str) -> bool:
 
 def task_figures(group: Group) -> Mapping[str, Figure | None]:
     """What the task's own ``figures(records)`` draws of this group's completed records; nothing where it has none."""
+    from benchmark.report.style import recolour, style_of
+
     if group.task not in TASKS or not _has_package(group.task):
         return {}
     if importlib.util.find_spec(_figures_module(group.task)) is None:
         return {}
     completed = [record for record in group.records if record["status"] == "completed"]
-    module = importlib.import_module(_figures_module(group.task))
-    figures: Mapping[str, Figure | None] = module.figures(completed) if completed else {}
+    if not completed:
+        return {}
+    figures: Mapping[str, Figure | None] = importlib.import_module(_figures_module(group.task)).figures(completed)
+    styles = {entry.label: style_of(entry.label) for entry in group.entries}
+    for entry in group.entries:
+        styles[f"{entry.attention} ({variant(entry.records[0])})"] = styles[entry.label]
+    for figure in figures.values():
+        if figure is not None:
+            recolour(figure, styles)
     return figures

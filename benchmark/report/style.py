@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmark.registry import ATTENTIONS
@@ -72,6 +72,18 @@ def style_of(label: str) -> Style:
     code = int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "big")
     colour = _STRANGERS[code % len(_STRANGERS)]
     return Style(colour, _MARKERS[code // len(_STRANGERS) % len(_MARKERS)], "--", "white")
+
+
+def recolour(figure: Any, styles: Mapping[str, Style]) -> None:
+    """Gives the lines of a task's figure that bear an attention's name its colour, in the legends too."""
+    for axes in figure.axes:
+        for line in axes.get_lines():
+            if line.get_label() in styles:
+                line.set_color(styles[line.get_label()].color)
+        legend = axes.get_legend()
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True) if legend else ():
+            if text.get_text() in styles and hasattr(handle, "get_linestyle"):
+                handle.set_color(styles[text.get_text()].color)
 
 
 def length_axis(axis: Any, lengths: Sequence[float]) -> None:

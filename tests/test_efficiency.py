@@ -1,0 +1,267 @@
+"""The sweep on attentions of known cost: its counters, budgets, failures and table.  Times are never compared."""
+
+# ruff: noqa: ARG002, ARG005  (the toys have the protocol's signatures)
+
+from __future__ import annotations
+
+import csv
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark import efficiency, memory, points, registry
+from benchmark.efficiency import History, Limits, measure, predict, refusal, short_sweep
+from benchmark.points import COLUMNS, Point, read_points, write_points
+
+CONTRACT = [
+    *(
+        "mode",
+        "pattern",
+        "batch",
+        "length",
+        "num_heads",
+        "head_dim",
+        "attention",
+        "dtype",
+        "device",
+        "kernel",
+        "rounds",
+    ),
+    *("seconds", "seconds_low", "seconds_high", "compile_seconds", "base_bytes", "peak_bytes", "flops", "moved_bytes"),
+    *("status", "reason"),
+]
+
+
+class Quadratic(nn.Module):
+    """Holds the scores: n² floats a head at a time, 4·n²·d operations."""
+
+    version = 1
+    unsupported = {"noncausal_cross": "is a toy"}
+    kernel = "toy_quadratic"
+
+    def __init__(self, *, pattern, num_heads, head_dim):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, q, k, v, key_padding_mask=None):
+        return (q @ k.mT) @ v * self.scale
+
+    def init_state(self, batch_size, *, device=None, dtype=None):
+        return (torch.zeros(batch_size, 0),)
+
+    def extend(self, q, k, v, state):
+        return v, (torch.cat([state[0], k[:, 0, :, 0]], 1),)
+
+    def state_bytes(self, state):
+        return state[0].nbytes
+
+
+class Linear(Quadratic):
+    """Holds d² floats a head, 4·n·d² operations."""
+
+    kernel = "toy_linear"
+
+    def forward(self, q, k, v, key_padding_mask=None):
+        return q @ (k.mT @ v) * self.scale
+
+
+class Failing(Quadratic):
+    def forward(self, q, k, v, key_padding_mask=None):
+        raise KeyError("a stranger's mistake")
+
+
+class Memoryless(Quadratic):
+    def forward(self, q, k, v, key_padding_mask=None):
+        if q.shape[2] >= 32:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: 1 GB")
+        return v * self.scale
+
+
+TOYS = {"quadratic": Quadratic, "linear": Linear, "failing": Failing, "memoryless": Memoryless}
+
+
+@pytest.fixture(autouse=True)
+def _toys(monkeypatch):
+    monkeypatch.setattr(registry, "_decorated", dict(TOYS))
+
+
+def sweep(attentions, lengths=(16, 32, 64), modes=("forward",), **settings):
+    return measure(attentions, ("causal_self",), lengths, modes, num_heads=2, head_dim=8, rounds=5, **settings)
+
+
+def column(rows, attention, name, mode="forward"):
+    return [getattr(row, name) for row in rows if row.attention == attention and row.mode == mode]
+
+
+def held(rows, attention, mode="forward"):
+    peaks, bases = (column(rows, attention, name, mode) for name in ("peak_bytes", "base_bytes"))
+    return [peak - base for peak, base in zip(peaks, bases, strict=True)]
+
+
+def slope(lengths, values):
+    return math.log(values[-1] / values[0]) / math.log(lengths[-1] / lengths[0])
+
+
+def test_columns_are_the_contracts():
+    assert list(COLUMNS) == CONTRACT
+
+
+def test_counters_see_the_difference_between_quadratic_and_linear():
+    lengths = (64, 128, 256)
+    rows = sweep(["quadratic", "linear"], lengths, ("forward", "backward"))
+    for mode in ("forward", "backward"):
+        assert slope(lengths, column(rows, "quadratic", "flops", mode)) == pytest.approx(2)
+        assert slope(lengths, column(rows, "linear", "flops", mode)) == pytest.approx(1)
+        assert slope(lengths, held(rows, "quadratic", mode)) > 1.7
+        assert slope(lengths, held(rows, "linear", mode)) < 1.1
+    assert column(rows, "quadratic", "flops") == [2 * 4 * n * n * 8 for n in lengths]
+    assert column(rows, "linear", "flops") == [2 * 4 * n * 8 * 8 for n in lengths]
+    assert {row.status for row in rows} == {"completed"}
+
+
+def test_memory_is_counted_to_the_byte():
+    rows = sweep(["quadratic"], (64,))
+    scores, out = 2 * 64 * 64 * 4, 2 * 64 * 8 * 4
+    assert held(rows, "quadratic") == [max(scores + out, out + out)]
+    assert column(rows, "quadratic", "base_bytes") == [3 * out + 4]
+    assert column(rows, "quadratic", "moved_bytes") == [4 * out]
+
+
+def test_what_autograd_saves_is_counted():
+    rows = sweep(["quadratic"], (64,), ("forward", "backward"))
+    assert held(rows, "quadratic", "backward")[0] > held(rows, "quadratic")[0]
+
+
+def test_peak_does_not_depend_on_what_was_measured_before():
+    once = sweep(["quadratic"], (32, 64, 128))
+    after = sweep(["linear", "quadratic"], (128, 256)) and sweep(["quadratic"], (32, 64, 128))
+    assert held(once, "quadratic") == held(after, "quadratic")
+    alone = [memory.allocated_by(lambda n=n: torch.ones(n)) for n in (4096, 1024, 4096)]
+    assert alone == [4 * 4096, 4 * 1024, 4 * 4096]
+
+
+def test_process_peak_is_set_back_between_cells():
+    if not memory.peak_is_exact():
+        pytest.skip("this system doesn't let the mark be set back")
+    base = memory.reset_peak()
+    block = torch.ones(16_000_000)
+    del block
+    high = memory.peak_bytes() - base
+    assert high > 50e6
+    base = memory.reset_peak()
+    assert memory.peak_bytes() - base < high / 4
+
+
+def test_rows_have_intervals_kernels_and_interleaved_rounds(monkeypatch):
+    order = []
+    real = efficiency.call_seconds
+    monkeypatch.setattr(
+        efficiency,
+        "call_seconds",
+        lambda work, repeats, device: order.append(work.kernel()) or real(work, repeats, device),
+    )
+    rows = sweep(["quadratic", "linear"], (16,))
+    timed = order[-10:]
+    assert all(set(timed[start : start + 2]) == {"toy_quadratic", "toy_linear"} for start in range(0, 10, 2))
+    for row in rows:
+        assert row.rounds == 5
+        assert row.seconds_low <= row.seconds <= row.seconds_high
+        assert row.compile_seconds >= 0
+        assert row.kernel == f"toy_{row.attention}"
+
+
+def test_decoding_goes_on_from_the_filled_context():
+    (row,) = sweep(["quadratic"], (64,), ("decode",))
+    assert row.status == "completed"
+    assert row.moved_bytes >= 64 * 4  # the state counts
+
+
+def test_what_cannot_be_done_is_a_row_with_its_reason():
+    rows = measure(["quadratic"], ("noncausal_cross", "noncausal_self"), (16,), ("decode",), rounds=5)
+    assert [row.status for row in rows] == ["unsupported", "unsupported"]
+    assert "is a toy" in rows[0].reason
+    assert "nothing to decode" in rows[1].reason
+
+
+def test_failures_and_full_memory_are_rows_and_the_rest_goes_on():
+    rows = sweep(["failing", "memoryless", "linear"])
+    assert column(rows, "failing", "status") == ["failed"] * 3
+    assert "a stranger's mistake" in column(rows, "failing", "reason")[0]
+    assert column(rows, "memoryless", "status") == ["completed", "out_of_memory", "out_of_memory"]
+    assert "already out of memory at length 32" in column(rows, "memoryless", "reason")[2]
+    assert column(rows, "linear", "status") == ["completed"] * 3
+
+
+def test_budgets_of_time_and_memory_end_in_rows():
+    rows = sweep(["quadratic"], budget_seconds=1e-6)
+    assert column(rows, "quadratic", "status") == ["over_budget"] * 3
+    rows = sweep(["quadratic", "linear"], (64, 128, 256), budget_bytes=100_000)
+    assert column(rows, "quadratic", "status") == ["completed", "over_budget", "over_budget"]
+    assert "would hold" in column(rows, "quadratic", "reason")[1]
+    assert column(rows, "linear", "status") == ["completed"] * 3
+    rows = sweep(["quadratic"], total_seconds=0.0)
+    assert "whole sweep" in rows[0].reason
+
+
+def test_a_long_first_length_is_predicted_from_probes():
+    rows = sweep(["quadratic"], (2**15,), budget_bytes=10_000_000)
+    assert [row.status for row in rows] == ["over_budget"]
+    assert "by shorter lengths" in rows[0].reason
+
+
+def test_prediction_follows_the_measured_growth():
+    assert predict([], 512) == 0
+    assert predict([(256, 1.0)], 512) == pytest.approx(4)  # one point: the worst that is usual
+    assert predict([(256, 1.0), (512, 2.0)], 2048) == pytest.approx(8)
+    assert predict([(256, 1.0), (512, 1.0)], 1024) == pytest.approx(2)  # overheads promise nothing
+    limits = Limits(rounds=5, budget_seconds=10.0, budget_bytes=10**9, deadline=math.inf)
+    history = History(seconds=[(256, 0.5), (512, 2.0)])
+    point = Point("forward", "causal_self", 1, 1024, 2, 8, "toy", "float32", "cpu")
+    refused = refusal(point, limits, history)
+    assert refused is not None
+    assert refused.status == "over_budget"
+    assert refusal(point._replace(length=2048), limits, history).reason == refused.reason
+
+
+def test_table_is_written_as_it_grows_and_keeps_other_rows(tmp_path):
+    seen = []
+    sweep(
+        ["linear"],
+        (16,),
+        directory=tmp_path,
+        on_point=lambda point: seen.append(len(read_points(tmp_path / points.FILE_NAME))),
+    )
+    sweep(["linear"], (16, 32), directory=tmp_path)
+    rows = read_points(tmp_path / points.FILE_NAME)
+    assert seen == [1]
+    assert [row.length for row in rows] == [16, 32]
+    with (tmp_path / points.FILE_NAME).open() as file:
+        assert next(csv.reader(file)) == CONTRACT
+
+
+def test_table_reads_back_as_written(tmp_path):
+    point = Point("forward", "causal_self", 1, 16, 2, 8, "my_att", "float32", "cpu", seconds=1.5e-5, reason='a, b"c')
+    write_points(tmp_path / "efficiency.csv", [point])
+    assert read_points(tmp_path / "efficiency.csv") == [point]
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"other\.csv: columns a, b"):
+        read_points(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"modes": ("sideways",)}, "sideways"), ({"lengths": ()}, "lengths"), ({"patterns": ("causal",)}, "causal")],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        measure(["linear"], **arguments)
+
+
+def test_short_sweep_is_bounded(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(efficiency, "measure", lambda attentions, **settings: asked.update(settings) or [])
+    short_sweep(["linear"], tmp_path)
+    assert asked["total_seconds"] <= 70
+    assert asked["rounds"] >= 5
