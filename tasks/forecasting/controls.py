@@ -40,7 +40,8 @@ class DLinear(nn.Module):
     def __init__(self, seq_len: int, pred_len: int, kernel: int = 25) -> None:
         super().__init__()
         self.kernel = kernel
-        self.trend, self.rest = nn.Linear(seq_len, pred_len), nn.Linear(seq_len, pred_len)
+        # The usual initialisation would draw from the global generator, which belongs to the cell.
+        self.trend, self.rest = (nn.utils.skip_init(nn.Linear, seq_len, pred_len) for _ in range(2))
         for linear in (self.trend, self.rest):
             nn.init.constant_(linear.weight, 1 / seq_len)
             nn.init.zeros_(linear.bias)

@@ -354,9 +354,9 @@ def time_features(dates: np.ndarray, step: int) -> np.ndarray:
         (60, index.second / 59.0),
         (3600, index.minute / 59.0),
         (86_400, index.hour / 23.0),
-        (604_800, index.dayofweek / 6.0),
+        (604_800, index.day_of_week / 6.0),
         (None, (index.day - 1) / 30.0),
-        (604_800, (index.dayofyear - 1) / 365.0),
+        (604_800, (index.day_of_year - 1) / 365.0),
     ]
     chosen = [np.asarray(feature) for size, feature in by_size if size is None or step < size]
     if step >= 604_800:

@@ -12,10 +12,10 @@ def make_series(num_rows: int, num_columns: int, seed: int) -> np.ndarray:
     """The series, the target last; the same bytes for the same arguments.  Returns float64 (rows, columns).
 
     Each column is a sum of
-    - seasons: a day (three harmonics, weaker at the week's end), a week and a year, each with its own phases;
+    - seasons: a day (two harmonics, weaker at the week's end), a week and a year, each with its own phases;
     - a trend: a slow straight line;
     - regimes: three, each lasting ten days on average, that move the level and stretch the day of all columns;
-    - noise: an autoregressive process (0.9 an hour);
+    - noise: an autoregressive process (0.9 an hour), a third of the whole;
     - coupling: the noise of the column before, 24 to 48 hours late, so that the coming day of one column stands in the
       last two days of another, where neither a repetition nor a rule of one column finds it.
     """
@@ -26,15 +26,15 @@ def make_series(num_rows: int, num_columns: int, seed: int) -> np.ndarray:
     columns = np.empty((num_rows, num_columns))
     carried = np.zeros(num_rows)
     for column in range(num_columns):
-        level, stretch = rng.uniform(-1.0, 1.0, 3), rng.uniform(0.5, 1.5, 3)
-        day = sum(_wave(hours, 24 / k, rng) / k for k in (1, 2, 3))
+        level, stretch = rng.uniform(-0.6, 0.6, 3), rng.uniform(0.7, 1.3, 3)
+        day = _wave(hours, 24, rng) + 0.4 * _wave(hours, 12, rng)
         week_end = np.where((hours // 24 + 4) % 7 >= 5, rng.uniform(0.4, 0.8), 1.0)  # 2016-01-01 was a Friday
-        season = day * week_end * stretch[regime] + 0.5 * _wave(hours, 168, rng) + 0.4 * _wave(hours, 8766, rng)
-        trend = rng.uniform(-0.5, 0.5) * hours / 8766
-        carried = 0.6 * noise[:, column] + 0.8 * _late(carried, int(rng.integers(24, 49)))
+        season = day * week_end * stretch[regime] + 0.3 * _wave(hours, 168, rng) + 0.1 * _wave(hours, 8766, rng)
+        trend = rng.uniform(-0.1, 0.1) * hours / 8766
+        carried = 0.4 * noise[:, column] + 0.8 * _late(carried, int(rng.integers(24, 49)))
         scale, offset = rng.uniform(2.0, 20.0), rng.uniform(-50.0, 50.0)
         columns[:, column] = offset + scale * (season + trend + level[regime] + carried)
-    return np.round(columns, 4)  # what the mathematical library's last bits are doesn't reach the file
+    return np.round(columns, 4)  # coarser than the last bits in which mathematical libraries differ
 
 
 def _wave(hours: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
