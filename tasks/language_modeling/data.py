@@ -115,16 +115,27 @@ def find_modules() -> Sources:
     """The modules of the running interpreter's standard library; a digest of a module's path chooses its part."""
     root = Path(sysconfig.get_path("stdlib"))
     parts: dict[str, list[tuple[str, Path]]] = {part: [] for part in PARTS}
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root)
-        left_out = LEFT_OUT_FOLDERS.intersection(name.parts) or name.parts[0].startswith(LEFT_OUT_PREFIXES)
-        if not left_out and path.stat().st_size > 0:
-            parts[_part_of(name.as_posix())].append((f"stdlib/{name.as_posix()}", path))
+    for path in _module_files(root):
+        name = path.relative_to(root).as_posix()
+        parts[_part_of(name)].append((f"stdlib/{name}", path))
     if not all(parts.values()):
         raise ValueError(
             "embedded data: the running Python has no source files of its standard library; use one that has, or --data-root"
         )
     return _read_all(parts, name="embedded", embedded=True)
+
+
+def _module_files(root: Path) -> list[Path]:
+    """Source files with text in them, in order; folders that are left out are not even entered."""
+    files = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in LEFT_OUT_FOLDERS and not _is_built(name)]
+        files += [Path(folder, name) for name in names if name.endswith(".py") and not _is_built(name)]
+    return sorted(path for path in files if path.stat().st_size > 0)
+
+
+def _is_built(name: str) -> bool:
+    return name.startswith(LEFT_OUT_PREFIXES)
 
 
 def _part_of(name: str) -> str:

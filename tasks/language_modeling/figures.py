@@ -1,0 +1,97 @@
+"""Loss by context length and by position, from the records' ``curves``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+Record = Mapping[str, Any]
+Curve = tuple[np.ndarray, np.ndarray]  # x, y
+
+
+def figures(records: Sequence[Record]) -> dict[str, Figure]:
+    """``loss_by_length`` and ``loss_by_position``: a line an attention, mean over seeds, band of one standard deviation.
+
+    Records without curves are left out; without any there is no figure.
+    """
+    records = [record for record in records if (record.get("curves") or {}).get("loss_by_length")]
+    if not records:
+        return {}
+    return {
+        "loss_by_length": _figure(records, by_length, x_label="context length, tokens"),
+        "loss_by_position": _figure(records, by_position, x_label="position in the block, tokens"),
+    }
+
+
+def by_length(curves: Mapping[str, Any]) -> Curve:
+    """Loss at each context length."""
+    rows = curves["loss_by_length"]
+    return np.array([row["length"] for row in rows]), _numbers([row["loss"] for row in rows])
+
+
+def by_position(curves: Mapping[str, Any]) -> Curve:
+    """Loss at the last position of each interval; positions count from 1, so that the first has a place on a log axis."""
+    curve = curves["loss_by_position"]
+    return np.array(curve["edges"][1:]), _numbers(curve["loss"])
+
+
+def mean_and_deviation(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x that all seeds have, mean of y and its standard deviation (0 where there is one seed)."""
+    common = sorted(set.intersection(*({*x.tolist()} for x, _ in curves)))
+    y = np.array([[dict(zip(x.tolist(), y.tolist(), strict=True))[place] for place in common] for x, y in curves])
+    deviation = y.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(common))
+    return np.array(common), y.mean(axis=0), deviation
+
+
+def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure:
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    places: set[int] = set()
+    groups = {label_of(record): [] for record in records}  # type: dict[str, list[Curve]]
+    for record in records:
+        groups[label_of(record)].append(curve_of(record["curves"]))
+    for number, (label, curves) in enumerate(groups.items()):
+        x, mean, deviation = mean_and_deviation(curves)
+        # Ten colours; a further ten lines are told apart by their dashes.
+        axes.plot(x, mean, color=f"C{number % 10}", linestyle=("-", "--", ":")[number // 10 % 3], marker="o", ms=3, label=label)
+        if len(curves) > 1:
+            axes.fill_between(x, mean - deviation, mean + deviation, color=f"C{number % 10}", alpha=0.2, lw=0)
+        places.update(x.tolist())
+    for training_length in {record["curves"]["training_length"] for record in records}:
+        axes.axvline(training_length, color="0.5", lw=0.8, ls=":", zorder=0)
+    _length_axis(axes, sorted(places))
+    axes.set(xlabel=f"{x_label} (dotted: training length)", ylabel="loss, nats/token")
+    axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def label_of(record: Record) -> str:
+    """The attention, and its variant where it has one."""
+    cell = record["cell"]
+    return f"{cell['attention']} ({cell['variant']})" if cell.get("variant") else cell["attention"]
+
+
+def _length_axis(axes: Axes, places: Sequence[int]) -> None:
+    """Base 2, a tick at every measured length (every other one where they are many), labelled 256, 512, 1K."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(places if len(places) <= 8 else places[:: -2][::-1]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: length_name(round(x))))
+
+
+def length_name(length: int) -> str:
+    """256, 512, 1K, 1.5K, 128K, 1M."""
+    for size, letter in ((2**20, "M"), (2**10, "K")):
+        if length >= size:
+            return f"{length / size:.4g}{letter}"
+    return str(length)
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    """Missing values are NaN: the line has a gap there."""
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
