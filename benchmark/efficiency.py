@@ -31,6 +31,7 @@ from benchmark.registry import check_pattern
 from benchmark.statistics import bootstrap_interval
 from benchmark.workloads import MODES, Shape, Workload, build_workload
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 _EXTRA_CALLS = 4  # the first, the one that counts memory, the one that counts operations, the one that sets repeats
 _SAMPLE_SECONDS = 2e-3  # shorter calls are repeated, so that the clock and the loop around them don't count
@@ -124,6 +125,66 @@ def measure(
 def short_sweep(attentions: Sequence[str], directory: Path, device: str | torch.device = "cpu") -> list[Point]:
     """The sweep of a quick run: about a minute, whatever the machine."""
     return measure(attentions, directory=directory, device=device, rounds=5, budget_seconds=4.0, total_seconds=60.0)
+
+
+def measure_to_file(
+    directory: Path,
+    *,
+    attentions: Sequence[str],
+    patterns: Sequence[str],
+    lengths: Sequence[int],
+    modes: Sequence[str],
+    batch: int,
+    num_heads: int,
+    head_dim: int,
+    dtype: str,
+    rounds: int,
+    budget_seconds: float,
+    device: str,
+    say: Callable[[str], None],
+) -> Path:
+    """The sweep of the command line: a line for each point as it comes; gives the path of the table."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: unknown; allowed: {', '.join(DTYPES)}")
+    measure(
+        attentions,
+        patterns,
+        lengths,
+        modes,
+        directory=directory,
+        batch=batch,
+        num_heads=num_heads,
+        head_dim=head_dim,
+        dtype=DTYPES[dtype],
+        device=device,
+        rounds=rounds,
+        budget_seconds=budget_seconds,
+        on_point=lambda point: say(_line(point)),
+    )
+    return directory / FILE_NAME
+
+
+def _line(point: Point) -> str:
+    where = f"{point.pattern} {point.mode} {point.length} {point.attention}"
+    if point.seconds is None:
+        return f"{where}: {point.status}: {point.reason}"
+    return f"{where}: {1e3 * point.seconds:.4g} ms, {(point.peak_bytes or 0) / 2**20:.4g} MiB"
+
+
+def parse_lengths(text: str) -> list[int]:
+    """``256:2048`` in powers of two, both ends included, or ``100,1000``.  Raises ValueError with what is allowed."""
+    try:
+        if ":" not in text:
+            return [int(part) for part in text.split(",")]
+        low, high = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise ValueError(f"lengths {text!r}: must be FROM:TO, as 256:8192, or lengths as 256,1000") from None
+    if not 1 <= low <= high:
+        raise ValueError(f"lengths {text!r}: FROM must be at least 1 and at most TO")
+    lengths = [low]
+    while 2 * lengths[-1] <= high:
+        lengths.append(2 * lengths[-1])
+    return lengths
 
 
 def _check(patterns: Sequence[str], lengths: Sequence[int], modes: Sequence[str], rounds: int) -> None:

@@ -88,6 +88,7 @@ def make_record(
         "efficiency": {
             "tokens_per_second": 12_000 / level,
             "examples_per_second": 120 / level,
+            "base_bytes": int(3e8),
             "peak_bytes": int(4e8 * level),
             "parameters": 213_760 + (12_800 if attention == "lavo" else 0),
             "extra_parameters": 12_800 if attention == "lavo" else 0,
@@ -96,9 +97,10 @@ def make_record(
         },
         "data": {"name": "embedded", "embedded": True, "sha256": "3f2a91c0" * 8, "details": {}},
         "environment": {
-            "versions": {"python": "3.11.9", "torch": "2.11.0", "lavo-bench": "0.1.0"},
-            "device": "cpu",
-            "cpu": "Some CPU",
+            "python": "3.11.9",
+            "system": "Linux x86_64",
+            "packages": {"lavo-bench": "0.1.0", "torch": "2.11.0"},
+            "device": "Some CPU",
             "threads": 2,
             "commit": "0123456789abcdef0123456789abcdef01234567",
             "dirty": False,

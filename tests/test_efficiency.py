@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmark import efficiency, memory, points, registry
-from benchmark.efficiency import History, Limits, measure, predict, refusal, short_sweep
+from benchmark.efficiency import History, Limits, measure, measure_to_file, parse_lengths, predict, refusal, short_sweep
 from benchmark.points import COLUMNS, Point, read_points, write_points
 
 CONTRACT = [
@@ -85,6 +85,10 @@ TOYS = {"quadratic": Quadratic, "linear": Linear, "failing": Failing, "memoryles
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch):
     monkeypatch.setattr(registry, "_decorated", dict(TOYS))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # toys are too small to share, and other tests may hold the cores
+    yield
+    torch.set_num_threads(threads)
 
 
 def sweep(attentions, lengths=(16, 32, 64), modes=("forward",), **settings):
@@ -265,3 +269,19 @@ def test_short_sweep_is_bounded(monkeypatch, tmp_path):
     short_sweep(["linear"], tmp_path)
     assert asked["total_seconds"] <= 70
     assert asked["rounds"] >= 5
+
+
+def test_command_lines_sweep_says_every_point_and_reads_lengths(tmp_path):
+    assert parse_lengths("256:2048") == [256, 512, 1024, 2048]
+    assert parse_lengths("100,1000") == [100, 1000]
+    for bad in ("256:", "0:8", "a", "8:4"):
+        with pytest.raises(ValueError, match="lengths"):
+            parse_lengths(bad)
+    lines = []
+    shape = {"batch": 1, "num_heads": 2, "head_dim": 8, "rounds": 5, "budget_seconds": 5.0, "device": "cpu"}
+    asked = {"attentions": ["linear", "failing"], "patterns": ["causal_self"], "lengths": [16], "modes": ["forward"]}
+    path = measure_to_file(tmp_path, **asked, **shape, dtype="float32", say=lines.append)
+    assert [row.status for row in read_points(path)] == ["completed", "failed"]
+    assert len(lines) == 2
+    with pytest.raises(ValueError, match="float8"):
+        measure_to_file(tmp_path, **asked, **shape, dtype="float8", say=lines.append)

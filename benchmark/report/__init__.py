@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmark.report.comparison import compare, comparison_table
-    from benchmark.report.page import build_report, failed_figures
+    from benchmark.report.page import Built, build_report
 
-__all__ = ["build_report", "compare", "comparison_table", "failed_figures"]
+__all__ = ["Built", "build_report", "compare", "comparison_table"]
 
 _HOME = {
+    "Built": "benchmark.report.page",
     "build_report": "benchmark.report.page",
     "compare": "benchmark.report.comparison",
     "comparison_table": "benchmark.report.comparison",
-    "failed_figures": "benchmark.report.page",
 }
 
 

@@ -119,7 +119,7 @@ def declared(attention: str) -> dict[str, Any]:
 def task_metrics(task: str) -> Mapping[str, Metric]:
     """The task's metrics with their cards; none where the task isn't installed."""
     try:
-        metrics: Mapping[str, Metric] = load_task(task).metrics  # type: ignore[attr-defined]
+        metrics: Mapping[str, Metric] = load_task(task).metrics
         return metrics
     except (ValueError, ImportError):
         return {}

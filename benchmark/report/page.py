@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.registry import TASKS
 from benchmark.report.document import Block, Heading, Picture, Warned, render_html, render_markdown
@@ -26,18 +26,26 @@ FORMATS = ("svg", "pdf", "png")
 INPUTS = "inputs.json"
 
 
-def build_report(directories: Sequence[Path], output: Path, *, force: bool = False) -> Path:
-    """``report.md`` and ``report.html`` in ``output``, with ``figures/`` and ``tables/``; gives the page's path.
+class Built(NamedTuple):
+    """What ``build_report`` made."""
+
+    markdown: Path
+    html: Path
+    faults: list[str]  # a line for every figure that had to be left out: its name and the exception
+    changed: bool  # False where it was there already, of the same inputs
+
+
+def build_report(directories: Sequence[Path], output: Path, *, force: bool = False) -> Built:
+    """``report.md`` and ``report.html`` in ``output``, with ``figures/`` and ``tables/``.
 
     Does nothing where nothing changed since it was last built whole, unless ``force``.  A figure that fails is left
-    out and named in the report; ``failed_figures(output)`` lists those.  Raises ValueError for a folder that isn't
-    there and for a file in it that is no record.
+    out and named in the report.  Raises ValueError for a folder that isn't there and for a file in it that is no record.
     """
     directories = [Path(directory) for directory in directories]
-    page = output / "report.html"
+    markdown, page = output / "report.md", output / "report.html"
     inputs = digests(directories)
-    if not force and page.exists() and _built_from(output) == inputs:
-        return page
+    if not force and page.exists() and markdown.exists() and _built_from(output) == inputs:
+        return Built(markdown, page, [], changed=False)
     found = records(directories)
     groups = group_records(found)
     names = [shown_path(directory) for directory in directories]
@@ -45,26 +53,20 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
     builder = _Builder(output / "tables", gallery)
     blocks = builder.blocks(groups, found, directories, names, shown_path(output))
     title = f"Attention benchmark: {output.name}"
-    write_bytes(output / "report.md", render_markdown(title, blocks).encode())
+    write_bytes(markdown, render_markdown(title, blocks).encode())
     write_bytes(page, render_html(title, blocks, gallery.folder).encode())
-    state = {"inputs": inputs, "failed_figures": gallery.failures}
+    state = {"inputs": inputs, "faults": gallery.failures}
     write_bytes(output / INPUTS, (json.dumps(state, indent=1, sort_keys=True) + "\n").encode())
-    return page
-
-
-def failed_figures(output: Path) -> list[str]:
-    """One line for every figure that the last build had to leave out: its name and the exception."""
-    path = output / INPUTS
-    return json.loads(path.read_text(encoding="utf-8"))["failed_figures"] if path.exists() else []
+    return Built(markdown, page, gallery.failures, changed=True)
 
 
 def _built_from(output: Path) -> dict[str, str] | None:
     """What the report in this folder was built from; None where it is not whole."""
     path = output / INPUTS
-    if not path.exists() or failed_figures(output):
+    if not path.exists():
         return None
-    inputs: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["inputs"]
-    return inputs
+    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return None if state["faults"] else state["inputs"]
 
 
 def digests(directories: Sequence[Path]) -> dict[str, str]:
@@ -247,7 +249,7 @@ def task_figures(group: Group) -> Mapping[str, Figure | None]:
         return {}
     if importlib.util.find_spec(_figures_module(group.task)) is None:
         return {}
-    completed = [record for record in group.records if record["status"] == "completed"]
+    completed = [_with_short_variant(record) for record in group.records if record["status"] == "completed"]
     if not completed:
         return {}
     figures: Mapping[str, Figure | None] = importlib.import_module(_figures_module(group.task)).figures(completed)
@@ -258,3 +260,12 @@ def task_figures(group: Group) -> Mapping[str, Figure | None]:
         if figure is not None:
             recolour(figure, styles)
     return figures
+
+
+def _with_short_variant(record: Record) -> Record:
+    """The record with a variant only where that says more than the attention's name: figures print both."""
+    cell = record["cell"]
+    return {
+        **record,
+        "cell": {**cell, "variant": None if cell.get("variant") == cell["attention"] else cell.get("variant")},
+    }

@@ -62,10 +62,8 @@ def caveats(records: Sequence[Record]) -> list[str]:
 
 def device_words(record: Record) -> str:
     environment = record.get("environment") or {}
-    parts = [environment.get(key) for key in ("device", "gpu", "cpu")]
-    named = list(dict.fromkeys(str(part) for part in parts if part))
     threads = environment.get("threads")
-    return ", ".join([*named, *([f"{threads} threads"] if threads else [])])
+    return f"{environment.get('device') or 'unknown'}" + (f", {threads} threads" if threads else "")
 
 
 def matrix(groups: Sequence[Group]) -> Table:
@@ -163,7 +161,9 @@ def _environments(records: Sequence[Record]) -> Table | None:
     for record in records:
         environment = record.get("environment")
         if environment:
-            versions = ", ".join(f"{name} {value}" for name, value in (environment.get("versions") or {}).items())
+            packages = {"python": environment.get("python"), **(environment.get("packages") or {})}
+            versions = ", ".join(f"{name} {value}" for name, value in packages.items() if value)
+            versions += f"; {environment['system']}" if environment.get("system") else ""
             commit = str(environment.get("commit") or "unknown")[:12]
             commit += " with uncommitted changes" if environment.get("dirty") else ""
             key = (commit, device_words(record), versions)

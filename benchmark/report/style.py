@@ -75,11 +75,18 @@ def style_of(label: str) -> Style:
 
 
 def recolour(figure: Any, styles: Mapping[str, Style]) -> None:
-    """Gives the lines of a task's figure that bear an attention's name its colour, in the legends too."""
+    """Gives a task's lines that bear an attention's name its colour, with their bands and their place in the legend."""
+    from matplotlib.colors import to_rgb
+
     for axes in figure.axes:
-        for line in axes.get_lines():
-            if line.get_label() in styles:
-                line.set_color(styles[line.get_label()].color)
+        lines = [line for line in axes.get_lines() if line.get_label() in styles]
+        new = {to_rgb(line.get_color()): styles[line.get_label()].color for line in lines}
+        for line in lines:
+            line.set_color(styles[line.get_label()].color)
+        for band in axes.collections:
+            faces = band.get_facecolor()
+            if len(faces) == 1 and tuple(faces[0][:3]) in new:
+                band.set_facecolor((*to_rgb(new[tuple(faces[0][:3])]), faces[0][3]))
         legend = axes.get_legend()
         for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True) if legend else ():
             if text.get_text() in styles and hasattr(handle, "get_linestyle"):

@@ -295,6 +295,7 @@ COSTS = {  # key of a record's ``efficiency`` -> heading, how it is written
     "train_seconds": ("training", numbers.duration),
     "tokens_per_second": ("tokens/s", numbers.count),
     "examples_per_second": ("examples/s", numbers.significant),
+    "base_bytes": ("memory before", numbers.size),
     "peak_bytes": ("peak memory", numbers.size),
     "state_bytes": ("state", numbers.size),
 }
