@@ -127,6 +127,7 @@ class FlashAttention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
         """Runs the kernel and records its name.  Causal: the last query is as late as the last key."""
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))  # no fused kernel takes other strides
         self.kernel = choose_kernel(q, k, v)
         if 0 in (*q.shape, k.shape[2]):
             return zeros_from(q, k, v)  # fused kernels refuse empty inputs; no key at all gives zeros

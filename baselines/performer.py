@@ -218,7 +218,8 @@ def log_query_features(q: Tensor, omega: Tensor) -> Tensor:
 def log_key_features(k: Tensor, omega: Tensor) -> Tensor:
     """Ω k' − |k'|²/2, (…, f): the logarithm of φ(k) up to f^{−1/2}, which cancels."""
     half_square = k.square().sum(-1, keepdim=True) * (-0.5 * k.shape[-1] ** -0.5)
-    return torch.cat((k, half_square), -1) @ F.pad(omega, (0, 1), value=1.0).T
+    # First in the sum, not last: taken from a sum that has grown large it would lose half as many digits again.
+    return torch.cat((half_square, k), -1) @ F.pad(omega, (1, 0), value=1.0).T
 
 
 def query_features(q: Tensor, reference: Tensor, omega: Tensor) -> Tensor:

@@ -342,6 +342,16 @@ def test_autocast_changes_neither_dtype_nor_precision(name, pattern):
 
 
 @every_attention
+@every_pattern
+def test_inputs_may_lie_in_memory_in_any_order(name, pattern):
+    attention = build(name, pattern)
+    q, k, v = inputs(pattern, 70)
+    strange = [x.permute(3, 2, 0, 1).contiguous().permute(2, 3, 1, 0) for x in (q, k, v)]
+    assert strange[0].stride(-1) != 1
+    torch.testing.assert_close(attention(*strange), attention(q, k, v), atol=1e-12, rtol=0)
+
+
+@every_attention
 def test_a_continuation_sees_all_that_came_before(name):
     """Known fault 4: two queries after three tokens, k = 0 and v = 0, 1, 2, 3, 4, give 1.5 and 2."""
     if name in ("none", "cosformer"):
