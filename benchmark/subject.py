@@ -18,9 +18,10 @@ from benchmark.registry import attention_options
 
 TOLERANCES = {
     # Share of the expected result's root mean square.  What the same formula in another order of summation gives, with
-    # room for some thousand terms: float64 and float32 are 2e-16 and 6e-8 a step, and errors grow with the cancellation.
+    # room for some thousand terms.  An average over 781 unit values is 20 times smaller than its terms, whose rounding
+    # (6e-8 in float32, times the exponents that went through an exponential) stays: 1e-5 was met by all but that case.
     torch.float64: 1e-10,
-    torch.float32: 1e-5,
+    torch.float32: 3e-5,
     # Weights and outputs have 8 and 11 bits, so single results are off by 4e-3 and 5e-4 before anything is summed.
     torch.bfloat16: 2e-2,
     torch.float16: 5e-3,

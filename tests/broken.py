@@ -180,8 +180,9 @@ class Linear(nn.Module):
         return value / torch.where(weight > 0, weight, 1)[..., None]  # no key: 0 / 1
 
     def init_state(self, batch_size, *, device=None, dtype=None):
-        shape, dtype = (batch_size, self.num_heads, self.head_dim), torch.promote_types(dtype, torch.float32)
-        return Sums(torch.zeros(*shape, self.head_dim, dtype=dtype), torch.zeros(shape, dtype=dtype), 0)
+        kind = {"device": device, "dtype": torch.promote_types(dtype, torch.float32)}
+        shape = (batch_size, self.num_heads, self.head_dim)
+        return Sums(torch.zeros(*shape, self.head_dim, **kind), torch.zeros(shape, **kind), 0)
 
     def extend(self, q, k, v, state):
         self.check_length(state.position + q.shape[2])
@@ -462,7 +463,8 @@ class AlignsTopLeft(Softmax):
     """New queries see the beginning of the cache."""
 
     def hidden(self, target, source, padded, device):
-        return torch.ones(1, 1, target, source, dtype=torch.bool, device=device).triu(1)
+        hidden = torch.ones(1, 1, target, source, dtype=torch.bool, device=device).triu(1)
+        return hidden if padded is None else hidden | padded[:, None, None, :]
 
 
 @fails("streaming", "causal_self")
@@ -479,7 +481,7 @@ class ForgetsSourceMask(Softmax):
     """The source's padding is read when streaming."""
 
     def init_cross(self, k, v, key_padding_mask=None):
-        return super().init_cross(k, v)
+        return super().init_cross(k, v, None if key_padding_mask is None else torch.zeros_like(key_padding_mask))
 
 
 @fails("streaming", "causal_self", "causal_cross")
