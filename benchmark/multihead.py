@@ -82,7 +82,10 @@ class MultiHeadAttention(nn.Module):
 
         key_padding_mask: bool (batch, source length), True where padded.  Returns the shape of query.
         """
-        source = query if source is None else source
+        if source is None:
+            source = query
+        elif self.rotary and source is not query:
+            raise ValueError("rotary=True is for self-attention: target and source have no positions in common")
         q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
         if self.rotary:
             positions = _real_positions(source, key_padding_mask)
@@ -118,6 +121,8 @@ class MultiHeadAttention(nn.Module):
 
     def init_cross(self, source: Tensor, *, key_padding_mask: Tensor | None = None) -> MultiHeadState:
         """Reads a finished source once.  source: (batch, source length, …)."""
+        if self.rotary:
+            raise ValueError("rotary=True is for self-attention: target and source have no positions in common")
         k, v = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
         return MultiHeadState(0, self.attention.init_cross(k, v, key_padding_mask=key_padding_mask))
 
