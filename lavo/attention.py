@@ -203,9 +203,9 @@ class LAVOAttention(nn.Module):
             position_bias=self.bias is not None,
             dissect=self.dissect,
             backend=self.backend,
-        ).to(query.weight.device)
-        if self.bias is not None and folded.bias is not None:
-            folded.bias.copy_(self.bias)
+        )
+        if self.bias is not None:
+            folded.bias = nn.Parameter(self.bias.clone())
         return folded.train(self.training)
 
     def _check_heads(self, x: Tensor, name: str = "q") -> None:

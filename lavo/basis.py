@@ -42,31 +42,33 @@ class LearnedBasis(nn.Module):
 
     def rotate(self) -> Tensor:
         weight = self.rotation.to(torch.promote_types(self.rotation.dtype, torch.float32))
-        return self.start.to(weight.dtype) @ Cayley.apply(weight)
+        return Cayley.apply(weight, self.start.to(weight.dtype))
 
 
 class Cayley(torch.autograd.Function):
-    """W -> (I - A)(I + A)⁻¹ = 2 (I + A)⁻¹ - I with A = W - Wᵀ: one inverse forward, only products backward.
+    """S (I - A)(I + A)⁻¹ = S (2 (I + A)⁻¹ - I) with A = W - Wᵀ: one inverse forward, only products backward.
 
-    For 8 heads of 64 on one core that is 1.3 ms, against 3.4 with ``torch.nn.utils.parametrizations.orthogonal`` and its
-    Cayley map, and 17 with its others.
+    Forward and backward for 8 heads of 64 take less than half as long as torch.nn.utils.parametrizations.orthogonal with
+    its Cayley map, and less than a tenth of its others.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, start: Tensor) -> Tensor:
+        """weight: (h, d, d), start: (h, r, d) -> (h, r, d)"""
         one = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
         inverse = torch.linalg.inv(one + weight - weight.mT)
-        ctx.save_for_backward(inverse)
-        rotation = 2 * inverse - one
-        # One step of Newton and Schulz squares the distance from orthonormal that a large A leaves in float32.
-        return 1.5 * rotation - 0.5 * rotation @ (rotation.mT @ rotation)
+        ctx.save_for_backward(inverse, start)
+        basis = 2 * start @ inverse - start
+        # One step of Newton and Schulz squares what is left of non-orthogonality: rounding, that is, for a large A or a
+        # start kept in lower precision.  To first order it is the identity, so the gradient passes it by.
+        return 1.5 * basis - 0.5 * (basis @ basis.mT) @ basis
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (inverse,) = ctx.saved_tensors
-        skew = -2 * inverse.mT @ grad @ inverse.mT
-        return skew - skew.mT
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        inverse, start = ctx.saved_tensors
+        skew = -2 * (start @ inverse).mT @ (grad @ inverse.mT)
+        return skew - skew.mT, None
 
 
 def same(a: Tensor, b: Tensor) -> bool:

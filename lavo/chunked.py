@@ -256,22 +256,22 @@ class RunningMean:
     def forward(self, c: Tensor, before: Tensor, out: Tensor) -> Tensor:
         """The means of c (R, r) in out.  before: (rows, r), the sum so far; returns the sum after the chunk."""
         spans = c.view(*self.spans, -1)
-        totals = spans.sum(2).to(before.dtype)
-        ends = totals.cumsum(1).add_(before[:, None])
-        starts = (ends - totals).to(c.dtype)
-        torch.mul(starts[:, :, None], self.weight, out=out.view(spans.shape))
+        totals = torch.cat([before[:, None], spans.sum(2).to(before.dtype)], 1)
+        starts = totals.cumsum(1)  # no difference of sums: what rounds with the future depends on it
+        torch.mul(starts[:, :-1, None].to(c.dtype), self.weight, out=out.view(spans.shape))
         out.view(-1, self.span, c.shape[1]).baddbmm_(self.triangle, spans.flatten(0, 1))
-        return ends[:, -1]
+        return starts[:, -1]
 
     def backward(self, grad: Tensor, after: Tensor, out: Tensor) -> Tensor:
         """The gradient of c in out, from that of the means.  after: (rows, r), what later chunks give each token."""
         torch.bmm(self.triangle.mT, grad.view(-1, self.span, grad.shape[1]), out=out.view(-1, self.span, grad.shape[1]))
         spans = out.view(*self.spans, -1)
-        totals = spans[:, :, 0].to(after.dtype)  # the first token of a span is in all its means
-        starts = totals.cumsum(1)
-        all_of_it = starts[:, -1] + after
-        spans.add_((all_of_it[:, None] - starts).to(out.dtype)[:, :, None])
-        return all_of_it
+        totals = torch.cat(
+            [spans[:, :, 0].to(after.dtype), after[:, None]], 1
+        )  # a span's first token is in all its means
+        ends = totals.flip(1).cumsum(1).flip(1)
+        spans.add_(ends[:, 1:, None].to(out.dtype))
+        return ends[:, 0]
 
 
 # Blocks: the parts above, for one head of one chunk.
@@ -372,13 +372,13 @@ def local_block_backward(block: Block, q, k, v, bias, hidden, e, de, dlse, dq, d
 # The two forms over a whole sequence.
 
 
-def causal_forward(q, k, v, basis, bias, output, sums, start: int, kept: Kept) -> tuple[Tensor, list[Tensor]]:
+def causal_forward(q, k, v, basis, bias, output, sums, start: int, kept: Kept, cut: list[Chunk]):
     """The causal form from a state on: ``sums`` (b, h, r) over the ``start`` tokens already read, brought up to date.
 
     Returns the output, and the sums as they were before each chunk.
     """
     work, out, before = Workspace(q), torch.empty_like(q), []
-    for chunk in chunks(q, bias):
+    for chunk in cut:
         mean = RunningMean(chunk, start, work)
         before.append(sums[chunk.rows].clone())
         for block in chunk.blocks(q.shape[1]):
@@ -399,9 +399,10 @@ class _Causal(torch.autograd.Function):
         rank = q.shape[3] if basis is None else basis.shape[1]
         sums = torch.zeros(*q.shape[:2], rank, dtype=carry_dtype(q.device), device=q.device)
         kept = Kept.like(q) if bias is not None and any(ctx.needs_input_grad) else Kept(None, None)
-        out, before = causal_forward(q, k, v, basis, bias, output, sums, 0, kept)
+        cut = chunks(q, bias)
+        out, before = causal_forward(q, k, v, basis, bias, output, sums, 0, kept, cut)
         ctx.save_for_backward(q, k, v, basis, bias, *kept, *before)
-        ctx.output = output
+        ctx.output, ctx.cut = output, cut  # kept, for the number of threads may change before the backward pass
         return out
 
     @staticmethod
@@ -411,7 +412,7 @@ class _Causal(torch.autograd.Function):
         work, output = Workspace(q), ctx.output
         dq, dk, dv, dbasis, dbias = gradients(ctx, q, k, v, basis, bias)
         later = torch.zeros(*q.shape[:2], before[0].shape[2], dtype=before[0].dtype, device=q.device)
-        for chunk, so_far in zip(reversed(chunks(q, bias)), reversed(before), strict=True):
+        for chunk, so_far in zip(reversed(ctx.cut), reversed(before), strict=True):
             mean = RunningMean(chunk, 0, work)
             for block in chunk.blocks(q.shape[1]):
                 query, key, value = (work.read(name, block.of(x)) for name, x in (("q", q), ("k", k), ("v", v)))

@@ -87,8 +87,8 @@ def _distances_bias(bias: Tensor | None, filled: int, n: int, scores: Tensor) ->
 def _new_windows(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
     n, window = q.shape[2], state.keys.shape[2]
     matrix = chunked.bias_matrix(bias, min(window, n), window, True, q) if window else None
-    sums = state.sums.clone()
-    out, _ = chunked.causal_forward(q, k, v, basis, matrix, output, sums, state.num_read, chunked.Kept(None, None))
+    sums, cut = state.sums.clone(), chunked.chunks(q, matrix)
+    out, _ = chunked.causal_forward(q, k, v, basis, matrix, output, sums, state.num_read, chunked.Kept(None, None), cut)
     filled = n % window if window else 0
     keys, values = (torch.zeros_like(state.keys, dtype=x.dtype) for x in (k, v))
     keys[:, :, :filled], values[:, :, :filled] = k[:, :, n - filled :], v[:, :, n - filled :]
