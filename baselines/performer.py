@@ -257,7 +257,9 @@ def causal_block(
         return out, PerformerState(total, maxima)
     after_rise = (rise > LARGEST_RISE).any(-1).flatten(2).cummax(2).values[..., None]
     in_halves, state = causal_halves(q, k, v, state, omega=omega)
-    return torch.where(after_rise, in_halves, out), state
+    # What another sample or head holds moves nothing here either: where no key has risen, the sums stay as they were.
+    sums = torch.where(after_rise[:, :, -1:], state.sums, total)
+    return torch.where(after_rise, in_halves, out), PerformerState(sums, maxima)
 
 
 def causal_halves(

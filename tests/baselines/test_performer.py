@@ -143,20 +143,28 @@ def test_large_queries_and_keys_in_float32_stay_in_the_range_of_the_values():
         assert out.abs().max() <= v.abs().max() * (1 + 1e-4)  # a mean of values
 
 
-def test_a_sudden_rise_is_redone_only_behind_it(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_sudden_rise_is_redone_only_behind_it(dtype, monkeypatch):
     """The rows before a key that rises keep their bits; the rows behind it are right."""
-    attention = build("performer", "causal_self")
-    q, k, v = inputs("causal_self", 128, batch_size=2)
-    small = k * 100  # log features around -40,000
-    risen = small.clone()
-    risen[0, 1, 37] = k[0, 1, 37]
     calls = []
     original = performer.causal_halves
     monkeypatch.setattr(performer, "causal_halves", lambda *a, **b: calls.append(1) or original(*a, **b))
-    out = attention(q, risen, v)
-    assert calls
-    torch.testing.assert_close(out, oracle("performer", attention, "causal_self")(q, risen, v), atol=1e-7, rtol=0)
-    assert torch.equal(out[:, :, :37], attention(q, small, v)[:, :, :37])
+    attention = build("performer", "causal_self")
+    q, k, v = inputs("causal_self", 200, batch_size=2, dtype=dtype)
+    far = 20 + 0.1 * k  # log features near -560, and near each other
+    before = attention(q, far, v)
+    assert not calls
+    for position in (1, 37, 63, 64, 100, 199):
+        risen = far.clone()
+        risen[0, 1, position] = k[0, 1, position]
+        calls.clear()
+        out = attention(q, risen, v)
+        assert bool(calls) == (position % performer.CHUNK_SIZE != 0)  # the first of a chunk is its own reference
+        assert torch.equal(out[:, :, :position], before[:, :, :position])
+        assert torch.equal(out[1], before[1])
+        limit = 1e-7 if dtype == torch.float64 else 1e-3  # float32 knows -560 to 6e-5
+        expected = oracle("performer", attention, "causal_self")(q, risen, v)
+        torch.testing.assert_close(out.double(), expected, atol=limit, rtol=0)
 
 
 def test_ordinary_inputs_never_need_halves(monkeypatch):
