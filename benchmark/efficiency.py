@@ -124,7 +124,7 @@ def measure(
 
 def short_sweep(attentions: Sequence[str], directory: Path, device: str | torch.device = "cpu") -> list[Point]:
     """The sweep of a quick run: about a minute, whatever the machine."""
-    return measure(attentions, directory=directory, device=device, rounds=5, budget_seconds=4.0, total_seconds=60.0)
+    return measure(attentions, directory=directory, device=device, rounds=5, budget_seconds=6.0, total_seconds=60.0)
 
 
 def measure_to_file(

@@ -231,7 +231,9 @@ def special_table():
         Row(SPECIAL, message=SPECIAL),
         Row("control", (Cell("−1.0"), Cell("–")), is_control=True),
     ]
-    return Table("special", f"R&D: {SPECIAL}", ["attention", "F-score@1 % ↑", "extra (B − A)"], rows)
+    return Table(
+        "special", f"R&D: {SPECIAL} (2.85 ± 0.35)·10⁻¹⁴", ["attention", "F-score@1 % ↑", "extra (B − A)"], rows
+    )
 
 
 def test_latex_escapes_every_special_character():
@@ -473,6 +475,8 @@ def test_numbers_read_as_a_reader_expects():
     ]
     assert [numbers.size(b) for b in (512, 2048, 3 * 2**30)] == ["512 B", "2.00 KiB", "3.00 GiB"]
     assert numbers.signed(0.0001, 2) == "0.00"
+    assert numbers.mean_and_deviation(Summary(2, 2.85e14, 3.5e13), 0) == "(2.85 ± 0.35)·10¹⁴"
+    assert numbers.significant(1.62e-9, 2) == "1.6·10⁻⁹"
 
 
 def test_comparison_tests_over_seeds_and_examples(results, tmp_path):

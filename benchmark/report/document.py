@@ -29,6 +29,13 @@ class Warned(NamedTuple):
     markdown: str
 
 
+class Folded(NamedTuple):
+    """What few readers want, below a word that opens it."""
+
+    summary: str
+    markdown: str
+
+
 class Listing(NamedTuple):
     lines: Sequence[str]
 
@@ -38,7 +45,7 @@ class Picture(NamedTuple):
     caption: str
 
 
-Block = Heading | Text | Warned | Listing | Picture | Table
+Block = Heading | Text | Warned | Folded | Listing | Picture | Table
 
 
 def render_markdown(title: str, blocks: Sequence[Block]) -> str:
@@ -54,6 +61,8 @@ def _markdown(block: Block) -> str:
             return block.markdown
         case Warned():
             return f"> **Note.** {block.markdown}"
+        case Folded():
+            return f"<details><summary>{block.summary}</summary>\n\n{block.markdown}\n\n</details>"
         case Listing():
             return "\n".join(["```bash", *block.lines, "```"])
         case Picture():

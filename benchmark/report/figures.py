@@ -31,6 +31,8 @@ def new_figure(rows: int = 1, columns: int = 1, *, width: float = PAGE_WIDTH, he
 
 def training_curves(group: Group) -> Figure | None:
     """Training loss, and the selection metric on the validation part, by step: mean and range over seeds."""
+    from matplotlib.ticker import MaxNLocator
+
     entries = [entry for entry in group.entries if any(_curve(record, "training") for record in entry.completed)]
     if not entries:
         return None
@@ -44,6 +46,7 @@ def training_curves(group: Group) -> Figure | None:
             _band(axis, entry, curve, column)
         axis.set(xlabel="step", ylabel=title)
         _cut_start(axis)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     _legend_below(figure, axes.flat[0], len(entries))
     return figure

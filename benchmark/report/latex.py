@@ -31,6 +31,8 @@ _ESCAPES = {
     "·": r"$\cdot$",
     "…": r"\dots{}",
     "†": r"\dag{}",
+    "⁻": r"$^{-}$",
+    **{superscript: rf"$^{digit}$" for digit, superscript in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
 }
 
 

@@ -9,6 +9,8 @@ from benchmark.statistics import Summary
 
 MISSING = "–"
 MINUS = "−"
+_LARGE, _SMALL = 1e7, 1e-4  # beyond these a power of ten reads better than zeros
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_DIGITS = 6  # significant digits of a mean: more are never supported by a handful of seeds
 
 
@@ -29,8 +31,17 @@ def decimals(summaries: Sequence[Summary]) -> int:
 
 def mean_and_deviation(summary: Summary, places: int) -> str:
     """``0.7321 ± 0.0042``; the mean alone where one value leaves the deviation unknown."""
+    if abs(summary.mean) >= _LARGE:
+        power = math.floor(math.log10(abs(summary.mean)))
+        scaled = Summary(summary.n, summary.mean / 10**power, summary.deviation and summary.deviation / 10**power)
+        text = mean_and_deviation(scaled, decimals([scaled]))
+        return f"{text}{_power(power)}" if summary.deviation is None else f"({text}){_power(power)}"
     mean = fixed(summary.mean, places)
     return mean if summary.deviation is None else f"{mean} ± {fixed(summary.deviation, places)}"
+
+
+def _power(exponent: int) -> str:
+    return "·10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
 def fixed(value: float, places: int) -> str:
@@ -41,7 +52,7 @@ def fixed(value: float, places: int) -> str:
 
 def signed(value: float, places: int) -> str:
     """With its sign, unless it rounds to zero."""
-    text = fixed(value, places)
+    text = fixed(value, places) if abs(value) < _LARGE else significant(value)
     return f"+{text}" if value > 0 and any(digit in text for digit in "123456789") else text
 
 
@@ -51,7 +62,10 @@ def significant(value: float | None, digits: int = 3) -> str:
         return MISSING
     if value == 0:
         return "0"
-    return fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+    power = math.floor(math.log10(abs(value)))
+    if not _SMALL <= abs(value) < _LARGE:
+        return fixed(value / 10**power, digits - 1) + _power(power)
+    return fixed(value, max(0, digits - 1 - power))
 
 
 def count(value: float | None) -> str:

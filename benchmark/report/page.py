@@ -209,7 +209,7 @@ class _Builder:
 
     def _group(self, group: Group, tables: Sequence[Table], costs: Sequence[Table]) -> list[Block]:
         from benchmark.report.figures import training_curves
-        from benchmark.report.sections import settings_text
+        from benchmark.report.sections import settings_of
 
         caption = f"{words(group.task).capitalize()}, {group.title}: mean over seeds; the band is their range."
         curves = self.gallery.draw(f"{group.slug}-training", caption, partial(training_curves, group))
@@ -218,7 +218,7 @@ class _Builder:
             partial(task_figures, group),
             lambda name: f"{words(group.task).capitalize()}, {group.title}: {words(name)}.",
         )
-        return [Heading(3, group.title), settings_text(group), *tables, *curves, *own, *costs]
+        return [Heading(3, group.title), *settings_of(group), *tables, *curves, *own, *costs]
 
     def _speed(self, sweeps: Sequence[Any]) -> list[Block]:
         from benchmark.report.figures import time_and_memory
@@ -259,7 +259,8 @@ def task_figures(group: Group) -> Mapping[str, Figure | None]:
     for figure in figures.values():
         if figure is not None:
             recolour(figure, styles)
-    return figures
+    # The group's slug and title say the pattern already.
+    return {name.replace(f"_{group.pattern}", ""): figure for name, figure in figures.items()}
 
 
 def _with_short_variant(record: Record) -> Record:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.report import numbers
-from benchmark.report.document import Block, Heading, Listing, Text, Warned
+from benchmark.report.document import Block, Folded, Heading, Listing, Text, Warned
 from benchmark.report.groups import Group, Record, flat, words
 from benchmark.report.tables import STATUS_WORDS, Cell, Row, Table, data_words, escape
 
@@ -63,7 +63,9 @@ def caveats(records: Sequence[Record]) -> list[str]:
 def device_words(record: Record) -> str:
     environment = record.get("environment") or {}
     threads = environment.get("threads")
-    return f"{environment.get('device') or 'unknown'}" + (f", {threads} threads" if threads else "")
+    return f"{environment.get('device') or 'unknown'}" + (
+        f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
+    )
 
 
 def matrix(groups: Sequence[Group]) -> Table:
@@ -105,8 +107,8 @@ def _lost_row(lost: dict[str, Any]) -> Row:
     return Row(f"{lost['where']}, {lost['attention']}, seed {lost['seeds']}", (Cell(f"{status}: {lost['reason']}"),))
 
 
-def settings_text(group: Group) -> Text:
-    """Sizes, training and positions of a group in two lines."""
+def settings_of(group: Group) -> list[Block]:
+    """How the backbone encodes positions, and all settings, folded away."""
     lines = []
     for part in ("data", "model", "train", "eval"):
         settings = flat(group.settings.get(part) or {})
@@ -115,7 +117,8 @@ def settings_text(group: Group) -> Text:
             lines.append(f"{part.capitalize()}: {escape(known)}.")
     if group.settings.get("limit") is not None:
         lines.append(f"Limit: {group.settings['limit']} examples of each part.")
-    return Text(f"Positions: {escape(positions(group))}.\n\n" + " ".join(lines))
+    text = Text(f"Positions: {escape(positions(group))}.")
+    return [text, Folded("Settings", "\n".join(f"- {line}" for line in lines))] if lines else [text]
 
 
 def positions(group: Group) -> str:

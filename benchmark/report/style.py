@@ -45,7 +45,7 @@ SETTINGS: Any = {
     "pdf.fonttype": 42,
 }
 
-_COLOURS = ("#D55E00", "#000000", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
+_COLOURS = ("#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#7A7A7A", "#E69F00", "#8C6D31")  # black is for data
 _STRANGERS = ("#882255", "#117733", "#332288", "#AA4499", "#44AA99", "#999933")  # Tol's muted: none of the above
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 

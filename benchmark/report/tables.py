@@ -127,7 +127,7 @@ def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
         f"{words(group.task).capitalize()}, {group.title}. Data: {data_words(group.data)}. Preset: {group.preset}."
     )
     table = Table(f"{group.slug}{suffix}", caption, columns, rows, _values(group, entries, names))
-    table.notes = _notes(group, entries, names) if part == 0 else []
+    table.notes = _notes(group, entries, names, any(index is not None for index in best.values())) if part == 0 else []
     return table
 
 
@@ -205,8 +205,13 @@ def _first_reason(entry: Entry) -> str | None:
     return next((record.get("reason") for record in entry.records if record["status"] != "completed"), None)
 
 
-def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
-    notes = [bold_note(group, names), *_noise_floor(group, names), *_incomplete(entries, names), *_tuning(group)]
+def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bold: bool) -> list[str]:
+    notes = [
+        bold_note(group, names, any_bold),
+        *_noise_floor(group, names),
+        *_incomplete(entries, names),
+        *_tuning(group),
+    ]
     sizes = {f"{name} {numbers.count(group.metrics()[name].get('n'))}" for name in names}
     examples = {group.metrics()[name].get("n") for name in names}
     if len(examples) == 1:
@@ -218,7 +223,7 @@ def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> list
     return [*notes, f"{'; '.join(described)}." if described else ""]
 
 
-def bold_note(group: Group, names: Sequence[str]) -> str:
+def bold_note(group: Group, names: Sequence[str], any_bold: bool) -> str:
     """What bold means in this table, or why nothing is bold."""
     single = [entry.label for entry in group.contenders if len(entry.completed) == 1]
     if not names or not any(entry.completed for entry in group.contenders):
@@ -229,7 +234,9 @@ def bold_note(group: Group, names: Sequence[str]) -> str:
             + (f" ({escape(', '.join(single))})" if len(single) < len(group.contenders) else "")
             + ", so a best can't be told from chance."
         )
-    return "Bold: the best, where its mean ± deviation over seeds touches that of no other attention."
+    if any_bold:
+        return "Bold: the best, where its mean ± deviation over seeds touches that of no other attention."
+    return "Nothing is bold: the best one's mean ± deviation over seeds touches that of another attention."
 
 
 def _noise_floor(group: Group, names: Sequence[str]) -> list[str]:
