@@ -1,0 +1,92 @@
+"""How many times faster LAVO is than exact attention: ``python -m benchmark.versus_exact``.
+
+One line a point: batch 1, 8 heads of 64, causal, float32, LAVO's defaults (window 64, rank 64, output joint, learned
+basis) and its folded form (basis identity) against ``scaled_dot_product_attention(is_causal=True)``.  The rounds are
+interleaved, so that a busy machine slows both sides; the ratio is of medians, the spread that of the middle half.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmark.registry import build_attention
+
+Step = Callable[[], object]
+
+POINTS = [
+    ("forward", 1024),
+    ("forward", 8192),
+    ("forward", 16384),
+    ("forward+backward", 1024),
+    ("forward+backward", 8192),
+]
+NUM_HEADS, HEAD_DIM = 8, 64
+
+
+def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def lavo(basis: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
+
+
+def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], mode: str, length: int) -> Step:
+    """One call, gradients included where ``mode`` asks for them."""
+    generator = torch.Generator().manual_seed(length)
+    q, k, v, grad = (torch.randn(1, NUM_HEADS, length, HEAD_DIM, generator=generator) for _ in range(4))
+    if mode == "forward":
+        return torch.no_grad()(lambda: attend(q, k, v))
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    parameters = list(attend.parameters()) if isinstance(attend, torch.nn.Module) else []
+    return lambda: torch.autograd.grad(attend(q, k, v), [*inputs, *parameters], grad)
+
+
+def interleaved(steps: dict[str, Step], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each step, one after the other in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(warmup + rounds):
+        for name, run in steps.items():
+            started = time.perf_counter()
+            run()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def milliseconds(values: list[float]) -> str:
+    """The median and the middle half."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return f"{1e3 * middle:8.2f} ms ({1e3 * low:.2f} to {1e3 * high:.2f})"
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Rounds at 1,024 tokens; fewer at more tokens, at least 3.")] = 30,
+    threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them as they are.")] = 0,
+) -> None:
+    """Prints the ratios."""
+    if threads:
+        torch.set_num_threads(threads)
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch 1, {NUM_HEADS} heads of {HEAD_DIM}"
+    )
+    for mode, length in POINTS:
+        forms = {"exact": exact, "lavo": lavo("learned"), "lavo, folded": lavo("identity")}
+        steps = {name: step(attend, mode, length) for name, attend in forms.items()}
+        seconds = interleaved(steps, rounds=max(3, rounds * 1024 // length))
+        median = {name: statistics.median(values) for name, values in seconds.items()}
+        for name, values in seconds.items():
+            ratio = "" if name == "exact" else f"  {median['exact'] / median[name]:6.1f} times as fast as exact"
+            print(f"{mode:17} {length:6} tokens  {name:13} {milliseconds(values)}{ratio}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
