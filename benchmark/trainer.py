@@ -93,6 +93,8 @@ class Trainer:
 
     def run(self) -> Training:
         """Trains to the end and leaves the best weights in the model.  Raises Diverged with the step."""
+        # Not what was drawn before decides dropout, but the seed: every attention of a comparison sees the same masks.
+        torch.manual_seed(self.seed)
         self._resume()
         batches = self._batches(self.state.step)
         evaluate_every = self.train.eval_every or self.steps_per_epoch

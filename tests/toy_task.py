@@ -1,0 +1,97 @@
+"""A task of a second: noisy lines to be fitted, with dropout so that random numbers matter; examples weigh unequally."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.interface import AttentionFactory, LossSum, Splits, mean_of
+from benchmark.settings import Settings
+
+WIDTH = 8
+
+
+class ToyData(Settings):
+    num_examples: int = 50
+    num_test: int = 10
+
+
+class ToyModel(Settings):
+    dropout: float = 0.1
+    num_layers: int = 1
+
+
+class ToyEval(Settings):
+    pass
+
+
+class ToySettings(Settings):
+    data: ToyData = ToyData()
+    model: ToyModel = ToyModel()
+    eval: ToyEval = ToyEval()
+
+
+class Line(NamedTuple):
+    x: Tensor  # (5, WIDTH)
+    y: Tensor  # (5,)
+    weight: Tensor  # (): terms that this example counts for
+
+
+class ToyNet(nn.Module):
+    def __init__(self, attention_for: AttentionFactory, dropout: float, num_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            attention_for("causal_self", embed_dim=WIDTH, num_heads=2, max_length=5, dropout=dropout)
+            for _ in range(num_layers)
+        )
+        self.out = nn.Linear(WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.out(x).squeeze(-1)
+
+
+class Toy:
+    name = "toy"
+    version = 1
+    backbones = {"net": ("causal_self",)}
+    settings = {"net": ToySettings}
+    metrics = {"mse": mean_of("mse", unit="", card="squared error, mean over points, then over examples")}
+    selection = "mse"
+
+    def __init__(self, settings: ToySettings, *, backbone: str) -> None:
+        self.config = settings
+
+    def load_data(self, data_root: Path | None, cache: Path) -> Splits:
+        sizes = (self.config.data.num_examples, 9, self.config.data.num_test)
+        self.parts = [make_part(size, seed) for seed, size in enumerate(sizes)]
+        return Splits(*self.parts, name="embedded", fingerprint="0" * 64, embedded=True, details={})
+
+    def collate(self, examples: Sequence[Line]) -> Line:
+        return Line(*map(torch.stack, zip(*examples, strict=True)))
+
+    def build_model(self, attention_for: AttentionFactory) -> nn.Module:
+        return ToyNet(attention_for, **self.config.model.model_dump())
+
+    def loss(self, model: nn.Module, batch: Line) -> LossSum:
+        error = (model(batch.x).float() - batch.y).square().mean(-1) * batch.weight
+        return LossSum(error.sum(), batch.weight.sum())
+
+    def score(self, model: nn.Module, batch: Line) -> Mapping[str, Tensor]:
+        return {"mse": (model(batch.x).float() - batch.y).square().mean(-1)}
+
+    def controls(self) -> Mapping[str, Any]:
+        return {"zero": {"mse": torch.stack([line.y.square().mean() for line in self.parts[2]]).numpy()}}
+
+
+def make_part(size: int, seed: int) -> list[Line]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, 5, WIDTH, generator=generator)
+    y = x.cumsum(1)[..., 0] + 0.1 * torch.randn(size, 5, generator=generator)
+    weight = torch.randint(1, 5, (size,), generator=generator).float()
+    return [Line(*parts) for parts in zip(x, y, weight, strict=True)]
