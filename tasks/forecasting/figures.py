@@ -44,8 +44,8 @@ def _comparable(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def _label(record: Record) -> str:
-    cell = record["cell"]
-    return f"{cell['attention']} ({cell['variant']})" if cell.get("variant") else str(cell["attention"])
+    """What tables call the contender: the attention, or a variant of it with options of its own."""
+    return str(record["cell"].get("variant") or record["cell"]["attention"])
 
 
 def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
