@@ -58,7 +58,15 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
     for number, (label, curves) in enumerate(groups.items()):
         x, mean, deviation = mean_and_deviation(curves)
         # Ten colours; a further ten lines are told apart by their dashes.
-        axes.plot(x, mean, color=f"C{number % 10}", linestyle=("-", "--", ":")[number // 10 % 3], marker="o", ms=3, label=label)
+        axes.plot(
+            x,
+            mean,
+            color=f"C{number % 10}",
+            linestyle=("-", "--", ":")[number // 10 % 3],
+            marker="o",
+            ms=3,
+            label=label,
+        )
         if len(curves) > 1:
             axes.fill_between(x, mean - deviation, mean + deviation, color=f"C{number % 10}", alpha=0.2, lw=0)
         places.update(x.tolist())
@@ -79,7 +87,10 @@ def label_of(record: Record) -> str:
 def _length_axis(axes: Axes, places: Sequence[int]) -> None:
     """Base 2, a tick at every measured length (every other one where they are many), labelled 256, 512, 1K."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(places if len(places) <= 8 else places[:: -2][::-1]))
+    if len(places) == 1:  # one tick alone says nothing of the scale
+        places = [max(1, places[0] // 2), places[0], 2 * places[0]]
+        axes.set_xlim(places[0], places[-1])
+    axes.xaxis.set_major_locator(FixedLocator(places if len(places) <= 8 else places[::-2][::-1]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: length_name(round(x))))
 

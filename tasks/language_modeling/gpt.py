@@ -163,17 +163,17 @@ def sinusoids(start: int, stop: int, embed_dim: int, *, device: Any = None) -> T
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
-def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
+def token_nats(logits: Tensor, targets: Tensor, *, at_once: int = LOGITS_AT_ONCE) -> Tensor:
     """-ln p of every target in float32, 0 where it is PADDED.  logits: (b, n, vocab).  targets: (b, n).  Returns (b, n).
 
     Large vocabularies go piece by piece and the softmax is computed again in the backward pass, so that no float32 copy
     of all logits is ever held.
     """
     rows, labels = logits.flatten(0, 1), targets.flatten()
-    at_once = max(1, LOGITS_AT_ONCE // rows.shape[-1])
-    if len(rows) <= at_once:
+    num_rows = max(1, at_once // rows.shape[-1])
+    if len(rows) <= num_rows:
         return _nats(rows, labels).view(targets.shape)
-    pieces = zip(rows.split(at_once), labels.split(at_once), strict=True)
+    pieces = zip(rows.split(num_rows), labels.split(num_rows), strict=True)
     nats = [checkpoint(_nats, piece, label, use_reentrant=False) for piece, label in pieces]
     return torch.cat(nats).view(targets.shape)
 

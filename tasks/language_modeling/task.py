@@ -243,6 +243,8 @@ class LanguageModeling:
         lengths = [multiple * context_length for multiple in options.lengths]
         lengths = [length for length in lengths if model.max_length is None or length <= model.max_length]
         rows, positions = [], []
+        was_training = model.training
+        model.eval()
         for length in lengths:
             result = streamed_loss(
                 model,
@@ -254,6 +256,7 @@ class LanguageModeling:
             )
             rows.append(length_row(length, result))
             positions.append(position_curve(length, result))
+        model.train(was_training)
         return {
             "training_length": context_length,
             "positions": model.positions,

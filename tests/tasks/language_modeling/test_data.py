@@ -132,8 +132,14 @@ def copy_to_test(root):
         (remove_part, r"^lm/validation: no such folder in the data root 'data'; one with \.txt files is wanted$"),
         (rename_books, r"^lm/test: has no \.txt file; each part needs at least one book$"),
         (write("train/2-book.txt", b""), r"^lm/train/2-book\.txt: is empty; a book must have text"),
-        (write("train/2-book.txt", b"caf\xe9 au lait"), r"^lm/train/2-book\.txt: byte 3, 0xe9, is not UTF-8; books must be"),
-        (copy_to_test, r"^lm/test/again\.txt: has the same text as lm/train/1-book\.txt; a book may be in one part only$"),
+        (
+            write("train/2-book.txt", b"caf\xe9 au lait"),
+            r"^lm/train/2-book\.txt: byte 3, 0xe9, is not UTF-8; books must be",
+        ),
+        (
+            copy_to_test,
+            r"^lm/test/again\.txt: has the same text as lm/train/1-book\.txt; a book may be in one part only$",
+        ),
     ],
 )
 def test_unusable_books_are_named_in_one_line(data_root, make_task, spoil, fault):
@@ -146,8 +152,14 @@ def test_unusable_books_are_named_in_one_line(data_root, make_task, spoil, fault
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"context_length": 50_000}, r"^lm/train: its longest text has \d+ tokens, a block of data.context_length 50000 needs"),
-        ({"context_length": 1_000}, r"^lm/test: its longest text has \d+ tokens, eval.lengths 4 x data.context_length 1000"),
+        (
+            {"context_length": 50_000},
+            r"^lm/train: its longest text has \d+ tokens, a block of data.context_length 50000 needs",
+        ),
+        (
+            {"context_length": 1_000},
+            r"^lm/test: its longest text has \d+ tokens, eval.lengths 4 x data.context_length 1000",
+        ),
         ({"tokens": "gpt2"}, r"^lm/gpt2/vocab.json: no such file; .*\(or choose tokens bytes or bpe\)$"),
     ],
 )
@@ -158,7 +170,9 @@ def test_what_the_texts_cannot_give_is_refused_in_one_line(data_root, make_task,
 
 
 def test_gpt2_tokens_need_a_data_root(make_task):
-    with pytest.raises(ValueError, match=r"^data.tokens gpt2: needs a data root with lm/gpt2/vocab.json and merges.txt"):
+    with pytest.raises(
+        ValueError, match=r"^data.tokens gpt2: needs a data root with lm/gpt2/vocab.json and merges.txt"
+    ):
         make_task(None, data={"tokens": "gpt2"})
 
 

@@ -1,6 +1,7 @@
 """Tokenisers give back every byte, and counts of bytes and words add up."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_bytes_and_words_of_adjacent_slices_add_up_to_the_whole(tokenizer, text,
     (tokens,) = tokenizer.encode([text.encode()])
     counter = TextCounter(tokenizer)
     edges = [0, *sorted(min(cut, len(tokens)) for cut in cuts), len(tokens)]
-    slices = list(zip(edges, edges[1:], strict=False))
+    slices = list(pairwise(edges))
     words = sum(counter.num_words(tokens[a:b], int(tokens[a - 1]) if a else None) for a, b in slices)
     assert sum(counter.num_bytes(tokens[a:b]) for a, b in slices) == len(text.encode())
     assert words == len(text.encode().split())

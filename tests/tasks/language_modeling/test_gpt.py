@@ -1,0 +1,140 @@
+"""The backbone: causality, streaming, positions, and the loss of its logits."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tasks.language_modeling.gpt import GPT, PADDED, sinusoids, token_nats
+
+ATTENTIONS = [("softmax", {}), ("lavo", {"window": 8, "rank": 4})]
+
+
+def build(sites, *, vocab_size=20, **options):
+    sizes = {"embed_dim": 16, "num_layers": 2, "num_heads": 2, "context_length": 64, **options}
+    return GPT(sites, vocab_size=vocab_size, **sizes).eval()
+
+
+def some_tokens(*shape, seed=1):
+    return torch.randint(20, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("attention", "options"), ATTENTIONS)
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("splits", [[41], [1] * 41, [0, 7, 0, 1, 33, 0], [8, 16, 17]])
+def test_streaming_gives_the_logits_of_the_whole(sites, attention, options, positions, splits):
+    model = build(sites(attention, **options), positions=positions).double()
+    tokens = some_tokens(3, 41)
+    state, pieces = model.init_state(3), []
+    for piece in tokens.split(splits, dim=1):
+        logits, state = model.extend(piece, state)
+        pieces.append(logits)
+    assert state.position == 41
+    torch.testing.assert_close(torch.cat(pieces, 1), model(tokens), rtol=0, atol=1e-9)
+
+
+def test_generating_token_by_token_is_a_loop_over_extend(sites):
+    model = build(sites("lavo", window=8))
+    prompt = some_tokens(1, 5)
+    logits, state = model.extend(prompt, model.init_state(1))
+    tokens = prompt
+    for _ in range(20):
+        token = logits[:, -1:].argmax(-1)
+        tokens = torch.cat((tokens, token), 1)
+        logits, state = model.extend(token, state)
+    torch.testing.assert_close(model(tokens)[:, 4:-1].argmax(-1), tokens[:, 5:])
+
+
+@pytest.mark.parametrize(("attention", "options"), ATTENTIONS)
+def test_a_later_token_changes_no_earlier_logit(sites, attention, options):
+    model = build(sites(attention, **options))
+    tokens = some_tokens(1, 30)
+    changed = tokens.clone()
+    changed[:, 20] = (tokens[:, 20] + 1) % 20
+    before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :20], after[:, :20])
+    assert (before[:, 20:] - after[:, 20:]).abs().amax((0, 2)).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("attention", "asked", "used"),
+    [
+        ("softmax", "sinusoidal", "sinusoidal"),
+        ("softmax", "learned", "learned"),
+        ("softmax", "rotary", "rotary"),
+        ("lavo", "sinusoidal", "attention"),
+        ("lavo", "learned", "attention"),
+        ("lavo", "rotary", "attention"),
+    ],
+)
+def test_an_attention_that_encodes_positions_gets_none_from_the_backbone(sites, attention, asked, used):
+    model = build(sites(attention), positions=asked)
+    assert model.positions == used
+    assert (model.position_embedding is not None) == (used == "learned")
+    assert model.max_length == (64 if used == "learned" else None)
+
+
+def test_without_any_positions_order_is_invisible_to_softmax_and_with_them_it_is_not(sites):
+    tokens = some_tokens(1, 12)
+    swapped = tokens[:, [1, 0, *range(2, 12)]]
+    for positions in ("sinusoidal", "learned", "rotary"):
+        model = build(sites(), num_layers=1, positions=positions)
+        assert (model(tokens) - model(swapped))[:, -1].abs().max() > 1e-4
+        model.positions, model.position_embedding = "attention", None
+        for block in model.blocks:
+            block.attention.rotary = False
+        torch.testing.assert_close(model(tokens)[:, -1], model(swapped)[:, -1])
+
+
+def test_learned_positions_refuse_what_they_were_not_trained_on(sites):
+    model = build(sites(), positions="learned")
+    _, state = model.extend(some_tokens(1, 60), model.init_state(1))
+    with pytest.raises(ValueError, match="65 tokens: learned positions end at 64"):
+        model.extend(some_tokens(1, 5), state)
+    assert build(sites())(some_tokens(1, 300)).shape == (1, 300, 20)
+
+
+def test_sinusoids_are_those_of_the_formula():
+    table = sinusoids(5, 8, 6)
+    for row, position in enumerate((5, 6, 7)):
+        for i in range(3):
+            angle = position / 10_000 ** (i / 2)
+            assert table[row, i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+            assert table[row, i + 3].item() == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+def test_embeddings_are_tied(sites):
+    names = dict(build(sites()).named_parameters())
+    assert [name for name, tensor in names.items() if 20 in tensor.shape] == ["embedding.weight"]
+
+
+def test_a_linear_state_does_not_grow_and_a_cache_does(sites):
+    sizes = {}
+    for attention, options in ATTENTIONS:
+        model = build(sites(attention, **options))
+        states = [model.extend(some_tokens(1, n), model.init_state(1))[1] for n in (64, 1024)]
+        sizes[attention] = [model.state_bytes(state) for state in states]
+    assert sizes["lavo"][0] == sizes["lavo"][1]
+    assert sizes["softmax"][1] == 16 * sizes["softmax"][0]
+
+
+@pytest.mark.parametrize("at_once", [20 * 7, 1])
+def test_the_loss_in_pieces_is_the_loss_of_the_whole(at_once):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 11, 20, generator=generator, requires_grad=True)
+    targets = torch.randint(20, (3, 11), generator=generator)
+    targets[1, 6:] = PADDED
+    nats = token_nats(logits, targets, at_once=at_once)
+    (gradient,) = torch.autograd.grad((nats * nats).sum(), logits)
+    expected = F.cross_entropy(logits.mT, targets, reduction="none", ignore_index=PADDED)
+    (expected_gradient,) = torch.autograd.grad((expected * expected).sum(), logits)
+    torch.testing.assert_close(nats, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
+    assert (nats[1, 6:] == 0).all()
+
+
+def test_half_precision_logits_are_summed_in_float32():
+    nats = token_nats(torch.zeros(1, 4, 20, dtype=torch.bfloat16), torch.zeros(1, 4, dtype=torch.int64))
+    assert nats.dtype == torch.float32
+    torch.testing.assert_close(nats, torch.full((1, 4), math.log(20)))

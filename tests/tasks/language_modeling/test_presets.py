@@ -1,0 +1,104 @@
+"""Every preset is valid, the published one has the published size, and the card says what it must."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import tasks.language_modeling
+from benchmark.config import TrainSettings
+from benchmark.interface import PRESETS
+from tasks.language_modeling.gpt import GPT
+from tasks.language_modeling.task import LanguageModelingSettings
+
+FOLDER = Path(tasks.language_modeling.__file__).parent
+
+
+def merged(name):
+    """base, then the preset, group by group."""
+    presets = yaml.safe_load((FOLDER / "presets.yaml").read_text(encoding="utf-8"))
+    assert set(presets) == {"base", *PRESETS}
+    groups = {
+        group: {**presets["base"].get(group, {}), **presets[name].get(group, {})}
+        for group in presets["base"]
+        if group != "seeds"
+    }
+    assert set(presets[name]) <= {*presets["base"]}
+    return LanguageModelingSettings(**{key: groups[key] for key in ("data", "model", "eval")}), TrainSettings(
+        **groups["train"]
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_reach_sixteen_times_the_training_length(name):
+    settings, train = merged(name)
+    assert settings.eval.lengths == (1, 2, 4, 8, 16)
+    assert train.steps is not None
+    assert settings.data.excerpt_bytes >= 16 * settings.data.context_length or settings.data.max_test_bytes is None
+    assert train.eval_every is not None
+    assert train.steps % train.eval_every == 0
+
+
+def test_paper_is_the_published_protocol(sites):
+    settings, train = merged("paper")
+    with torch.device("meta"):
+        model = GPT(
+            sites(),
+            vocab_size=50_257,
+            embed_dim=settings.model.embed_dim,
+            num_layers=settings.model.num_layers,
+            num_heads=settings.model.num_heads,
+            context_length=settings.data.context_length,
+            positions=settings.model.positions,
+        )
+    layer = 4 * (768 * 768 + 768) + 768 * 3072 + 3072 + 3072 * 768 + 768 + 4 * 768
+    assert sum(parameter.numel() for parameter in model.parameters()) == 50_257 * 768 + 12 * layer + 2 * 768
+    assert (settings.data.context_length, settings.data.tokens, settings.model.positions) == (
+        8192,
+        "gpt2",
+        "sinusoidal",
+    )
+    assert train.batch_size * settings.data.context_length == 131_072
+    assert (train.steps, train.warmup_steps, train.schedule, train.learning_rate) == (
+        125_000,
+        10_000,
+        "inverse_sqrt",
+        5e-4,
+    )
+    assert (train.betas, train.weight_decay, train.clip_norm, train.precision) == ((0.9, 0.999), 0.01, None, "float32")
+
+
+def test_small_is_the_model_of_the_first_evidence(sites):
+    settings, _ = merged("small")
+    model = GPT(
+        sites("lavo"),
+        vocab_size=257,
+        context_length=512,
+        **settings.model.model_dump(include={"embed_dim", "num_layers", "num_heads"}),
+    )
+    assert 0.55e6 < sum(parameter.numel() for parameter in model.parameters()) < 0.7e6
+    assert (settings.data.context_length, settings.model.num_layers, settings.model.num_heads) == (512, 3, 2)
+
+
+def test_the_card_states_what_a_reader_must_know():
+    card = (FOLDER / "PROTOCOL.md").read_text(encoding="utf-8")
+    for needed in (
+        "how blocks begin",
+        "not comparable",
+        "0e496969",
+        "bits per byte",
+        "ASCII",
+        "begin token",
+        "16.02",
+        "15.52",
+    ):
+        assert needed.lower() in card.lower(), needed
+
+
+def test_the_card_names_every_setting():
+    card = (FOLDER / "PROTOCOL.md").read_text(encoding="utf-8")
+    for group, field in LanguageModelingSettings.model_fields.items():
+        for name in field.annotation.model_fields:
+            assert re.search(rf"`{group}\.{name}`", card), f"{group}.{name}"
