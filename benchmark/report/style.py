@@ -116,7 +116,7 @@ def value_axis(axis: Any, values: Sequence[float], words: Callable[[float], str]
 
 def log_ticks(low: float, high: float, *, base: int = 10) -> list[float]:
     """Round numbers from low to high, two at least and about seven at most."""
-    for factors in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))) if base == 10 else ((1,),):
+    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)) if base == 10 else ((1,),):
         exponents = range(math.floor(math.log(low, base)) - 1, math.ceil(math.log(high, base)) + 1)
         ticks = [factor * float(base) ** exponent for exponent in exponents for factor in factors]
         ticks = [tick for tick in ticks if low <= tick <= high]
