@@ -50,6 +50,9 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 
+INTERRUPTED = 130  # the exit status that shells give a command ended by Ctrl-C
+
+
 class Kind(StrEnum):
     """What ``list`` can list."""
 
@@ -444,15 +447,17 @@ def main() -> None:
     try:
         status = app(args=arguments, standalone_mode=False)
     except typer.Abort:
-        _fail("interrupted; what is done is kept", 130)
+        _fail("interrupted; what is done is kept", INTERRUPTED)
     except UsageError as error:
         _fail(error.format_message(), 2)  # type: ignore[attr-defined]
     except KeyboardInterrupt:
-        _fail("interrupted; what is done is kept", 130)
+        _fail("interrupted; what is done is kept", INTERRUPTED)
     except ValueError as error:
         if debug:
             raise
         _fail(str(error), 2)
+    if status == INTERRUPTED:  # typer has caught the KeyboardInterrupt
+        _fail("interrupted; what is done is kept", INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -1,0 +1,224 @@
+"""Running cells: records that survive kills, crashes and failures of single cells."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import toy_task
+from torch import nn
+
+from benchmark import registry, results, runner
+from benchmark.cell import Cell, plan_cells
+from benchmark.config import ConfigError, RunSettings, parse_assignment
+
+SETTINGS = ["train.steps=40", "train.checkpoint_every=7", "train.eval_every=20"]
+PRESETS = """
+smoke:
+  train: {steps: 40, batch_size: 8, learning_rate: 0.01, eval_batch_size: 4}
+  seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """The toy task in the registry, its presets in a folder of its own."""
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "presets.yaml").write_text(PRESETS, encoding="utf-8")
+    monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
+    monkeypatch.setattr("benchmark.config.task_folder", lambda name: tmp_path / "toy")
+    return toy_task
+
+
+def plan(attentions=("softmax", "none"), settings=SETTINGS, **run) -> list[Cell]:
+    chosen = RunSettings(tasks=["toy"], attentions=list(attentions), preset="smoke", **run)
+    return plan_cells([(chosen, [parse_assignment(text) for text in settings])], Path("unused"))
+
+
+def place(folder: Path) -> runner.Place:
+    return runner.Place(output=folder, cache=folder / ".cache")
+
+
+def lasting(folder: Path) -> dict[str, dict]:
+    """The records without what a second run changes: time, speed and memory."""
+    kept = {}
+    for record in results.records([folder]):
+        path = record.pop("path")
+        for key in ("started", "seconds", "efficiency", "environment"):
+            record.pop(key)
+        kept[path.name] = json.loads(json.dumps(record)), results.read_examples({**record, "path": path}).to_dict()
+    return kept
+
+
+def test_a_cell_leaves_its_whole_record(toy, tmp_path):
+    cell = plan()[0]
+    runner.run_cell(cell, place(tmp_path / "out"))
+    (record,) = results.records([tmp_path / "out"])
+    assert record["status"] == "completed"
+    assert record["cell"] == cell.describe()
+    assert record["metrics"]["mse"]["n"] == 10
+    assert record["controls"]["zero"]["mse"] > 0
+    assert record["curves"]["training"]["step"][-1] == 40
+    assert record["efficiency"]["kernels"]
+    assert record["efficiency"]["extra_parameters"] == 0
+    assert record["data"]["embedded"]
+    examples = results.read_examples(record)
+    assert len(examples) == 10
+    assert examples["mse"].mean() == pytest.approx(record["metrics"]["mse"]["value"], rel=1e-6)
+    assert not (tmp_path / "out" / runner.CHECKPOINTS / cell.hash).exists()
+
+
+def test_a_record_names_no_person_and_no_place(toy, tmp_path):
+    cell = plan()[0]
+    runner.run_cell(cell, place(tmp_path / "out"))
+    text = cell.path(tmp_path / "out").read_text(encoding="utf-8")
+    for private in (str(tmp_path), os.uname().nodename, os.environ.get("USER") or "no-user-name"):
+        assert private not in text
+
+
+def test_a_finished_cell_is_not_run_again(toy, tmp_path):
+    cells = plan()
+    for cell in cells:
+        runner.run_cell(cell, place(tmp_path))
+    assert runner.to_run(cells, tmp_path) == []
+    assert runner.to_run(cells, tmp_path, rerun=True) == cells
+
+
+def run_remaining(cells: list[Cell], folder: Path) -> None:
+    for cell in runner.to_run(cells, folder):
+        runner.run_cell(cell, place(folder))
+
+
+def killed_after(seconds: float, cells: list[Cell], folder: Path) -> bool:
+    """A process that runs the remaining cells, killed by SIGKILL; False where it had finished before."""
+    child = os.fork()  # torch is loaded already, so that a kill falls into training and not into the import
+    if child == 0:
+        torch.set_num_threads(1)
+        run_remaining(cells, folder)
+        os._exit(0)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG) != (0, 0):
+            return False
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_twenty_kills_lose_nothing_and_double_nothing(toy, tmp_path):
+    torch.set_num_threads(1)  # a thread pool would not survive the fork
+    cells = plan()
+    started = time.monotonic()
+    run_remaining(cells, tmp_path / "undisturbed")
+    whole = time.monotonic() - started
+    moments = random.Random(0)
+    kills = 0
+    for attempt in range(200):
+        if kills == 20:
+            break
+        folder = tmp_path / f"killed{attempt}"
+        # Several kills in one run, until it ends by itself; then the next run, until twenty were counted.
+        while kills < 20 and killed_after(moments.uniform(0, whole), cells, folder):
+            kills += 1
+        run_remaining(cells, folder)
+        assert lasting(folder) == lasting(tmp_path / "undisturbed")
+        assert not [path for path in folder.rglob("*") if ".tmp" in path.name and path.suffix == ".json"]
+    assert kills == 20
+
+
+@registry.register_attention("raises_in_forward")
+class RaisesInForward(nn.Module):
+    version = 1
+    unsupported = {}
+
+    def __init__(self, *, pattern, num_heads, head_dim):
+        super().__init__()
+
+    def forward(self, q, k, v, key_padding_mask=None):
+        raise RuntimeError("nothing works\nsecond line")
+
+
+@registry.register_attention("out_of_memory")
+class OutOfMemory(RaisesInForward):
+    def forward(self, q, k, v, key_padding_mask=None):
+        raise torch.OutOfMemoryError("no room")
+
+
+@registry.register_attention("no_causal")
+class NoCausal(RaisesInForward):
+    unsupported = {"causal_self": "looks both ways"}
+
+
+@registry.register_attention("not_finite")
+class NotFinite(RaisesInForward):
+    def forward(self, q, k, v, key_padding_mask=None):
+        return q * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("attention", "status", "reason"),
+    [
+        ("raises_in_forward", "failed", "RuntimeError: nothing works"),
+        ("out_of_memory", "out_of_memory", "OutOfMemoryError: no room"),
+        ("no_causal", "unsupported", "looks both ways"),
+        ("not_finite", "failed", "Diverged: the loss is nan at step 1 of 40: training diverged"),
+    ],
+)
+def test_what_goes_wrong_is_a_record_with_its_reason(toy, tmp_path, attention, status, reason):
+    cells = plan((attention, "none"), seeds=[0])
+    run_remaining(cells, tmp_path)
+    found = {record["cell"]["attention"]: record for record in results.records([tmp_path])}
+    assert (found[attention]["status"], found[attention]["reason"]) == (status, reason)
+    assert found["none"]["status"] == "completed"
+    assert runner.to_run(cells, tmp_path) == []
+    assert bool(runner.to_run(cells, tmp_path, retry_failed=True)) == (status != "unsupported")
+
+
+def test_a_damaged_record_is_run_again(toy, tmp_path):
+    cells = plan(seeds=[0])
+    run_remaining(cells, tmp_path)
+    cells[0].path(tmp_path).write_text('{"cell": {', encoding="utf-8")
+    assert runner.to_run(cells, tmp_path) == [cells[0]]
+
+
+def test_the_output_folder_is_probed_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="names a file"):
+        runner.probe_output(tmp_path / "x.json")
+    with pytest.raises(ConfigError, match="not a folder"):
+        runner.probe_output(tmp_path / "file")
+    with pytest.raises(ConfigError, match="can't be written"):
+        runner.probe_output(tmp_path / "file" / "below")
+
+
+def test_softmax_and_flash_end_within_rounding(toy, tmp_path):
+    cells = plan(("softmax", "flash"), seeds=[0])
+    run_remaining(cells, tmp_path)
+    softmax, flash = (record["curves"]["training"]["loss"][-1] for record in results.records([tmp_path]))
+    assert softmax == pytest.approx(flash, rel=1e-4)
+
+
+def test_every_attention_starts_from_the_same_backbone(toy, tmp_path):
+    """What an attention draws for itself must not shift the draws of the layers around it."""
+    from benchmark.multihead import AttentionSites
+
+    task = toy_task.Toy(toy_task.ToySettings(model=toy_task.ToyModel(num_layers=2)), backbone="net")
+    task.load_data(None, tmp_path)
+
+    def backbone(name: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = task.build_model(AttentionSites(name, "causal_self", {}))
+        return {key: value for key, value in model.state_dict().items() if ".attention." not in key}
+
+    expected = backbone("softmax")
+    for name in registry.ATTENTIONS:
+        for key, value in backbone(name).items():
+            assert torch.equal(value, expected[key]), (name, key)

@@ -1,0 +1,94 @@
+"""Worker processes: a crash or a kill is a record, and the others go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmark import registry, results, runner
+from benchmark.cell import plan_cells
+from benchmark.config import RunSettings, parse_assignment
+
+CRASHING = """
+import os, signal
+from torch import nn
+from benchmark import register_attention
+
+class Ends(nn.Module):
+    version = 1
+    unsupported = {"noncausal_self": "no", "noncausal_cross": "no"}
+    def __init__(self, *, pattern, num_heads, head_dim):
+        super().__init__()
+    def forward(self, q, k, v, key_padding_mask=None):
+        self.end()
+
+@register_attention("exits")
+class Exits(Ends):
+    def end(self):
+        os._exit(7)
+
+@register_attention("is_killed")
+class IsKilled(Ends):
+    def end(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_crashed_worker_costs_one_cell(tmp_path):
+    file = tmp_path / "crashing.py"
+    file.write_text(CRASHING, encoding="utf-8")
+    registry.include_file(file)
+    run = RunSettings(tasks=["lm"], attentions=["exits", "none", "is_killed"], preset="smoke")
+    cells = plan_cells([(run, [parse_assignment("train.steps=6")])], tmp_path / "cache")
+    place = runner.Place(output=tmp_path / "out", cache=tmp_path / "cache", include=(file,))
+    events = []
+    runner.run_cells(cells, place, jobs=1, listen=lambda event: events.append((event.kind, event.cell.attention)))
+    found = {record["cell"]["attention"]: record for record in results.records([tmp_path / "out"])}
+    assert found["exits"]["status"] == "failed"
+    assert "exit status 7" in found["exits"]["reason"]
+    assert found["is_killed"]["status"] == "out_of_memory"
+    assert found["none"]["status"] == "completed"
+    assert [event for event in events if event[0] == "end"] == [("end", cell.attention) for cell in cells]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interrupt_stops_cleanly_and_keeps_what_is_done(tmp_path):
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-c",
+        "from benchmark.cli import main; main()",
+        "run",
+        "lm",
+        "-a",
+        "none,softmax",
+        "--jobs",
+        "1",
+    ]
+    command += ["--preset", "smoke", "--seeds", "0,1,2,3,4,5,6,7", "-o", str(out), "--set", "train.steps=60"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and workers alike
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "lavo-bench: interrupted; what is done is kept"
+    done = results.records([out])
+    assert 1 <= len(done) < 16
+    assert all(record["status"] == "completed" for record in done)
