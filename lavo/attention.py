@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lavo import chunked, streaming
 from lavo.basis import BASES, fold_columns, fold_rows, make_basis
+from lavo.blocks import accumulation_dtype, carry_dtype
 from lavo.functional import OUTPUTS, check_inputs, full_precision, lavo_attention, lavo_cross_attention, resolve_backend
 from lavo.streaming import CrossState, SelfState
 
@@ -126,7 +127,7 @@ class LAVOAttention(nn.Module):
         device = torch.device("cpu" if device is None else device)
         window = self.window if self.dissect else 0
         buffer = torch.zeros(batch_size, self.num_heads, window, self.head_dim, device=device, dtype=dtype)
-        sums = torch.zeros(batch_size, self.num_heads, self.rank, device=device, dtype=chunked.carry_dtype(device))
+        sums = torch.zeros(batch_size, self.num_heads, self.rank, device=device, dtype=carry_dtype(device))
         return SelfState(buffer, buffer, sums, 0)
 
     @torch.no_grad()
@@ -143,7 +144,7 @@ class LAVOAttention(nn.Module):
         self.kernel = "torch"
         with full_precision(q):
             basis = self.basis()
-            basis = None if basis is None else basis.to(chunked.accumulation_dtype(q))
+            basis = None if basis is None else basis.to(accumulation_dtype(q))
             output = self.output if self.dissect else "memory"
             return streaming.extend(q, k, v, basis, self.bias, state, output=output)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lavo import chunked
+from lavo.blocks import accumulation_dtype, chunks
 
 
 class SelfState(NamedTuple):
@@ -18,7 +19,7 @@ class SelfState(NamedTuple):
 
     keys: Tensor  # (batch, heads, window, head_dim), of which the first num_read % window are filled
     values: Tensor
-    sums: Tensor  # (batch, heads, rank), see chunked.carry_dtype
+    sums: Tensor  # (batch, heads, rank), see carry_dtype
     num_read: int  # tokens, the same for all rows
 
 
@@ -48,7 +49,7 @@ def extend(
 
 
 def _within_window(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
-    dtype, n, scale = chunked.accumulation_dtype(q), q.shape[2], q.shape[3] ** -0.5
+    dtype, n, scale = accumulation_dtype(q), q.shape[2], q.shape[3] ** -0.5
     filled = state.num_read % state.keys.shape[2]
     keys, values = state.keys.to(k.dtype, copy=True), state.values.to(v.dtype, copy=True)
     keys[:, :, filled : filled + n], values[:, :, filled : filled + n] = k, v
@@ -87,7 +88,7 @@ def _distances_bias(bias: Tensor | None, filled: int, n: int, scores: Tensor) ->
 def _new_windows(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
     n, window = q.shape[2], state.keys.shape[2]
     matrix = chunked.bias_matrix(bias, min(window, n), window, True, q) if window else None
-    sums, cut = state.sums.clone(), chunked.chunks(q, matrix)
+    sums, cut = state.sums.clone(), chunks(q, matrix)
     out, _ = chunked.causal_forward(q, k, v, basis, matrix, output, sums, state.num_read, chunked.Kept(None, None), cut)
     filled = n % window if window else 0
     keys, values = (torch.zeros_like(state.keys, dtype=x.dtype) for x in (k, v))

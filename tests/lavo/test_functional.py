@@ -107,7 +107,7 @@ def test_chunks_change_nothing(causal, monkeypatch):
     q, k, v, basis, bias = inputs
     want = lavo_attention(q, k, v, basis, window=8, bias=bias, causal=causal)
     for rows in (1, 16, 160):
-        monkeypatch.setattr("lavo.chunked.ROWS_PER_THREAD", rows)
+        monkeypatch.setattr("lavo.blocks.ROWS_PER_THREAD", rows)
         out = lavo_attention(q, k, v, basis, window=8, bias=bias, causal=causal)
         torch.testing.assert_close(out, want, atol=1e-12, rtol=0)
         for got, right in zip(gradients(out, inputs), gradients(want, inputs), strict=True):
