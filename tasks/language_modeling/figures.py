@@ -79,9 +79,8 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
 
 
 def label_of(record: Record) -> str:
-    """The attention, and its variant where it has one."""
-    cell = record["cell"]
-    return f"{cell['attention']} ({cell['variant']})" if cell.get("variant") else cell["attention"]
+    """What the run calls this contender: its variant, which is the attention's name where none was given."""
+    return record["cell"].get("variant") or record["cell"]["attention"]
 
 
 def _length_axis(axes: Axes, places: Sequence[int]) -> None:

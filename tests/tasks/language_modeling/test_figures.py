@@ -27,8 +27,10 @@ def test_a_line_an_attention_is_the_mean_over_seeds():
 
 
 def test_variants_are_lines_of_their_own():
-    lines = figures([record("lavo", 0, 2.0), record("lavo", 0, 3.0, "rank 8")])["loss_by_position"].axes[0].get_lines()
-    assert [line.get_label() for line in lines[:2]] == ["lavo", "lavo (rank 8)"]
+    lines = (
+        figures([record("lavo", 0, 2.0), record("lavo", 0, 3.0, "lavo_rank_8")])["loss_by_position"].axes[0].get_lines()
+    )
+    assert [line.get_label() for line in lines[:2]] == ["lavo", "lavo_rank_8"]
 
 
 def test_lengths_are_labelled_256_512_1k():

@@ -1,6 +1,10 @@
 """Every preset is valid, the published one has the published size, and the card says what it must."""
 
+import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import yaml
 import tasks.language_modeling
 from benchmark.config import TrainSettings
 from benchmark.interface import PRESETS
+from tasks.language_modeling.figures import figures
 from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.task import LanguageModelingSettings
 
@@ -20,15 +25,12 @@ def merged(name):
     """base, then the preset, group by group."""
     presets = yaml.safe_load((FOLDER / "presets.yaml").read_text(encoding="utf-8"))
     assert set(presets) == {"base", *PRESETS}
-    groups = {
-        group: {**presets["base"].get(group, {}), **presets[name].get(group, {})}
-        for group in presets["base"]
-        if group != "seeds"
-    }
-    assert set(presets[name]) <= {*presets["base"]}
-    return LanguageModelingSettings(**{key: groups[key] for key in ("data", "model", "eval")}), TrainSettings(
-        **groups["train"]
-    )
+    seeds = presets[name].pop("seeds")
+    assert seeds == sorted(set(seeds))
+    assert set(presets[name]) <= set(presets["base"])
+    groups = {group: {**values, **presets[name].get(group, {})} for group, values in presets["base"].items()}
+    train = TrainSettings(**groups.pop("train"))
+    return LanguageModelingSettings(**groups), train
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -86,7 +88,7 @@ def test_the_card_states_what_a_reader_must_know():
     card = (FOLDER / "PROTOCOL.md").read_text(encoding="utf-8")
     for needed in (
         "how blocks begin",
-        "not comparable",
+        "None of our figures is comparable",
         "0e496969",
         "bits per byte",
         "ASCII",
@@ -102,3 +104,32 @@ def test_the_card_names_every_setting():
     for group, field in LanguageModelingSettings.model_fields.items():
         for name in field.annotation.model_fields:
             assert re.search(rf"`{group}\.{name}`", card), f"{group}.{name}"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_card_run(tmp_path, data_root):
+    card = (FOLDER / "PROTOCOL.md").read_text(encoding="utf-8")
+    commands = [shlex.split(command)[1:] for command in re.findall(r"`(lavo-bench run [^`]+)`", card)]
+    assert len(commands) == 2
+    for command in commands:
+        command = [str(data_root) if word == "DIR" else word for word in command]
+        if "--data-root" in command:  # with books of a kilobyte each
+            command += ["--preset", "smoke", "--set", "eval.lengths=[1,2]"]
+        command += [
+            "--limit",
+            "4",
+            "--set",
+            "train.steps=2",
+            "--set",
+            "train.warmup_steps=0",
+            "-o",
+            str(tmp_path / "records"),
+        ]
+        script = "import sys; from benchmark.cli import main; sys.exit(main())"
+        process = [sys.executable, "-c", script, *command]
+        done = subprocess.run(process, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    records = [json.loads(path.read_text()) for path in (tmp_path / "records").rglob("*.json")]
+    assert sorted(record["cell"]["attention"] for record in records) == ["lavo", "lavo", "softmax"]
+    assert all(record["curves"]["loss_by_length"] and record["controls"]["bigram"] for record in records)
+    assert set(figures(records)) == {"loss_by_length", "loss_by_position"}
