@@ -109,12 +109,14 @@ def run_check(check: Check, subject: Subject) -> CheckResult:
 def _figures(measurements: Sequence[Measurement], beyond: Sequence[Measurement]) -> str:
     """The worst case with its figure and limit, and how many there were."""
     worst = max(measurements, key=_excess)
-    if len(measurements) == 1 and worst.limit in (0, math.inf):  # the words carry the figures
-        return f"{worst.where} {worst.difference:g}"
     figure = f"{worst.where}: {worst.difference:.2g}, limit {worst.limit:g}"
     if beyond:
         return f"{figure}; {len(beyond)} of {len(measurements)} cases fail"
-    return f"{len(measurements)} cases; worst: {figure}" if worst.limit else f"{len(measurements)} cases, no difference"
+    if worst.limit == math.inf:  # asked for the figure's sake
+        return worst.where
+    if worst.limit == 0:
+        return f"{worst.where}: holds" if len(measurements) == 1 else f"{len(measurements)} cases, all hold"
+    return f"{len(measurements)} cases; worst: {figure}"
 
 
 def _excess(measurement: Measurement) -> float:
@@ -401,7 +403,7 @@ def precision(subject: Subject) -> Measurements:
     """Sums over 2,600 tokens (1,300 where the state isn't linear) are kept in float32 at least, in the state as well."""
     length = 2600 if subject.linear_state else 1300  # a float16 sum of ones stops at 2,048, one in bfloat16 at 256
     ramp = torch.linspace(0, 2, length)[:, None]
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         inputs = subject.inputs(64 if subject.is_cross else length, length, batch=1, dtype=dtype)
         inputs = [(x * 0.1).to(dtype) for x in inputs]  # nearly equal weights, so that all terms count
         inputs[2] = (inputs[2] + ramp.to(inputs[2])).to(dtype)
@@ -487,7 +489,7 @@ def state_size(subject: Subject) -> Measurements:
     declared = "linear" if subject.linear_state else "not linear"
     after = ", ".join(f"{size:,} bytes after {mark:,} tokens" for mark, size in zip(marks, sizes, strict=False))
     limit = 0.0 if subject.linear_state else math.inf
-    yield Measurement(f"{after}, declared {declared}; growth", sizes[-1] - sizes[0], limit)
+    yield Measurement(f"{after}, declared {declared}", sizes[-1] - sizes[0], limit)
 
 
 def unequal_lengths(subject: Subject) -> Measurements:

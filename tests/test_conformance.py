@@ -50,17 +50,11 @@ def test_an_unsupported_pattern_is_a_row_with_its_reason(name):
         ]
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("control", [Softmax, Linear])
-def test_a_right_attention_passes_every_check(control, pattern):
-    results = check_class(control, patterns=[pattern])
+def test_right_attentions_pass_and_every_check_applies_to_one_of_them():
+    results = [row for control in (Softmax, Linear) for row in check_class(control)]
     assert failures(results) == []
-    assert [row.check for row in results] == list(BY_NAME)
-
-
-def test_every_check_applies_to_a_control():
-    asked = {row.check for control in (Softmax, Linear) for row in check_class(control) if row.outcome == "passed"}
-    assert asked == set(BY_NAME)
+    assert {row.check for row in results if row.outcome == "passed"} == set(BY_NAME)
+    assert len(results) == 2 * len(PATTERNS) * len(CHECKS)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +78,7 @@ def test_every_check_has_a_saboteur_and_one_sentence():
 def test_a_failure_names_the_worst_case_with_its_figure_and_limit():
     wrong = next(saboteur for check, _, saboteur in SABOTEURS if saboteur.__name__ == "OffByOneBehindWindow")
     (row,) = check_class(wrong, patterns=["causal_self"], checks=[BY_NAME["oracle"]])
-    assert row.detail.startswith("65 queries, 65 keys: 0.0")
+    assert row.detail.startswith("65 queries, 65 keys: 0.")
     assert row.detail.endswith("limit 1e-10; 1 of 20 cases fail")
 
 
@@ -98,7 +92,7 @@ class Raises(nn.Module):
         super().__init__()
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
 
-    def forward(self, q, k, v, key_padding_mask=None):  # noqa: ARG002
+    def forward(self, q, k, v, key_padding_mask=None):
         raise ZeroDivisionError("division by zero\nand a second line")
 
 
@@ -127,7 +121,7 @@ def test_options_reach_the_attention_and_wrong_ones_are_refused():
 def test_checks_leave_no_trace_in_the_global_generator():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    check_class(Linear, patterns=["causal_self"])
+    check_class(Linear, patterns=["noncausal_cross"])
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.is_grad_enabled()
 
