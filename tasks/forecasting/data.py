@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
@@ -173,24 +172,11 @@ def load_forecast_data(
     bounds = _split(settings, series, name, lengths)
     values = fill(series, bounds, settings.missing, name)
     mean, deviation, constant = fit_scaler(values[: bounds[1]], series.columns, name)
-    standardised = torch.from_numpy(((values - mean) / deviation).astype(np.float32))
     times = torch.from_numpy(time_features(series.dates, series.step))
-    train, validation, test = parts = [
-        Windows(
-            standardised,
-            times,
-            first=first + (lengths.seq_len if part == 0 else 0),
-            stop=stop,
-            lengths=lengths,
-            stride=stride if part else 1,
-        )
-        for part, (first, stop) in enumerate(itertools.pairwise(bounds))
-    ]
-    if drop_last:
-        starts = test.forecast_starts
-        test.forecast_starts = starts[: len(starts) // drop_last * drop_last]
-        if not len(test):
-            raise ValueError(f"eval.drop_last {drop_last} leaves none of {len(starts)} test windows")
+    parts = _parts(
+        _standardise(values, mean, deviation, series.columns, name), times, bounds, lengths, stride, drop_last
+    )
+    by_part = ("train", "validation", "test")
     details = {
         "columns": list(series.columns),
         "target": target,
@@ -198,8 +184,8 @@ def load_forecast_data(
         "step": describe_step(series.step),
         "first": str(series.dates[0]),
         "rows": len(values),
-        "rows_by_part": dict(zip(("train", "validation", "test"), np.diff(bounds).tolist(), strict=True)),
-        "windows_by_part": dict(zip(("train", "validation", "test"), map(len, parts), strict=True)),
+        "rows_by_part": dict(zip(by_part, np.diff(bounds).tolist(), strict=True)),
+        "windows_by_part": dict(zip(by_part, map(len, parts), strict=True)),
         "lengths": lengths._asdict(),
         "evaluation_stride": stride,
         "evaluation_drop_last": drop_last,
@@ -210,14 +196,54 @@ def load_forecast_data(
         "mean": mean.tolist(),
         "deviation": deviation.tolist(),
     }
-    splits = Splits(
-        train, validation, test, name=name, fingerprint=series.fingerprint, embedded=embedded, details=details
-    )
-    target_index = series.columns.index(target)
-    season = season_of(series.step)
     return ForecastData(
-        splits, (train, validation, test), lengths, times.shape[1], season, target_index, mean, deviation, series.dates
+        Splits(*parts, name, series.fingerprint, embedded, details),
+        parts,
+        lengths,
+        num_time_features=times.shape[1],
+        season=season_of(series.step),
+        target_index=series.columns.index(target),
+        mean=mean,
+        deviation=deviation,
+        dates=series.dates,
     )
+
+
+def _parts(
+    values: Tensor, times: Tensor, bounds: Sequence[int], lengths: Lengths, stride: int, drop_last: int
+) -> tuple[Windows, Windows, Windows]:
+    """Training windows have their whole history in the training part; those of the other parts begin before it."""
+    _, validation_first, test_first, end = bounds
+    test_stop = end
+    if drop_last:
+        num_windows = len(range(test_first, end - lengths.pred_len + 1, stride))
+        kept = num_windows // drop_last * drop_last
+        if not kept:
+            raise ValueError(f"eval.drop_last {drop_last} leaves none of {num_windows} test windows")
+        test_stop = test_first + (kept - 1) * stride + lengths.pred_len
+    spans = (
+        (lengths.seq_len, validation_first, 1),
+        (validation_first, test_first, stride),
+        (test_first, test_stop, stride),
+    )
+    train, validation, test = (
+        Windows(values, times, first=first, stop=stop, lengths=lengths, stride=step) for first, stop, step in spans
+    )
+    return train, validation, test
+
+
+def _standardise(
+    values: np.ndarray, mean: np.ndarray, deviation: np.ndarray, columns: Sequence[str], name: str
+) -> Tensor:
+    """float32 (rows, columns).  Raises ValueError for a column that leaves float32's range after the training part."""
+    standardised = (values - mean) / deviation
+    for column, largest in zip(columns, np.abs(standardised).max(0), strict=True):
+        if largest > np.finfo(np.float32).max:
+            raise ValueError(
+                f"{name}, column {column!r}: a value lies {largest:g} deviations of the training part from its mean, more "
+                "than single precision holds; allowed is a file without it, or data.columns without the column"
+            )
+    return torch.from_numpy(standardised.astype(np.float32))
 
 
 def _load_series(settings: DataSettings, data_root: Path | None) -> tuple[Series, str, bool]:
