@@ -79,7 +79,10 @@ def plan_cells(runs: Sequence[tuple[RunSettings, list[Override]]], cache: Path) 
     Everything that can be wrong in a configuration is found here, before anything is trained.  Raises ConfigError.
     """
     planner = _Planner(cache)
-    cells = [cell for settings, overrides in runs for cell in planner.cells(settings, overrides)]
+    cells: list[Cell] = []
+    for settings, overrides in runs:
+        with settings.located():
+            cells += planner.cells(settings, overrides)
     return list({cell.hash: cell for cell in cells}.values())
 
 
@@ -87,15 +90,22 @@ def check_runs(runs: Sequence[tuple[RunSettings, list[Override]]]) -> int:
     """The number of cells of these runs, all settings checked, no data read.  Raises ConfigError."""
     count = 0
     for run, overrides in runs:
-        tasks, attentions = choose_tasks(run.tasks), choose_attentions(run.attentions)
-        check_backbones_and_patterns(tasks, run.backbones, run.patterns)
-        _check_overrides(tasks, attentions, overrides)
-        for task in tasks:
-            for backbone, patterns in task_declarations(task)["backbones"].items():
-                if backbone in choose(run.backbones, [backbone]):
-                    resolved = [resolve(task, backbone, run.preset, spec, overrides) for spec in attentions]
-                    seeds = resolved[0].seeds if run.seeds is None else run.seeds
-                    count += len(choose(run.patterns, patterns)) * len(attentions) * len(seeds)
+        with run.located():
+            count += _count_cells(run, overrides)
+    return count
+
+
+def _count_cells(run: RunSettings, overrides: Sequence[Override]) -> int:
+    tasks, attentions = choose_tasks(run.tasks), choose_attentions(run.attentions)
+    check_backbones_and_patterns(tasks, run.backbones, run.patterns)
+    _check_overrides(tasks, attentions, overrides)
+    count = 0
+    for task in tasks:
+        for backbone, patterns in task_declarations(task)["backbones"].items():
+            if backbone in choose(run.backbones, [backbone]):
+                resolved = [resolve(task, backbone, run.preset, spec, overrides) for spec in attentions]
+                seeds = resolved[0].seeds if run.seeds is None else run.seeds
+                count += len(choose(run.patterns, patterns)) * len(attentions) * len(seeds)
     return count
 
 
@@ -140,7 +150,7 @@ class _Planner:
             "backbone": backbone,
             "pattern": pattern,
             "attention": [spec.name, cls.version],
-            "others": ["softmax", load_attention("softmax").version],  # type: ignore[attr-defined]
+            "others": ["softmax", load_attention("softmax").version],
             "included": included_digest(spec.name),
             "seed": seed,
             "config": config,
@@ -148,7 +158,7 @@ class _Planner:
         }
         unsupported = dict(cls.unsupported).get(pattern)
         if unsupported is None:
-            self._check_builds(loaded, backbone, pattern, spec, resolved)
+            unsupported = self._check_builds(loaded, backbone, pattern, spec, resolved)
         return Cell(
             task,
             backbone,
@@ -173,8 +183,10 @@ class _Planner:
                 raise ConfigError(f"{task}: {error}") from error
         return self._loaded[key]
 
-    def _check_builds(self, task: Task, backbone: str, pattern: str, spec: AttentionSpec, resolved: Resolved) -> None:
-        """Builds the attention once at the sizes that the backbone will ask for."""
+    def _check_builds(
+        self, task: Task, backbone: str, pattern: str, spec: AttentionSpec, resolved: Resolved
+    ) -> str | None:
+        """Builds the attention once at the sizes that the backbone will ask for; the reason where it says it can't."""
         key = json.dumps([str(id(task)), backbone], sort_keys=True)
         if key not in self._shapes:
             self._shapes[key] = site_shapes(task)
@@ -190,10 +202,14 @@ class _Planner:
                 build_attention(
                     spec.name, pattern=pattern, num_heads=shape.num_heads, head_dim=shape.head_dim, **options
                 )
-            except UnsupportedPattern:
-                raise
+            except UnsupportedPattern as error:
+                return str(error)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {error}") from error
+            except Exception as error:  # whatever a stranger's constructor may raise is told in a line
+                kind = type(error).__name__
+                raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {kind}: {error}") from error
+        return None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from benchmark.interface import PATTERNS, PRESETS
 from benchmark.registry import (
@@ -82,6 +85,12 @@ class AttentionSpec(Settings):
     label: str | None = None
     options: dict[str, Any] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, content: Any) -> Any:
+        """``lavo`` is short for ``{name: lavo}``."""
+        return {"name": content} if isinstance(content, str) else content
+
     @field_validator("label")
     @classmethod
     def _label_is_a_name(cls, label: str | None) -> str | None:
@@ -97,14 +106,36 @@ class RunSettings(Settings):
     """What a run file says; on the command line the options of the same names."""
 
     tasks: list[str] = Field(default=["all"], min_length=1)
-    backbones: list[str] | None = None
-    patterns: list[str] | None = None
-    attentions: list[str | AttentionSpec] = Field(default=["all"], min_length=1)
+    backbones: list[str] | None = Field(default=None, min_length=1)
+    patterns: list[str] | None = Field(default=None, min_length=1)
+    attentions: list[AttentionSpec] = Field(default=[AttentionSpec(name="all")], min_length=1)
     preset: str = "quick"
     seeds: list[int] | None = None
     limit: int | None = Field(default=None, ge=1)
     data_root: Path | None = None
     set: dict[str, Any] = {}
+    _origin: str = PrivateAttr(default="")
+
+    @property
+    def origin(self) -> str:
+        """The file, and the number of the run in it; nothing for a run that stands on the command line."""
+        return self._origin
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Faults found inside name the file; those that already name an option, or the file, stay as they are."""
+        try:
+            yield
+        except ValueError as error:
+            if not self.origin or str(error).startswith((self.origin, "-")):
+                raise
+            raise ConfigError(f"{self.origin}: {error}") from error
+
+    def with_origin(self, origin: str) -> RunSettings:
+        """The same run, said to stand there."""
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
 
     @field_validator("seeds")
     @classmethod
@@ -119,6 +150,13 @@ class RunSettings(Settings):
         if preset not in PRESETS:
             raise ValueError(f"unknown{nearest(preset, PRESETS)}; allowed: {', '.join(PRESETS)}")
         return preset
+
+    @field_validator("data_root")
+    @classmethod
+    def _root_exists(cls, root: Path | None) -> Path | None:
+        if root is not None and not root.is_dir():
+            raise ValueError("no such folder; one with lm/, lstf/, … is wanted")
+        return root
 
 
 class RunFile(RunSettings):
@@ -141,7 +179,9 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key_node.tag == "tag:yaml.org,2002:merge":  # <<, which is resolved below
+                continue
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int) and key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key if isinstance(key, str | int) else id(key_node))
@@ -162,10 +202,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
     if content is None:
         raise ConfigError(f"{path}: empty; settings are wanted")
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be 'key: value' lines, got {type(content).__name__}")
+    for key in content:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: key {key!r}: a key must be text")
     return content
 
 
@@ -202,12 +247,17 @@ def read_run_file(path: Path) -> list[tuple[RunSettings, list[Override]]]:
     content = read_yaml(path)
     whole = validate(RunFile, content, lambda _: str(path))
     shared = {key: value for key, value in content.items() if key != "runs"}
-    runs = []
+    runs: list[tuple[RunSettings, list[Override]]] = []
     for number, own in enumerate(whole.runs or [{}], start=1):
         where = f"{path}, run {number}" if whole.runs else str(path)
-        merged = {**shared, **own, "set": {**shared.get("set", {}), **(own.get("set") or {})}}
-        settings = validate(RunSettings, merged, lambda _, where=where: where)  # type: ignore[misc]
-        runs.append((settings, [Override(key, value, f"{where}: set.{key}") for key, value in settings.set.items()]))
+        alone: RunSettings = validate(RunSettings, own, lambda _, where=where: where)  # type: ignore[misc]
+        settings: RunSettings = validate(
+            RunSettings,
+            {**shared, **own, "set": {**whole.set, **alone.set}},
+            lambda _, where=where: where,  # type: ignore[misc]
+        )
+        overrides = [Override(key, value, f"{where}: set.{key}") for key, value in settings.set.items()]
+        runs.append((settings.with_origin(where), overrides))
     return runs
 
 
@@ -263,7 +313,10 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
     merged = presets(task, preset, backbone)
     seeds = merged.pop("seeds", [0])
     origins: dict[str, str] = {}
-    options = dict(attention.options)
+    options = [
+        Override(option, value, f"options of attention {attention.variant}")
+        for option, value in attention.options.items()
+    ]
     for override in overrides:
         key = own_key(override, task)
         if key is None:
@@ -271,7 +324,7 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
         if key.startswith("attentions."):
             _, name, option = _three_parts(override)
             if name == attention.name:
-                options[option] = override.value
+                options.append(Override(option, override.value, override.origin))
             continue
         _place(merged, key, override)
         origins[key] = override.origin
@@ -291,14 +344,21 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
     return Resolved(settings, train, full_options(attention.name, options), seeds)
 
 
-def full_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with the attention's own defaults filled in, so that naming a default changes no hash."""
+def full_options(name: str, given: Iterable[Override]) -> dict[str, Any]:
+    """Options with the attention's own defaults filled in, so that naming a default changes no hash.
+
+    given: their keys are options; of one that is given twice the later counts.
+    """
     cls = load_attention(name)
     allowed = attention_options(cls)
-    for option in options:
+    options: dict[str, Any] = {}
+    for option, value, origin in given:
         if option not in allowed:
             has = ", ".join(allowed) if allowed else "no options"
-            raise ConfigError(f"attentions.{name}.{option}: unknown option{nearest(option, allowed)}; {name} has {has}")
+            raise ConfigError(f"{origin}: unknown option {option!r}{nearest(option, allowed)}; {name} has {has}")
+        if (wanted := _wanted(value, allowed[option].annotation)) is not None:
+            raise ConfigError(f"{origin}: {option} = {value!r}: must be {wanted}")
+        options[option] = value
     plain = bool | int | float | str | list | tuple | None
     defaults = {
         option: parameter.default
@@ -308,6 +368,26 @@ def full_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if getattr(cls, "needs_max_length", False) and "max_length" not in options:
         defaults.pop("max_length", None)  # the task sets it
     return dict(sorted({**defaults, **options}.items()))
+
+
+_OPTION_TYPES: dict[str, tuple[type[Any] | UnionType, str]] = {
+    "bool": (bool, "true or false"),
+    "int": (int, "a whole number"),
+    "float": (int | float, "a finite number"),
+    "str": (str, "text"),
+    "None": (NoneType, "null"),
+}
+
+
+def _wanted(value: Any, annotation: Any) -> str | None:
+    """What an option annotated so should be; None where the value is that, or the annotation isn't plain."""
+    names = [part.strip() for part in str(getattr(annotation, "__name__", annotation)).split("|")]
+    if not set(names) <= set(_OPTION_TYPES):
+        return None
+    for name in names:
+        if isinstance(value, _OPTION_TYPES[name][0]) and isinstance(value, bool) == (name == "bool"):
+            return None if not isinstance(value, float) or math.isfinite(value) else _OPTION_TYPES[name][1]
+    return " or ".join(_OPTION_TYPES[name][1] for name in names)
 
 
 def own_key(override: Override, task: str) -> str | None:
@@ -374,9 +454,29 @@ def _message(model: type[BaseModel], fault: Mapping[str, Any], origin: Callable[
     if fault["type"] == "missing":
         return f"{where}: {key} is missing"
     text = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if isinstance(fault.get("input"), BaseModel | Mapping) and fault["type"] == "value_error":
+    text = _PLAINER.get(fault["type"], text)
+    value = fault.get("input")
+    if isinstance(value, BaseModel | Mapping) and fault["type"] == "value_error":
         return f"{where}: {key.rstrip('.')}: {text}" if key else f"{where}: {text}"
-    return f"{where}: {key} = {fault.get('input')!r}: {text}"
+    return f"{where}: {key} = {str(value) if isinstance(value, Path) else repr(value)}: {text}"
+
+
+_PLAINER = {  # than pydantic's words
+    "too_short": "at least one is wanted",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list, as [a, b]",
+    "tuple_type": "must be a list, as [a, b]",
+    "dict_type": "must be settings by name, as {key: value}",
+    "model_type": "must be a name, or settings by name, as {key: value}",
+    "path_type": "must be a path",
+}
 
 
 def _is_branch(part: Any) -> bool:
