@@ -96,18 +96,20 @@ def prepare(
     cache: Cache = None,
 ) -> None:
     """Makes or fetches, checks and tokenises the data of tasks."""
-    from benchmark.config import AttentionSpec, choose_tasks, parse_assignment, resolve
+    from benchmark.config import AttentionSpec, RunSettings, choose_tasks, parse_assignment, resolve
     from benchmark.downloads import fetch_missing
     from benchmark.registry import load_task, task_folder
 
     overrides = [parse_assignment(text) for text in set_ or []]
-    for name in choose_tasks(tasks):
+    chosen = choose_tasks(tasks)
+    preset = _settings(RunSettings, {"preset": preset}).preset
+    for name in chosen:
         if data_root is not None:
             for path in fetch_missing(task_folder(name) / "sources.yaml", data_root):
                 _say(f"{name}: fetched {path}")
         cls: Any = load_task(name)
         for backbone in cls.backbones:
-            resolved = resolve(name, backbone, preset or "quick", AttentionSpec(name="softmax"), overrides)
+            resolved = resolve(name, backbone, preset, AttentionSpec(name="softmax"), overrides)
             splits = cls(resolved.settings, backbone=backbone).load_data(data_root, _cache(cache))
             sizes = ", ".join(f"{part} {len(getattr(splits, part))}" for part in ("train", "validation", "test"))
             _say(f"{name}/{backbone}: {splits.name}, {sizes} examples, SHA-256 {splits.fingerprint[:16]}…")
@@ -176,8 +178,6 @@ def _run_cells(
     from benchmark.progress import Display
 
     cells = plan_cells(runs, place.cache)
-    if not cells:
-        raise typer.BadParameter("no cell fits these options: no backbone has that pattern")
     waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
     default_jobs, threads = runner.default_jobs(place.device)
     if jobs is not None:
@@ -222,7 +222,7 @@ def check(
     from benchmark.registry import attention_names, check_pattern
 
     include_files(include_path)
-    patterns = _names(pattern)
+    patterns = _names(pattern, "--pattern")
     for name in patterns or []:
         check_pattern(name)
     failures = 0
@@ -264,13 +264,13 @@ def efficiency(
 
     include_files(include_path)
     runner.probe_output(output)
-    names = [spec.name for spec in choose_attentions(_names(attention) or ["all"])]
+    names = [spec.name for spec in choose_attentions(_names(attention, "--attention") or ["all"])]
     path = measure_to_file(
         output,
         attentions=names,
-        patterns=_names(pattern) or [],
+        patterns=_names(pattern, "--pattern") or [],
         lengths=parse_lengths(lengths),
-        modes=_names(mode) or [],
+        modes=_names(mode, "--mode") or [],
         batch=batch,
         num_heads=num_heads,
         head_dim=head_dim,
@@ -293,6 +293,7 @@ def report(
     from benchmark.report import build_report
 
     chosen = directories or [Path("results/quick")]
+    _check_results(chosen)
     built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force)
     raise typer.Exit(_say_report(built))
 
@@ -306,6 +307,7 @@ def compare(
     from benchmark import listing
     from benchmark.report import compare as compare_results
 
+    _check_results([a, b], sweeps=False)
     _console().print(listing.frame(compare_results([a], [b]), title=f"{a} against {b}"))
 
 
@@ -327,10 +329,14 @@ def validate(
 def include_files(paths: list[Path] | None) -> tuple[Path, ...]:
     """Registers the attentions of these files."""
     if paths:
+        from benchmark.config import ConfigError
         from benchmark.registry import include_file
 
         for path in paths:
-            include_file(path)
+            try:
+                include_file(path)
+            except SystemExit as error:
+                raise ConfigError(f"--include-path {path.name}: ends the program when it is read") from error
     return tuple(path.resolve() for path in paths or [])
 
 
@@ -347,42 +353,70 @@ def _runs(
     assignments: list[str] | None,
 ) -> list[tuple[RunSettings, list[Override]]]:
     """The runs of the file, or one run, with what the command line says laid over."""
-    from benchmark.config import ConfigError, RunSettings, parse_assignment, read_run_file, validate
+    from benchmark.config import ConfigError, RunSettings, parse_assignment, read_run_file
 
     if not tasks and config is None:
         raise ConfigError("run: name a task, all, or a file of runs with --config")
-    if data_root is not None and not data_root.is_dir():
-        raise ConfigError(f"--data-root {data_root}: no such folder")
     said: dict[str, Any] = {
         "tasks": tasks or None,
-        "attentions": _names(attention),
-        "backbones": _names(backbone),
-        "patterns": _names(pattern),
+        "attentions": _names(attention, "--attention"),
+        "backbones": _names(backbone, "--backbone"),
+        "patterns": _names(pattern, "--pattern"),
         "preset": preset,
-        "seeds": _names(seeds),
+        "seeds": _names(seeds, "--seeds"),
         "limit": limit,
         "data_root": data_root,
     }
     said = {key: value for key, value in said.items() if value is not None}
     overrides = [parse_assignment(text) for text in assignments or []]
+    runs = read_run_file(config) if config is not None else [(RunSettings(), [])]
+    return [
+        (
+            _settings(RunSettings, {**settings.model_dump(exclude_unset=True), **said}).with_origin(settings.origin),
+            [*own, *overrides],
+        )
+        for settings, own in runs
+    ]
+
+
+def _settings(model: type[RunSettings], said: dict[str, Any]) -> RunSettings:
+    """What the command line says, checked; a fault names the option."""
+    from benchmark.config import validate
+
     flags = {"attentions": "--attention", "backbones": "--backbone", "patterns": "--pattern"}
 
     def origin(key: str) -> str:
         first = key.partition(".")[0]
         return flags.get(first, f"--{first.replace('_', '-')}")
 
-    runs = read_run_file(config) if config is not None else [(RunSettings(), [])]
-    return [
-        (validate(RunSettings, {**settings.model_dump(exclude_unset=True), **said}, origin), [*own, *overrides])
-        for settings, own in runs
-    ]
+    return validate(model, said, origin)
 
 
-def _names(text: str | None) -> list[str] | None:
-    """Names with commas between."""
+def _names(text: str | None, option: str) -> list[str] | None:
+    """Names with commas between.  Raises ConfigError where the text holds none."""
+    from benchmark.config import ConfigError
+
     if text is None:
         return None
-    return [part.strip() for part in text.split(",") if part.strip()]
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise ConfigError(f"{option} {text!r}: one or more are wanted, with commas between")
+    return names
+
+
+def _check_results(directories: list[Path], *, sweeps: bool = True) -> None:
+    """Raises ConfigError for a folder that holds nothing to report."""
+    from benchmark.config import ConfigError
+    from benchmark.points import FILE_NAME
+    from benchmark.results import record_files
+
+    for directory in directories:
+        if not directory.is_dir():
+            raise ConfigError(f"{directory}: no such folder of results")
+        if not record_files(directory) and not (sweeps and (directory / FILE_NAME).is_file()):
+            inside = [path.name for path in sorted(directory.iterdir()) if path.is_dir() and record_files(path)]
+            instead = f"; name one of its folders {', '.join(inside)}" if inside else "; lavo-bench run -o writes some"
+            raise ConfigError(f"{directory}: has no records{instead}")
 
 
 def _output_of(runs: list[tuple[RunSettings, list[Override]]], config: Path | None) -> Path:
@@ -390,11 +424,16 @@ def _output_of(runs: list[tuple[RunSettings, list[Override]]], config: Path | No
 
 
 def _cache(cache: Path | None) -> Path:
+    from benchmark.config import ConfigError
+
     if cache is None:
         import pooch
 
         cache = Path(pooch.os_cache("lavo-bench"))
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--cache {cache}: no folder can be made there: {error.strerror}") from None
     return cache
 
 
@@ -410,7 +449,7 @@ def _device(name: str | None) -> str:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"--device {name}: unknown; allowed: cpu, cuda, cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index is not None):
         raise ConfigError(f"--device {name}: allowed: cpu, cuda, cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
@@ -449,16 +488,37 @@ def main() -> None:
     except typer.Abort:
         _fail("interrupted; what is done is kept", INTERRUPTED)
     except UsageError as error:
-        _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        if not arguments:
+            typer.echo(error.format_message(), err=True)  # type: ignore[attr-defined]  # the help
+            sys.exit(2)
+        _fail(_usage_fault(error, arguments), 2)
     except KeyboardInterrupt:
         _fail("interrupted; what is done is kept", INTERRUPTED)
     except ValueError as error:
         if debug:
             raise
         _fail(str(error), 2)
+    except OSError as error:
+        if debug:
+            raise
+        _fail(f"{error.filename or type(error).__name__}: {error.strerror or error}", 2)
+    except Exception as error:  # ours to mend, and yet no reason for a page of text that says nothing to a user
+        if debug:
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)", 2)
     if status == INTERRUPTED:  # typer has caught the KeyboardInterrupt
         _fail("interrupted; what is done is kept", INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage_fault(error: Any, arguments: list[str]) -> str:
+    """Typer's message, with the value that it leaves out."""
+    spellings = getattr(getattr(error, "param", None), "opts", [])
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, sign, value = argument.partition("=")
+        if name.startswith("-") and name in spellings and isinstance(error, typer.BadParameter):
+            return f"{name} {value if sign else following}: {error.message.removeprefix('Input ')}"
+    return str(error.format_message()).replace("Value error, ", "")
 
 
 def _fail(message: str, status: int) -> None:

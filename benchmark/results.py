@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 Status = Literal["completed", "failed", "out_of_memory", "unsupported"]
+CELL_NAMES = ("task", "backbone", "pattern", "attention", "preset", "seed", "hash")  # which no record's cell lacks
 EXAMPLES_SUFFIX = ".examples.csv.gz"
 
 
@@ -73,8 +74,8 @@ def plain(value: Any) -> Any:
 def read_record(path: Path) -> dict[str, Any]:
     """One record.  Raises ValueError that names the file where it isn't one."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a record: {error}") from error
     if not isinstance(record, dict) or "cell" not in record or "status" not in record:
         raise ValueError(f"{path}: not a record: it lacks 'cell' or 'status'")
@@ -82,7 +83,27 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: schema_version {record.get('schema_version')!r}; this version reads {SCHEMA_VERSION}"
         )
+    if (fault := _fault(record)) is not None:
+        raise ValueError(f"{path}: not a record: {fault}")
     return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON; what isn't finite is null")
+
+
+def _fault(record: Mapping[str, Any]) -> str | None:
+    """What is missing of that which every reader counts on."""
+    cell, metrics = record["cell"], record.get("metrics") or {}
+    lacking = [name for name in CELL_NAMES if not isinstance(cell, Mapping) or name not in cell]
+    if lacking:
+        return f"its cell lacks {', '.join(lacking)}"
+    if record["status"] not in get_args(Status):
+        return f"status {record['status']!r}; allowed: {', '.join(get_args(Status))}"
+    for name, metric in metrics.items() if isinstance(metrics, Mapping) else [("metrics", metrics)]:
+        if not isinstance(metric, Mapping) or not {"value", "n"} <= set(metric):
+            return f"{name} = {metric!r}: a metric has value and n"
+    return None
 
 
 def record_files(directory: Path) -> list[Path]:
