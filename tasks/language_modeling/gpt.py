@@ -51,6 +51,7 @@ class GPT(nn.Module):
         feed_forward_dim: int | None = None,
         positions: str = "sinusoidal",
         dropout: float = 0.0,
+        embedding_std: float | None = None,
     ) -> None:
         super().__init__()
         attentions: list[Any] = [
@@ -77,10 +78,11 @@ class GPT(nn.Module):
             Block(attention, embed_dim, feed_forward_dim or 4 * embed_dim, dropout) for attention in attentions
         )
         self.norm = nn.LayerNorm(embed_dim)
-        # Times sqrt(embed_dim) at the input this has unit variance, as the sinusoids nearly have; so have the first logits.
-        nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5)
+        # fairseq's: times sqrt(embed_dim) at the input this has unit variance, as the sinusoids nearly have.
+        std = embed_dim**-0.5 if embedding_std is None else embedding_std
+        nn.init.normal_(self.embedding.weight, std=std)
         if self.position_embedding is not None:
-            nn.init.normal_(self.position_embedding.weight, std=embed_dim**-0.5)
+            nn.init.normal_(self.position_embedding.weight, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (batch, length).  Returns logits (batch, length, vocab_size): entry t predicts token t + 1."""

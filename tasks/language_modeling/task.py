@@ -49,6 +49,7 @@ class ModelSettings(Settings):
     feed_forward_dim: int | None = Field(default=None, ge=1)  # 4 embed_dim where left out
     positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    embedding_std: float | None = Field(default=None, gt=0)  # of the first embeddings; embed_dim^-0.5 where left out
 
     @model_validator(mode="after")
     def _widths_divide(self) -> ModelSettings:
@@ -190,6 +191,7 @@ class LanguageModeling:
             feed_forward_dim=options.feed_forward_dim,
             positions=options.positions,
             dropout=options.dropout,
+            embedding_std=options.embedding_std,
         )
 
     def loss(self, model: nn.Module, batch: TokenBatch) -> LossSum:
