@@ -1,0 +1,111 @@
+"""Tokens a second in training the gpt backbone, and what the trainer costs: ``python -m benchmark.training_speed``.
+
+Every line is medians of one interleaved run: a step of each attention in turn, and for the first attention also the same
+step as a bare loop (collate, loss, backward, clip, AdamW) without the trainer around it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmark.config import AttentionSpec, Override, resolve
+from benchmark.multihead import AttentionSites
+from benchmark.registry import load_task
+from benchmark.trainer import Trainer, make_optimizer
+
+TASK, BACKBONE, PATTERN = "language_modeling", "gpt", "causal_self"
+
+
+def make_trainer(attention: str, length: int, tokens: int, cache: Path) -> Trainer:
+    """The quick preset's model at this context length, on the embedded text; tokens: of a step."""
+    values = {
+        "data.context_length": length,
+        "data.excerpt_bytes": 2 * length,
+        "eval.lengths": [1],
+        "train.batch_size": max(1, tokens // length),
+    }
+    overrides = [Override(key, value, key) for key, value in values.items()]
+    resolved = resolve(TASK, BACKBONE, "quick", AttentionSpec(name=attention), overrides)
+    task = load_task(TASK)(resolved.settings, backbone=BACKBONE)
+    splits = task.load_data(None, cache)
+    torch.manual_seed(0)
+    model = task.build_model(AttentionSites(attention, PATTERN, resolved.options))
+    return Trainer(task, model, splits, resolved.train, seed=0)
+
+
+def trained_step(trainer: Trainer) -> Callable[[], None]:
+    """One step as a cell takes it."""
+    batches = trainer._batches(0)
+
+    def step() -> None:
+        trainer._log(trainer._step(next(batches)))
+
+    return step
+
+
+def bare_step(trainer: Trainer) -> Callable[[], None]:
+    """The same step without the trainer."""
+    task, model, examples = trainer.task, trainer.bare, trainer.splits.train
+    optimizer = make_optimizer(model, trainer.train)
+    batches = trainer._batches(0)
+
+    def step() -> None:
+        model.train()
+        loss = task.loss(model, task.collate([examples[index] for index in next(batches)]))
+        (loss.total / loss.num_terms).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.train.clip_norm or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def medians(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Seconds of each, interleaved; the first two rounds don't count."""
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 2):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            samples[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values[2:]) for name, values in samples.items()}
+
+
+def main(
+    attentions: Annotated[
+        str, typer.Option(help="With commas between; the others' speed is given against the first.")
+    ] = "flash,lavo",
+    lengths: Annotated[str, typer.Option(help="Context lengths, with commas between.")] = "512,1024,2048,4096",
+    tokens: Annotated[int, typer.Option(help="Of a step.")] = 4096,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds a length.")] = 9,
+) -> None:
+    """Prints one line a length."""
+    names = attentions.split(",")
+    print(f"gpt, quick preset, embedded text, float32, {torch.get_num_threads()} threads, {tokens} tokens a step")
+    with tempfile.TemporaryDirectory() as cache:
+        for length in map(int, lengths.split(",")):
+            trainers = {name: make_trainer(name, length, max(tokens, length), Path(cache)) for name in names}
+            steps = {name: trained_step(trainer) for name, trainer in trainers.items()}
+            steps["bare"] = bare_step(make_trainer(names[0], length, max(tokens, length), Path(cache)))
+            seconds = medians(steps, rounds)
+            first = seconds[names[0]]
+            speeds = ", ".join(
+                f"{name} {max(tokens, length) / seconds[name]:,.0f} tokens/s ({first / seconds[name]:.2f})"
+                for name in names
+            )
+            print(
+                f"length {length}: {speeds}; trainer against bare loop {100 * (first / seconds['bare'] - 1):+.1f} %",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    typer.run(main)
