@@ -33,6 +33,7 @@ class GPT(nn.Module):
     context_length  the training length: what ``learned`` positions have an entry for
     max_length      the longest length that the model will meet, for attentions that must know it
     positions       "sinusoidal", "learned" or "rotary": what the backbone adds for an attention that encodes none
+    embedding_std   spread of the embeddings at the start, embed_dim**-0.5 where None; inputs are sqrt(embed_dim) times them
 
     The attribute ``positions`` says what is in use: one of these, or "attention" where the attention encodes them
     itself.  The attribute ``max_length`` is the longest input allowed, None where any is.
