@@ -198,6 +198,11 @@ class _Planner:
             cls = load_attention(spec.name)
             if getattr(cls, "needs_max_length", False) and "max_length" in attention_options(cls):
                 options.setdefault("max_length", shape.max_length)
+                if options["max_length"] < shape.max_length:
+                    raise ConfigError(
+                        f"attention {spec.name} at {pattern} of {backbone}: max_length {options['max_length']}: lengths "
+                        f"up to {shape.max_length} will be met; left out, it is that"
+                    )
             try:
                 build_attention(
                     spec.name, pattern=pattern, num_heads=shape.num_heads, head_dim=shape.head_dim, **options

@@ -438,7 +438,9 @@ def validate(
     try:
         return model.model_validate(dict(content))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        faults = error.errors(include_url=False)
+        # A misspelt key explains why another one is missing, not the other way round.
+        first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
         raise ConfigError(_message(model, first, origin, prefix)) from None
 
 
