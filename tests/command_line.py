@@ -1,0 +1,32 @@
+"""``lavo-bench`` in this process: no start of an interpreter, so that hundreds of calls take seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from typing import NamedTuple
+
+from benchmark import cli
+
+
+class Answer(NamedTuple):
+    """What a call left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+def lavo_bench(*arguments: object) -> Answer:
+    """The command with these arguments.  Whatever main() does not catch is raised here too."""
+    out, err = io.StringIO(), io.StringIO()
+    before, sys.argv = sys.argv, ["lavo-bench", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+    except SystemExit as exit:
+        return Answer(int(exit.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        sys.argv = before
+    raise AssertionError("main() returned without an exit status")
