@@ -63,7 +63,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, str) or value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None  # numpy's double is a float too, and no plain one
     if hasattr(value, "tolist"):  # numpy and torch, scalars too
         return plain(value.tolist())
     if isinstance(value, Iterable):
