@@ -461,7 +461,7 @@ def _console() -> Any:
 
     console = Console()
     # Rich falls back to 80 columns where there is no terminal, and would break a table for nobody's sake.
-    return console if console.is_terminal else Console(width=200)
+    return console if console.is_terminal else Console(width=400)
 
 
 def _say(text: str) -> None:

@@ -79,10 +79,15 @@ def checks(name: str, found: Sequence[Any]) -> Table:
 
 
 def frame(cells: pd.DataFrame, *, title: str) -> Table:
-    """A data frame as a table."""
-    table = Table(*(str(column) for column in cells.columns), title=title)
-    for row in cells.itertuples(index=False):
-        table.add_row(
-            *("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
-        )
+    """A data frame as a table, without the columns that are empty; nothing is cut off."""
+    cells = cells.dropna(axis="columns", how="all")
+    table = Table(title=title)
+    for column in cells.columns:
+        table.add_column(str(column), overflow="fold")
+    for row, missing in zip(cells.itertuples(index=False), cells.isna().to_numpy(), strict=True):
+        table.add_row(*("" if empty else _shown(value) for value, empty in zip(row, missing, strict=True)))
     return table
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
