@@ -128,7 +128,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def load_attention(name: str) -> type:
+def load_attention(name: str) -> Any:
     """The class of this name.  Raises ValueError naming the nearest known one."""
     if name in _decorated:
         return _decorated[name]
@@ -153,7 +153,7 @@ def task_name(name: str) -> str:
     return long
 
 
-def load_task(name: str) -> type:
+def load_task(name: str) -> Any:
     """The task's class, by its long or short name."""
     return _load(TASKS[task_name(name)])
 

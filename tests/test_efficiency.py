@@ -1,7 +1,5 @@
 """The sweep on attentions of known cost: its counters, budgets, failures and table.  Times are never compared."""
 
-# ruff: noqa: ARG002, ARG005  (the toys have the protocol's signatures)
-
 from __future__ import annotations
 
 import csv

@@ -10,12 +10,12 @@ import socket
 import numpy as np
 import pytest
 import torch
+from toy_task import Toy, ToyData, ToyModel, ToySettings
 
 from benchmark.config import TrainSettings
 from benchmark.multihead import AttentionSites
 from benchmark.schedule import learning_rate
 from benchmark.trainer import Diverged, Progress, Trainer, evaluate, measure
-from toy_task import Toy, ToyData, ToyModel, ToySettings
 
 TRAIN = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "clip_norm": 1.0, "eval_every": 4, "eval_batch_size": 4}
 
@@ -83,7 +83,7 @@ def test_each_epoch_takes_every_example_once_and_in_another_order():
     epochs = [[next(batches) for _ in range(3)] for _ in range(2)]
     for epoch in epochs:
         assert [len(batch) for batch in epoch] == [8, 8, 3]
-        assert sorted(sum(epoch, [])) == list(range(19))
+        assert sorted(index for batch in epoch for index in batch) == list(range(19))
     assert epochs[0] != epochs[1]
     resumed = trainer._batches(4)
     assert next(resumed) == epochs[1][1]
