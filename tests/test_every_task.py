@@ -1,0 +1,134 @@
+"""The battery for tasks: a new line in the table is held to it with no new test."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.cell import site_shapes
+from benchmark.config import AttentionSpec, resolve
+from benchmark.interface import PATTERNS, Splits, state_tensors
+from benchmark.multihead import AttentionSites
+from benchmark.registry import TASKS, check_name, load_task, task_declarations, task_folder
+from benchmark.trainer import evaluate, measure
+
+BACKBONES = [
+    pytest.param(task, backbone, id=f"{task}-{backbone}")
+    for task in TASKS
+    for backbone in task_declarations(task)["backbones"]
+]
+
+
+class Loaded(NamedTuple):
+    """A task with the data of its smoke preset."""
+
+    task: Any
+    splits: Splits
+
+
+def load(name: str, backbone: str) -> Loaded:
+    settings = resolve(name, backbone, "smoke", AttentionSpec(name="softmax"), []).settings
+    task = load_task(name)(settings, backbone=backbone)
+    return Loaded(task, task.load_data(None, Path(tempfile.mkdtemp())))
+
+
+loaded_once = functools.cache(load)
+
+
+def model_of(task: Any) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return task.build_model(AttentionSites("softmax", "causal_self", {}))
+
+
+def check_embedded_data_are_reproducible(name: str, backbone: str) -> None:
+    (first, a), (second, b) = loaded_once(name, backbone), load(name, backbone)
+    assert a.embedded
+    assert a.name == "embedded"
+    assert a.fingerprint == b.fingerprint
+    assert len(a.fingerprint) == 64
+    for one, other in ((a.train, b.train), (a.validation, b.validation), (a.test, b.test)):
+        assert len(one) == len(other) > 0
+        for index in {0, len(one) // 2, len(one) - 1}:
+            batches = (first.collate([one[index]]), second.collate([other[index]]))
+            left, right = (state_tensors(batch) for batch in batches)
+            assert len(left) == len(right) > 0
+            assert all(torch.equal(x, y) for x, y in zip(left, right, strict=True))
+
+
+def check_no_batch_size_changes_a_figure(name: str, backbone: str) -> None:
+    task, splits = loaded_once(name, backbone)
+    model, count = model_of(task), min(len(splits.test), 41)
+    found = []
+    for batch_size in (1, 7, 32):
+        columns = evaluate(task, model, splits.test, batch_size=batch_size, limit=count)
+        assert {len(column) for column in columns.values()} == {count}
+        found.append(measure(task.metrics, columns))
+    for figures in found[1:]:
+        for metric, figure in figures.items():
+            assert figure["n"] == found[0][metric]["n"]
+            assert figure["value"] == pytest.approx(found[0][metric]["value"], rel=1e-6), metric
+
+
+def check_four_examples_are_learnt_by_heart(name: str, backbone: str) -> None:
+    task, splits = loaded_once(name, backbone)
+    model = model_of(task)
+    batch = task.collate([splits.train[index] for index in range(4)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(80):
+        total, num_terms = task.loss(model, batch)
+        loss = total / num_terms
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert min(losses[-10:]) < 0.5 * losses[0], (losses[0], losses[-10:])
+
+
+def check_controls_cover_every_metric(name: str, backbone: str) -> None:
+    task, splits = loaded_once(name, backbone)
+    controls = task.controls()
+    assert controls
+    headline = next(iter(task.metrics))
+    for columns in controls.values():
+        assert {len(column) for column in columns.values()} == {len(splits.test)}
+        figures = measure(task.metrics, columns)
+        assert figures[headline]["n"] > 0
+        assert np.isfinite(figures[headline]["value"])
+    columns = evaluate(task, model_of(task), splits.test, batch_size=4, limit=4)
+    assert all(set(columns) == set(control) for control in controls.values())
+
+
+def check_every_declared_pattern_has_a_layer(name: str, backbone: str) -> None:
+    task, _ = loaded_once(name, backbone)
+    declared = task_declarations(name)["backbones"][backbone]
+    assert set(declared) <= set(PATTERNS)
+    assert {shape.pattern for shape in site_shapes(task)} == set(declared)
+    for pattern in declared:
+        sites = AttentionSites("none", pattern, {})
+        task.build_model(sites)
+        assert sites.replaced, pattern
+
+
+def check_its_card_is_whole(name: str, backbone: str) -> None:
+    task, _ = loaded_once(name, backbone)
+    assert check_name(task.name, "task") == name
+    assert isinstance(task.version, int)
+    assert task.selection in task.metrics
+    assert all(metric.card for metric in task.metrics.values())
+    assert len((task_folder(name) / "PROTOCOL.md").read_text(encoding="utf-8")) > 0
+
+
+BATTERY = [value for key, value in list(globals().items()) if key.startswith("check_") and value is not check_name]
+
+
+@pytest.mark.parametrize("check", BATTERY, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("name", "backbone"), BACKBONES)
+def test_every_task_keeps_its_promises(name, backbone, check):
+    check(name, backbone)
