@@ -17,11 +17,13 @@ import torch
 import typer
 
 from benchmark.config import AttentionSpec, Override, resolve
+from benchmark.interface import Pattern
 from benchmark.multihead import AttentionSites
 from benchmark.registry import load_task
 from benchmark.trainer import Trainer, make_optimizer
 
-TASK, BACKBONE, PATTERN = "language_modeling", "gpt", "causal_self"
+TASK, BACKBONE = "language_modeling", "gpt"
+PATTERN: Pattern = "causal_self"
 
 
 def make_trainer(attention: str, length: int, tokens: int, cache: Path) -> Trainer:
