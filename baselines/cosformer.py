@@ -51,7 +51,8 @@ class CosformerState(NamedTuple):
 class CosformerAttention(nn.Module):
     """o_i = Σ_j a_ij v_j / Σ_j a_ij with a_ij = ReLU(q_i)·ReLU(k_j) cos( π (i − j) / (2 max_length) ).
 
-    max_length   the longest length that will be met: beyond it weights would turn negative, so it is refused
+    max_length   the longest length that will be met: beyond it weights would turn negative, so it is refused.  It decides
+                 the angles, so tasks set it from their own lengths; 8,192 where nobody says
     """
 
     version = 1
@@ -60,7 +61,7 @@ class CosformerAttention(nn.Module):
     needs_max_length = True
     kernel = "torch_chunked"
 
-    def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int, max_length: int) -> None:
+    def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int, max_length: int = 8192) -> None:
         super().__init__()
         check_options(pattern, num_heads, head_dim)
         check_positive("max_length", max_length)
