@@ -1,0 +1,78 @@
+"""Writes the README's table of results from records: ``python -m benchmark.report.readme results/real-quick``.
+
+The table stands between two marks, so that no figure in it is typed by hand; a test compares it with the records.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.registry import load_task
+from benchmark.report.groups import Group, group_records
+from benchmark.report.numbers import decimals, fixed, mean_and_deviation
+from benchmark.results import records, write_bytes
+from benchmark.statistics import summarise
+
+BEGIN, END = "<!-- results: written by benchmark.report.readme -->", "<!-- end of results -->"
+BEST_RULE = "*best trivial rule*"
+HEADLINES = {"language_modeling": "bits_per_byte"}  # elsewhere the metric that chooses the checkpoint
+
+
+def results_table(directory: Path) -> str:
+    """Markdown: a row an attention, a column a task and pattern; means and deviations over seeds."""
+    groups = group_records(records([directory]))
+    names = [*dict.fromkeys(entry.label for group in groups for entry in group.entries), BEST_RULE]
+    columns = [_column(group) for group in groups]
+    titles = [_title(group) for group in groups]
+    lines = [" | ".join(["attention", *titles]), " | ".join(["---", *(["---:"] * len(groups))])]
+    lines += [" | ".join([name, *(column.get(name, "–") for column in columns)]) for name in names]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _headline(group: Group) -> str:
+    return HEADLINES.get(group.task, load_task(group.task).selection)
+
+
+def _title(group: Group) -> str:
+    metric = _headline(group).replace("_", " ")
+    return f"{group.task.replace('_', ' ')}, {group.pattern.replace('_', ' ')}: {metric} ↓"
+
+
+def _column(group: Group) -> dict[str, str]:
+    """Row -> text; last the trivial rule that does best, since a reader should know what costs nothing."""
+    metric = _headline(group)
+    values = {entry.label: list(entry.values(metric).values()) for entry in group.entries}
+    summaries = {label: summarise(found) for label, found in values.items() if found}
+    places = decimals(list(summaries.values()))
+    column = {label: mean_and_deviation(summary, places) for label, summary in summaries.items()}
+    rules = {name: figures[metric][0] for name, figures in group.controls().items() if figures.get(metric)}
+    if rules:
+        higher = group.metrics()[metric]["higher_is_better"]
+        best = (max if higher else min)(rules, key=lambda name: rules[name])
+        column[BEST_RULE] = f"{fixed(rules[best], places)} ({best})"
+    return column
+
+
+def fill(readme: str, table: str) -> str:
+    """The README with this table between the marks.  Raises ValueError where it has none."""
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(readme):
+        raise ValueError(f"the README lacks the marks {BEGIN} and {END}")
+    return pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", readme)
+
+
+def main(
+    directory: Annotated[Path, typer.Argument(help="Folder of records.")],
+    readme: Annotated[Path, typer.Option(help="File with the marks.")] = Path("README.md"),
+) -> None:
+    """Writes the table into the README."""
+    text = fill(readme.read_text(encoding="utf-8"), results_table(directory))
+    write_bytes(readme, text.encode())
+
+
+if __name__ == "__main__":
+    typer.run(main)
