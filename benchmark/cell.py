@@ -153,7 +153,7 @@ class _Planner:
             "others": ["softmax", load_attention("softmax").version],
             "included": included_digest(spec.name),
             "seed": seed,
-            "config": config,
+            "config": without_places(config),
             "data": splits.fingerprint,
         }
         unsupported = dict(cls.unsupported).get(pattern)
@@ -259,6 +259,16 @@ def _check_overrides(tasks: Sequence[str], attentions: Sequence[AttentionSpec], 
                 raise ConfigError(
                     f"{override.origin}: {name} is not among the attentions of this run, {', '.join(known)}"
                 )
+
+
+def without_places(value: Any) -> Any:
+    """Settings with absolute paths cut to their last part: a record is published, and a hash must not know where a
+    file lies (its content is in the data's fingerprint)."""
+    if isinstance(value, dict):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def digest(identity: Any) -> str:

@@ -73,7 +73,8 @@ def register_attention(name: str) -> Callable[[type], type]:
 def check_declarations(name: str, cls: type) -> None:
     """Raises ValueError where the class lacks what the protocol wants declared."""
     unsupported = getattr(cls, "unsupported", None)
-    if not isinstance(getattr(cls, "version", None), int):
+    version = getattr(cls, "version", None)
+    if not isinstance(version, int) or isinstance(version, bool):
         raise ValueError(
             f"attention {name!r}: {cls.__name__}.version must be a whole number, raised when results change"
         )

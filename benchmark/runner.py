@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmark import memory, provenance
-from benchmark.cell import Cell
+from benchmark.cell import Cell, without_places
 from benchmark.config import ConfigError, TrainSettings
 from benchmark.interface import Splits, Task
 from benchmark.results import SCHEMA_VERSION, Status, read_record, write_record
@@ -118,7 +118,7 @@ def _empty_record(cell: Cell, place: Place, status: str, reason: str | None, sta
     return {
         "schema_version": SCHEMA_VERSION,
         "cell": cell.describe(),
-        "config": cell.config,
+        "config": without_places(cell.config),
         "status": status,
         "reason": reason,
         "metrics": {},

@@ -15,7 +15,7 @@ import toy_task
 from torch import nn
 
 from benchmark import registry, results, runner
-from benchmark.cell import Cell, plan_cells
+from benchmark.cell import Cell, plan_cells, without_places
 from benchmark.config import ConfigError, RunSettings, parse_assignment
 
 SETTINGS = ["train.steps=40", "train.checkpoint_every=7", "train.eval_every=20"]
@@ -80,6 +80,11 @@ def test_a_record_names_no_person_and_no_place(toy, tmp_path):
     text = cell.path(tmp_path / "out").read_text(encoding="utf-8")
     for private in (str(tmp_path), os.uname().nodename, os.environ.get("USER") or "no-user-name"):
         assert private not in text
+
+
+def test_where_a_file_lies_is_no_part_of_record_or_hash():
+    settings = {"data": {"file": "/home/somebody/series.csv", "columns": ["/a/b", "c"]}, "limit": None}
+    assert without_places(settings) == {"data": {"file": "series.csv", "columns": ["b", "c"]}, "limit": None}
 
 
 def test_a_finished_cell_is_not_run_again(toy, tmp_path):
