@@ -60,6 +60,9 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(
                 f"{', '.join(options) or 'pattern'}: the attention is built already, so it takes no options"
             )
+        for name, own in (("num_heads", self.num_heads), ("head_dim", self.head_dim)):
+            if getattr(attention, name, own) != own:
+                raise ValueError(f"attention was built for {name} {getattr(attention, name)}, this layer has {own}")
         self.attention: Any = attention  # Any: the protocol's methods are not nn.Module's
         self.rotary = rotary
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
@@ -86,7 +89,8 @@ class MultiHeadAttention(nn.Module):
             source = query
         elif self.rotary and source is not query:
             raise ValueError("rotary=True is for self-attention: target and source have no positions in common")
-        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
+        q = self._heads("query", query, self.q_proj)
+        k, v = (self._heads("source", source, project) for project in (self.k_proj, self.v_proj))
         if self.rotary:
             positions = _real_positions(source, key_padding_mask)
             q, k = rotate(q, positions), rotate(k, positions)
@@ -112,7 +116,7 @@ class MultiHeadAttention(nn.Module):
                 f"key_padding_mask: prompts of unequal or padded length (real tokens by row: {lengths}) can't extend a "
                 "state, because the rows of a batch advance together; stream rows of equal length in a batch of their own"
             )
-        q, k, v = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (self._heads("x", x, project) for project in (self.q_proj, self.k_proj, self.v_proj))
         if self.rotary:
             positions = torch.arange(state.position, state.position + x.shape[1], device=x.device)
             q, k = rotate(q, positions), rotate(k, positions)
@@ -123,12 +127,12 @@ class MultiHeadAttention(nn.Module):
         """Reads a finished source once.  source: (batch, source length, …)."""
         if self.rotary:
             raise ValueError("rotary=True is for self-attention: target and source have no positions in common")
-        k, v = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
+        k, v = (self._heads("source", source, project) for project in (self.k_proj, self.v_proj))
         return MultiHeadState(0, self.attention.init_cross(k, v, key_padding_mask=key_padding_mask))
 
     def read(self, x: Tensor, state: MultiHeadState) -> tuple[Tensor, MultiHeadState]:
         """The next queries to that source.  x: (batch, new tokens, embed_dim)."""
-        out, attention = self.attention.read(self._heads(self.q_proj(x)), state.attention)
+        out, attention = self.attention.read(self._heads("x", x, self.q_proj), state.attention)
         return self._merge(out), MultiHeadState(state.position + x.shape[1], attention)
 
     def select(self, state: MultiHeadState, rows: Tensor) -> MultiHeadState:
@@ -140,8 +144,14 @@ class MultiHeadAttention(nn.Module):
         """Bytes that the attention's state holds."""
         return self.attention.state_bytes(state.attention)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return rearrange(x, "b n (h d) -> b h n d", h=self.num_heads)
+    def _heads(self, name: str, x: Tensor, project: nn.Linear) -> Tensor:
+        """Projected, and split into heads: (b, h, n, d)."""
+        if x.dim() != 3 or x.shape[-1] != project.in_features or not x.is_floating_point():
+            raise ValueError(
+                f"{name} must be floating, of shape (batch, length, {project.in_features}), "
+                f"got {x.dtype} {tuple(x.shape)}"
+            )
+        return rearrange(project(x), "b n (h d) -> b h n d", h=self.num_heads)
 
     def _merge(self, x: Tensor) -> Tensor:
         return self.dropout(self.out_proj(rearrange(x, "b h n d -> b n (h d)")))

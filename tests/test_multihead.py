@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmark.interface import Pattern
 from benchmark.multihead import AttentionSites, MultiHeadAttention, rotate
-from benchmark.registry import ATTENTIONS, attention_declarations
+from benchmark.registry import ATTENTIONS, attention_declarations, build_attention
 
 EMBED, HEADS, BATCH, LENGTH = 24, 3, 2, 11
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -271,3 +271,26 @@ def test_sites_tell_the_longest_length_to_those_that_ask():
     assert decoder.attention.max_length == 77
     own = AttentionSites("cosformer", "causal_self", {"max_length": 99})
     assert own("causal_self", embed_dim=EMBED, num_heads=HEADS, max_length=77).attention.max_length == 99
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (
+            torch.zeros(2, 5, 15),
+            r"query must be floating, of shape \(batch, length, 16\), got torch.float32 \(2, 5, 15\)",
+        ),
+        (torch.zeros(5, 16), "query must be floating"),
+        (torch.zeros(2, 5, 16, dtype=torch.long), "got torch.int64"),
+    ],
+)
+def test_an_input_of_another_shape_is_named(x, says):
+    layer = MultiHeadAttention(16, 2, "softmax", pattern="noncausal_self")
+    with pytest.raises(ValueError, match=says):
+        layer(x)
+
+
+def test_an_attention_built_for_other_heads_is_refused():
+    attention = build_attention("softmax", pattern="noncausal_self", num_heads=4, head_dim=8)
+    with pytest.raises(ValueError, match="built for num_heads 4, this layer has 2"):
+        MultiHeadAttention(16, 2, attention)
