@@ -70,8 +70,11 @@ def test_a_query_without_positive_features_gives_zeros_and_zero_gradients(patter
 def test_options_are_checked():
     with pytest.raises(ValueError, match="max_length is 0"):
         build("cosformer", "causal_self", max_length=0)
-    with pytest.raises(TypeError, match="max_length"):
-        type(build("cosformer", "causal_self"))(pattern="causal_self", num_heads=1, head_dim=8)
+
+
+def test_the_maximal_length_is_a_constant_where_nobody_says():
+    attention = type(build("cosformer", "causal_self"))(pattern="causal_self", num_heads=1, head_dim=8)
+    assert attention.max_length == 8192
 
 
 def test_positions_in_the_hundred_thousands_keep_their_digits():
