@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ def test_the_readme_table_is_what_the_records_say():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     written = text.partition(BEGIN)[2].partition(END)[0].strip()
     assert written == results_table(RECORDS)
+
+
+def test_the_readme_quotes_the_speeds_that_were_printed():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"\d+\.\d+", text.partition("**Speed on a CPU**")[2].partition("\n\n")[0])
+    printed = (ROOT / "results" / "speed" / "versus_exact.txt").read_text(encoding="utf-8")
+    training = (ROOT / "results" / "speed" / "training_speed.txt").read_text(encoding="utf-8")
+    learned = re.findall(r"lavo  .* (\S+) times", printed)
+    folded = re.findall(r"lavo, folded .* (\S+) times", printed)
+    trained = re.findall(r"lavo \S+ tokens/s \((\S+)\)", training)
+    assert quoted == [*learned[:3], *folded[:3], *learned[3:], *folded[3:], *trained]
 
 
 def test_a_readme_without_the_marks_is_refused():
