@@ -11,6 +11,10 @@ lower bound (``peak_is_exact`` tells).  ``allocated_by`` is exact to the byte an
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5"  # man 5 proc_pid_clear_refs: sets VmHWM back to the current resident size
+_TRIAL_BYTES = 1 << 24
 
 
 def reset_peak(device: Any = "cpu") -> int:
@@ -29,6 +34,8 @@ def reset_peak(device: Any = "cpu") -> int:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        _return_free_memory()
+        _mark_follows()
         _reset_resident_peak()
     return base_bytes(device)
 
@@ -60,7 +67,7 @@ def peak_bytes(device: Any = "cpu") -> int:
 
 def peak_is_exact(device: Any = "cpu") -> bool:
     """False where the peak can't be set back, so that ``peak_bytes`` is only what is in use when asked."""
-    return _is_cuda(device) or (_status_bytes("VmHWM") is not None and _reset_resident_peak(dry=True))
+    return _is_cuda(device) or _mark_follows()
 
 
 def allocated_by(call: Callable[[], Any], device: Any = "cpu") -> int:
@@ -106,15 +113,34 @@ def _highest_sum(changes: list[int]) -> int:
     return highest
 
 
-def _reset_resident_peak(*, dry: bool = False) -> bool:
-    """True where the system lets the mark be set back; with ``dry`` it only looks."""
-    try:
-        with _CLEAR_REFS.open("w") as file:
-            if not dry:
-                file.write(_RESET_PEAK)
-    except OSError:  # not Linux, or a container that refuses
+def _return_free_memory() -> None:
+    """Gives the system back what earlier work freed and malloc kept, else what is measured next grows into it unseen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # glibc's alone
+        trim(0)
+
+
+@functools.cache
+def _mark_follows() -> bool:
+    """Whether the mark rises with a use that is over, and can be set back: tried, since some sandboxes only pretend.
+
+    Called before anything is measured: the trial sets the mark back.
+    """
+    _reset_resident_peak()
+    before = _status_bytes("VmHWM")
+    with mmap.mmap(-1, _TRIAL_BYTES) as pages:
+        pages.write(b"1" * _TRIAL_BYTES)
+    after = _status_bytes("VmHWM")
+    _reset_resident_peak()
+    reset = _status_bytes("VmHWM")
+    if before is None or after is None or reset is None:
         return False
-    return True
+    return after - before > _TRIAL_BYTES // 2 and after - reset > _TRIAL_BYTES // 2
+
+
+def _reset_resident_peak() -> None:
+    with contextlib.suppress(OSError):  # not Linux, or a container that refuses
+        _CLEAR_REFS.write_text(_RESET_PEAK)
 
 
 def _status_bytes(field: str) -> int | None:
