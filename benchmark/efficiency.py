@@ -25,7 +25,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from benchmark.interface import UnsupportedPattern
-from benchmark.memory import allocated_by
+from benchmark.memory import allocated_by, keep_freed_memory
 from benchmark.points import FILE_NAME, Point, merge, read_points, write_points
 from benchmark.registry import check_pattern
 from benchmark.statistics import bootstrap_interval
@@ -98,6 +98,7 @@ def measure(
     Rows of the file that are none of these points stay in it.  Raises ValueError for a bad argument.
     """
     _check(patterns, lengths, modes, rounds)
+    keep_freed_memory()
     device = torch.device(device)
     shape = Shape(batch, num_heads, head_dim, dtype, device, seed, dict(options or {}))
     budget_bytes = free_bytes(device) // 2 if budget_bytes is None else budget_bytes

@@ -255,6 +255,7 @@ def _work(pipe: Connection, place: Place) -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  libraries' warnings would tear the progress display
     import torch
 
+    memory.keep_freed_memory()
     torch.set_num_threads(place.threads)
     from benchmark.registry import include_file
 

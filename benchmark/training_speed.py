@@ -18,6 +18,7 @@ import typer
 
 from benchmark.config import AttentionSpec, Override, resolve
 from benchmark.interface import Pattern
+from benchmark.memory import keep_freed_memory
 from benchmark.multihead import AttentionSites
 from benchmark.registry import load_task
 from benchmark.trainer import Trainer, make_optimizer
@@ -90,6 +91,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Interleaved rounds a length.")] = 9,
 ) -> None:
     """Prints one line a length."""
+    keep_freed_memory()
     names = attentions.split(",")
     print(f"gpt, quick preset, embedded text, float32, {torch.get_num_threads()} threads, {tokens} tokens a step")
     with tempfile.TemporaryDirectory() as cache:

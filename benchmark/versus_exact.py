@@ -17,6 +17,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmark.memory import keep_freed_memory
 from benchmark.registry import build_attention
 
 Step = Callable[[], object]
@@ -73,6 +74,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them as they are.")] = 0,
 ) -> None:
     """Prints the ratios."""
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     print(

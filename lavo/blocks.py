@@ -81,7 +81,10 @@ class Block(NamedTuple):
 
     def of(self, x: Tensor) -> Tensor:
         """(b, h, n, ...) -> (g, rows, tokens, ...)"""
-        return x[self.chunk.rows, self.heads, self.chunk.tokens].transpose(0, 1)
+        for dim, span in enumerate((self.chunk.rows, self.heads, self.chunk.tokens)):
+            if x.shape[dim] != span.stop - span.start:  # a call of torch costs as much as a small block's arithmetic
+                x = x.narrow(dim, span.start, span.stop - span.start)
+        return x.transpose(0, 1)
 
     def carried(self, x: Tensor) -> Tensor:
         """(b, h, r) -> (g, rows, r)"""
@@ -101,19 +104,32 @@ class Block(NamedTuple):
 
 
 class Workspace:
-    """Memory that all blocks share: fresh pages for each temporary would cost more than the arithmetic on it."""
+    """Memory that all blocks share: fresh pages for each temporary would cost more than the arithmetic on it.
 
-    def __init__(self, q: Tensor) -> None:
+    A name is a place, not a content: what is no longer read lends its place to what comes next, "scratch" most often.
+    """
+
+    def __init__(self, q: Tensor, keeping: bool = False) -> None:
+        self.keeping = keeping
         self.dtype, self.device = accumulation_dtype(q), q.device
         self.zero = torch.zeros((), dtype=self.dtype, device=self.device)
         self.flat: dict[str, Tensor] = {}
+        self.views: dict[str, dict[tuple[int, ...], Tensor]] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
         """An uninitialised tensor of this shape, until the name is taken again."""
-        numel = math.prod(shape)
-        if name not in self.flat or self.flat[name].numel() < numel:
-            self.flat[name] = torch.empty(numel, dtype=self.dtype, device=self.device)
-        return self.flat[name][:numel].view(shape)
+        views = self.views.setdefault(name, {})
+        if shape not in views:
+            numel = math.prod(shape)
+            if name not in self.flat or self.flat[name].numel() < numel:
+                self.flat[name] = torch.empty(numel, dtype=self.dtype, device=self.device)
+                views.clear()
+            views[shape] = self.flat[name][:numel].view(shape)
+        return views[shape]
+
+    def own(self, name: str, *shape: int) -> Tensor:
+        """The same, for what a block keeps where blocks keep anything."""
+        return torch.empty(shape, dtype=self.dtype, device=self.device) if self.keeping else self.take(name, *shape)
 
     def read(self, name: str, block: Tensor) -> Tensor:
         """(g, rows, tokens, d) as matrices (g, R, d) of the workspace's dtype; a view where that can be."""

@@ -89,7 +89,8 @@ def _new_windows(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[T
     n, window = q.shape[2], state.keys.shape[2]
     matrix = chunked.bias_matrix(bias, min(window, n), window, True, q) if window else None
     sums, cut = state.sums.clone(), chunks(q, matrix)
-    out, _ = chunked.causal_forward(q, k, v, basis, matrix, output, sums, state.num_read, chunked.Kept(None, None), cut)
+    nothing = chunked.Kept(None, None)
+    out, *_ = chunked.causal_forward(q, k, v, basis, matrix, output, sums, state.num_read, nothing, cut)
     filled = n % window if window else 0
     keys, values = (torch.zeros_like(state.keys, dtype=x.dtype) for x in (k, v))
     keys[:, :, :filled], values[:, :, :filled] = k[:, :, n - filled :], v[:, :, n - filled :]

@@ -39,6 +39,13 @@ def gradients(out, inputs):
     return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
 
 
+@pytest.fixture(params=[0, 1 << 20], ids=["computed again", "kept"])
+def _rows_kept(request, monkeypatch):
+    """The backward pass of a long sequence, and that of a short one."""
+    monkeypatch.setattr("lavo.chunked.KEPT_ROWS", request.param)
+
+
+@pytest.mark.usefixtures("_rows_kept")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("n", "window", "rank"), [(1, 4, 8), (7, 4, 3), (9, 3, 8), (8, 8, 1), (9, 64, 8)])
 @pytest.mark.parametrize(("causal", "output"), list(itertools.product((True, False), OUTPUTS)))
@@ -52,6 +59,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(causal, output, n, wi
         torch.testing.assert_close(got, right, atol=1e-11, rtol=1e-11, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.usefixtures("_rows_kept")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ablation", ["no dissection", "no bias", "free basis"])
 @pytest.mark.parametrize("causal", [True, False])
@@ -100,6 +108,7 @@ def test_the_layout_in_memory_changes_nothing(causal, layout):
     torch.testing.assert_close(lavo_attention(q, k, v, basis, window=16, bias=bias, causal=causal), want)
 
 
+@pytest.mark.usefixtures("_rows_kept")
 @pytest.mark.parametrize("causal", [True, False])
 def test_chunks_change_nothing(causal, monkeypatch):
     """Several chunks, several groups of batch rows, a partial window: the rows of a block made small."""
@@ -114,6 +123,19 @@ def test_chunks_change_nothing(causal, monkeypatch):
             torch.testing.assert_close(got, right, atol=1e-11, rtol=0)
 
 
+@pytest.mark.usefixtures("_rows_kept")
+@pytest.mark.parametrize("axes", [False, True])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_graph_kept_gives_its_gradients_twice(causal, axes):
+    """A backward pass that wrote into what the forward pass kept would change the second one."""
+    inputs = example(n=21, window=8, rank=8, causal=causal, grad=True)
+    q, k, v, basis, bias = inputs
+    out = lavo_attention(q, k, v, None if axes else basis, window=8, bias=bias, causal=causal)
+    for first, second in zip(gradients(out, inputs), gradients(out, inputs), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.usefixtures("_rows_kept")
 @pytest.mark.parametrize("axes", [False, True])
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("causal", [True, False])
