@@ -66,6 +66,10 @@ def values_of(group, attention, metric):
     return [record["metrics"][metric]["value"] for record in entry.completed]
 
 
+def test_the_words_and_tables_of_a_report_stay(report, golden):
+    golden("report.md", (report / "report.md").read_text())
+
+
 def test_report_holds_everything_in_one_page(report):
     html = (report / "report.html").read_text()
     assert html.count("<svg") == len(list((report / "figures").glob("*.svg"))) > 4

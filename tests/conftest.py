@@ -1,0 +1,55 @@
+"""The one flag of the tests: ``--update-golden`` writes what tests/golden holds anew, to be read as a diff."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the stored outputs of tests/golden anew")
+
+
+@pytest.fixture
+def golden(request):
+    """Compares with what is stored under the name, or stores it."""
+
+    def compare(name: str, value: Any, tolerance: float = 0.0) -> None:
+        path = GOLDEN / name
+        text = value if isinstance(value, str) else json.dumps(value, indent=1, sort_keys=True) + "\n"
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+            return
+        stored = path.read_text()
+        if isinstance(value, str):
+            assert text == stored
+        else:
+            assert difference(json.loads(text), json.loads(stored), tolerance) is None
+
+    return compare
+
+
+def difference(found: Any, stored: Any, tolerance: float, where: str = "") -> str | None:
+    """The first place where the two differ, None where they don't."""
+    if isinstance(found, dict) and isinstance(stored, dict):
+        if found.keys() != stored.keys():
+            return f"{where}: keys {sorted(found.keys() ^ stored.keys())}"
+        pairs = [(found[key], stored[key], f"{where}/{key}") for key in found]
+    elif isinstance(found, list) and isinstance(stored, list):
+        if len(found) != len(stored):
+            return f"{where}: {len(found)} instead of {len(stored)} entries"
+        pairs = [(a, b, f"{where}/{i}") for i, (a, b) in enumerate(zip(found, stored, strict=True))]
+    elif isinstance(found, float) and isinstance(stored, float):
+        return (
+            None if math.isclose(found, stored, rel_tol=tolerance, abs_tol=1e-9) else f"{where}: {found}, not {stored}"
+        )
+    else:
+        return None if found == stored else f"{where}: {found!r}, not {stored!r}"
+    return next((found for a, b, at in pairs if (found := difference(a, b, tolerance, at))), None)
