@@ -65,6 +65,11 @@ class LAVOAttention(nn.Module):
         for name, size in (("num_heads", num_heads), ("head_dim", head_dim), ("rank", rank), ("window", window)):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+        for name, switch in (("position_bias", position_bias), ("dissect", dissect)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} must be true or false, got {switch!r}")
+        if isinstance(basis_seed, bool) or not isinstance(basis_seed, int) or basis_seed < 0:
+            raise ValueError(f"basis_seed must be an integer of at least 0, got {basis_seed!r}")
         if rank > head_dim:
             raise ValueError(f"rank must be at most head_dim = {head_dim}, got {rank}")
         if basis == "none":

@@ -288,6 +288,9 @@ def test_a_stored_module_gives_the_same():
         ("num_heads", {"num_heads": 0}),
         ("head_dim", {"head_dim": 2.0}),
         ("basis", {"basis": "none", "output": "memory"}),
+        ("basis_seed", {"basis_seed": -1}),
+        ("dissect", {"dissect": 3}),
+        ("position_bias", {"position_bias": "no"}),
     ],
 )
 def test_a_bad_option_is_named(argument, options):
