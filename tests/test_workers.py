@@ -73,7 +73,7 @@ def test_an_interrupt_stops_cleanly_and_keeps_what_is_done(tmp_path):
         "--jobs",
         "1",
     ]
-    command += ["--preset", "smoke", "--seeds", "0,1,2,3,4,5,6,7", "-o", str(out), "--set", "train.steps=60"]
+    command += ["--preset", "smoke", "--seeds", "0,1,2,3,4,5,6,7", "-o", str(out), "--set", "train.steps=30"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -82,7 +82,7 @@ def test_an_interrupt_stops_cleanly_and_keeps_what_is_done(tmp_path):
         cwd=Path(__file__).parent.parent,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500  # a machine may be busy
     while not list(out.glob("*/*.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and workers alike
