@@ -2,7 +2,8 @@
 
 One line a point: batch 1, 8 heads of 64, causal, float32, LAVO's defaults (window 64, rank 64, output joint, learned
 basis) and its folded form (basis identity) against ``scaled_dot_product_attention(is_causal=True)``.  The rounds are
-interleaved, so that a busy machine slows both sides; the ratio is of medians, the spread that of the middle half.
+interleaved, so that a busy machine slows both sides; in its turn each is called for some 50 ms, so that none starts with
+the others' data in the cache.  The ratio is of medians over rounds, the spread that of the middle half.
 """
 
 from __future__ import annotations
@@ -51,16 +52,24 @@ def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], mode: str, length: 
     return lambda: torch.autograd.grad(attend(q, k, v), [*inputs, *parameters], grad)
 
 
-def interleaved(steps: dict[str, Step], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of each step, one after the other in every round."""
+def interleaved(steps: dict[str, Step], *, rounds: int, turn_seconds: float = 0.05) -> dict[str, list[float]]:
+    """Seconds of a call of each step, its mean over a turn; one turn after the other in every round."""
+    for run in steps.values():
+        run()
+    calls = {name: max(1, round(turn_seconds / seconds_of(run, 1))) for name, run in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(warmup + rounds):
+    for _ in range(rounds):
         for name, run in steps.items():
-            started = time.perf_counter()
-            run()
-            if turn >= warmup:
-                seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(seconds_of(run, calls[name]))
     return seconds
+
+
+def seconds_of(run: Step, calls: int) -> float:
+    """The mean over so many calls."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - started) / calls
 
 
 def milliseconds(values: list[float]) -> str:
