@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 from baselines.arguments import (
     check_extension,
@@ -141,6 +140,9 @@ class FlashAttention(nn.Module):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True)
             if self.kernel == "cpu_flash":
                 return continue_on_cpu(q, k, v)
+            # Imported on use: with it comes the compiler, two seconds of every process's start.
+            from torch.nn.attention.bias import causal_lower_right
+
             # is_causal would align the first query with the first key (pytorch#108108).
             return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]))
 

@@ -233,7 +233,8 @@ def read_block(block: Block, q, H, basis, e, lse, output: str, out, work: Worksp
     target = work.target("out", block.of(out))
     combine(x, basis, None if output == "memory" else e, matrix(share), target)
     store(block.of(out), target)
-    return computed._replace(a=a, memory=memory)
+    # Without a basis a is q, which may lie in the workspace: the next block would write over what was kept.
+    return computed._replace(a=None if basis is None else a, memory=memory)
 
 
 def matrix(column: Tensor | None) -> Tensor | None:

@@ -60,6 +60,21 @@ def test_outputs_and_gradients_are_those_of_the_definition(causal, output, n, wi
 
 
 @pytest.mark.usefixtures("_rows_kept")
+@pytest.mark.parametrize("n", [8, 13, 21])
+@pytest.mark.parametrize(("causal", "output"), list(itertools.product((True, False), OUTPUTS)))
+def test_the_axes_as_a_basis_are_the_identity(causal, output, n):
+    """Without a product by the basis its operands are themselves: what is kept must not be what blocks share."""
+    inputs = example(batch=2, n=n, window=8, rank=8, causal=causal, grad=True)
+    q, k, v, _, bias = inputs
+    identity = torch.eye(8, dtype=q.dtype).repeat(q.shape[1], 1, 1)
+    out = lavo_attention(q, k, v, None, window=8, bias=bias, causal=causal, output=output)
+    want = loop_over_batch(q, k, v, identity, bias, window=8, causal=causal, output=output)
+    torch.testing.assert_close(out, want, atol=1e-12, rtol=1e-12)
+    for got, right in zip(gradients(out, inputs), gradients(want, inputs), strict=True):
+        torch.testing.assert_close(got, right, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.usefixtures("_rows_kept")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ablation", ["no dissection", "no bias", "free basis"])
 @pytest.mark.parametrize("causal", [True, False])
@@ -109,11 +124,13 @@ def test_the_layout_in_memory_changes_nothing(causal, layout):
 
 
 @pytest.mark.usefixtures("_rows_kept")
+@pytest.mark.parametrize("axes", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
-def test_chunks_change_nothing(causal, monkeypatch):
+def test_chunks_change_nothing(causal, axes, monkeypatch):
     """Several chunks, several groups of batch rows, a partial window: the rows of a block made small."""
     inputs = example(batch=3, n=75, d=8, window=8, causal=causal, grad=True)
     q, k, v, basis, bias = inputs
+    basis = None if axes else basis
     want = lavo_attention(q, k, v, basis, window=8, bias=bias, causal=causal)
     for rows in (1, 16, 160):
         monkeypatch.setattr("lavo.blocks.ROWS_PER_THREAD", rows)
