@@ -141,6 +141,23 @@ class Splits(NamedTuple):
     details: Mapping[str, Any]  # what the model and the report must know: vocabulary, columns, sizes, conversions
 
 
+class Sound(NamedTuple):
+    """A recording that a report plays."""
+
+    name: str  # becomes a file's name: lower-case letters, digits, _ and -
+    content: bytes
+    media_type: str  # "audio/mpeg" or "audio/ogg"
+
+
+class Exhibit(NamedTuple):
+    """Test examples beside what each attention made of them, as a table of the report."""
+
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | Sound, ...], ...]
+
+
 class LossSum(NamedTuple):
     """A loss as a sum, and the number of terms in it, so that no grouping into batches changes the mean."""
 
@@ -218,3 +235,4 @@ class Task(Protocol):
     # Optional:
     #   curves(model) -> dict   JSON values for the record's ``curves``: what the task's figures show
     #   figures in tasks/<task>/figures.py: figures(records) -> dict[str, matplotlib.figure.Figure]
+    #   exhibits in tasks/<task>/exhibits.py: exhibits(records) -> list[Exhibit], what can be read or listened to
