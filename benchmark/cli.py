@@ -243,15 +243,21 @@ def efficiency(
         str, typer.Option("--lengths", help="FROM:TO in powers of two, or lengths with commas between.")
     ] = "256:16384",
     mode: Annotated[
-        str, typer.Option("--mode", help="forward, backward, decode; with commas between.")
+        str, typer.Option("--mode", help="forward, backward, prefill, decode; with commas between.")
     ] = "forward,backward",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for efficiency.csv.")] = Path(
         "results/efficiency"
     ),
     batch: Annotated[int, typer.Option("--batch", min=1)] = 1,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=1, help="Tokens of a batch, whatever the length; instead of --batch.")
+    ] = None,
     num_heads: Annotated[int, typer.Option("--num-heads", min=1)] = 8,
     head_dim: Annotated[int, typer.Option("--head-dim", min=1)] = 64,
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="Of an attention, as lavo.window=32; may be given again.")
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1)] = 7,
     budget: Annotated[float, typer.Option("--budget", min=0.1, help="Seconds a point may take.")] = 60.0,
     device: Device = None,
@@ -259,12 +265,21 @@ def efficiency(
 ) -> None:
     """Time and memory by length, attentions interleaved: efficiency.csv."""
     from benchmark import runner
-    from benchmark.config import choose_attentions
+    from benchmark.config import ConfigError, choose_attentions, parse_assignment
     from benchmark.efficiency import measure_to_file, parse_lengths
 
     include_files(include_path)
     runner.probe_output(output)
     names = [spec.name for spec in choose_attentions(_names(attention, "--attention") or ["all"])]
+    options: dict[str, dict[str, Any]] = {}
+    for text in option or []:
+        key, value = parse_assignment(text, "--option")[:2]
+        name, dot, own = key.partition(".")
+        if not dot or not own or name not in names:
+            raise ConfigError(
+                f"--option {text}: must be ATTENTION.OPTION=VALUE, as lavo.window=32, of one that is measured"
+            )
+        options.setdefault(name, {})[own] = value
     path = measure_to_file(
         output,
         attentions=names,
@@ -272,6 +287,8 @@ def efficiency(
         lengths=parse_lengths(lengths),
         modes=_names(mode, "--mode") or [],
         batch=batch,
+        tokens=tokens,
+        options=options,
         num_heads=num_heads,
         head_dim=head_dim,
         dtype=dtype,

@@ -220,16 +220,17 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     return f"line {mark.line + 1}: {problem}" if mark is not None else problem
 
 
-def parse_assignment(text: str) -> Override:
+def parse_assignment(text: str, flag: str = "--set") -> Override:
     """``key=value`` of --set; the value is YAML, so ``1e-3`` is a number and ``null`` is nothing."""
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
-        raise ConfigError(f"--set {text}: must be key=value, as in --set train.steps=100")
+        example = "train.steps=100" if flag == "--set" else "lavo.window=32"
+        raise ConfigError(f"{flag} {text}: must be key=value, as in {flag} {example}")
     try:
         parsed = yaml.safe_load(value) if value.strip() else ""
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not valid YAML: {_yaml_fault(error)}") from None
-    return Override(key.strip(), _number(parsed), f"--set {text}")
+        raise ConfigError(f"{flag} {text}: the value is not valid YAML: {_yaml_fault(error)}") from None
+    return Override(key.strip(), _number(parsed), f"{flag} {text}")
 
 
 def _number(value: Any) -> Any:

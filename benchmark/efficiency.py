@@ -26,8 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from benchmark.interface import UnsupportedPattern
 from benchmark.memory import allocated_by, keep_freed_memory
+from benchmark.peaks import measure_peaks, write_peaks
 from benchmark.points import FILE_NAME, Point, merge, read_points, write_points
-from benchmark.registry import check_pattern
+from benchmark.registry import check_options, check_pattern, load_attention
 from benchmark.statistics import bootstrap_interval
 from benchmark.workloads import MODES, Shape, Workload, build_workload
 
@@ -75,6 +76,7 @@ def measure(
     *,
     directory: Path | None = None,
     batch: int = 1,
+    tokens: int | None = None,
     num_heads: int = 8,
     head_dim: int = 64,
     dtype: torch.dtype = torch.float32,
@@ -89,6 +91,7 @@ def measure(
 ) -> list[Point]:
     """Measures every point, shortest lengths first, and keeps ``directory/efficiency.csv`` up to date all the while.
 
+    tokens           of a batch, which then is as large as the length leaves it; ``batch`` isn't read
     budget_seconds   what one point may take, all its calls together
     budget_bytes     what one call may hold; by default half of the memory that is free
     total_seconds    what the whole sweep may take; what doesn't fit into it any more gets a row that says so
@@ -100,7 +103,7 @@ def measure(
     _check(patterns, lengths, modes, rounds)
     keep_freed_memory()
     device = torch.device(device)
-    shape = Shape(batch, num_heads, head_dim, dtype, device, seed, dict(options or {}))
+    shape = Shape(batch, num_heads, head_dim, dtype, device, seed, dict(options or {}), tokens)
     budget_bytes = free_bytes(device) // 2 if budget_bytes is None else budget_bytes
     deadline = math.inf if total_seconds is None else time.monotonic() + total_seconds
     limits = Limits(rounds, budget_seconds, budget_bytes, deadline)
@@ -125,6 +128,7 @@ def measure(
 
 def short_sweep(attentions: Sequence[str], directory: Path, device: str | torch.device = "cpu") -> list[Point]:
     """The sweep of a quick run: about a minute, whatever the machine."""
+    write_peaks(directory, measure_peaks(torch.device(device), torch.float32))
     return measure(attentions, directory=directory, device=device, rounds=5, budget_seconds=6.0, total_seconds=60.0)
 
 
@@ -136,17 +140,28 @@ def measure_to_file(
     lengths: Sequence[int],
     modes: Sequence[str],
     batch: int,
+    tokens: int | None,
     num_heads: int,
     head_dim: int,
     dtype: str,
     rounds: int,
     budget_seconds: float,
     device: str,
+    options: Mapping[str, Mapping[str, Any]],
     say: Callable[[str], None],
 ) -> Path:
-    """The sweep of the command line: a line for each point as it comes; gives the path of the table."""
+    """The sweep of the command line, and the peaks of the machine beside it; a line for each point as it comes.
+
+    Gives the path of the table.
+    """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}: unknown; allowed: {', '.join(DTYPES)}")
+    for name, own in options.items():
+        check_options(name, load_attention(name), own)
+    _check(patterns, lengths, modes, rounds)
+    peaks = measure_peaks(torch.device(device), DTYPES[dtype])
+    write_peaks(directory, peaks)
+    say(f"peak of this machine: {peaks.flops_per_second / 1e9:.4g} GFLOP/s, {peaks.bytes_per_second / 1e9:.4g} GB/s")
     measure(
         attentions,
         patterns,
@@ -154,12 +169,14 @@ def measure_to_file(
         modes,
         directory=directory,
         batch=batch,
+        tokens=tokens,
         num_heads=num_heads,
         head_dim=head_dim,
         dtype=DTYPES[dtype],
         device=device,
         rounds=rounds,
         budget_seconds=budget_seconds,
+        options=options,
         on_point=lambda point: say(_line(point)),
     )
     return directory / FILE_NAME

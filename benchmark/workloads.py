@@ -13,8 +13,9 @@ from benchmark.interface import UnsupportedPattern
 from benchmark.points import Point
 from benchmark.registry import attention_options, build_attention, load_attention
 
-MODES = ("forward", "backward", "decode")
-"""forward: without gradients.  backward: forward and backward, as in a training step.  decode: one token more, after a
+MODES = ("forward", "backward", "prefill", "decode")
+"""forward: without gradients.  backward: forward and backward, as in a training step.  prefill: what a generation reads
+before its first token, the prompt into an empty state or the source of a cross-attention.  decode: one token more, after a
 context of that length."""
 
 
@@ -29,11 +30,13 @@ class Shape:
     device: torch.device
     seed: int
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # attention -> its own options
+    tokens: int | None = None  # of a batch: where given, ``batch`` follows from the length
 
     def point(self, mode: str, pattern: str, length: int, attention: str) -> Point:
         """The row of a point, nothing known yet."""
         dtype = str(self.dtype).removeprefix("torch.")
-        shape = (self.batch, length, self.num_heads, self.head_dim)
+        batch = self.batch if self.tokens is None else max(1, self.tokens // length)
+        shape = (batch, length, self.num_heads, self.head_dim)
         return Point(mode, pattern, *shape, attention, dtype, device_name(self.device))
 
 
@@ -63,7 +66,7 @@ class Workload:
 
 def build_workload(shape: Shape, point: Point) -> Workload:
     """Module, inputs and call of a point.  Raises UnsupportedPattern where the attention can't do it."""
-    build = {"forward": _forward, "backward": _backward, "decode": _decode}[point.mode]
+    build = {"forward": _forward, "backward": _backward, "prefill": _prefill, "decode": _decode}[point.mode]
     return build(_module(shape, point), shape, point)
 
 
@@ -81,15 +84,15 @@ def _module(shape: Shape, point: Point) -> nn.Module:
     return module.to(device=shape.device, dtype=dtype).train(point.mode == "backward")
 
 
-def _random(shape: Shape, count: int, length: int) -> list[Tensor]:
+def _random(shape: Shape, count: int, point: Point) -> list[Tensor]:
     """``count`` tensors (batch, heads, length, head_dim), the same for every attention."""
     generator = torch.Generator().manual_seed(shape.seed)
-    size = (shape.batch, shape.num_heads, length, shape.head_dim)
+    size = (point.batch, shape.num_heads, point.length, shape.head_dim)
     return [torch.randn(size, generator=generator).to(shape.device, shape.dtype) for _ in range(count)]
 
 
 def _forward(module: nn.Module, shape: Shape, point: Point) -> Workload:
-    q, k, v = _random(shape, 3, point.length)
+    q, k, v = _random(shape, 3, point)
 
     @torch.no_grad()
     def call() -> Tensor:
@@ -99,7 +102,7 @@ def _forward(module: nn.Module, shape: Shape, point: Point) -> Workload:
 
 
 def _backward(module: nn.Module, shape: Shape, point: Point) -> Workload:
-    q, k, v, gradient = _random(shape, 4, point.length)
+    q, k, v, gradient = _random(shape, 4, point)
     wanted = [*(x.requires_grad_() for x in (q, k, v)), *(p for p in module.parameters() if p.requires_grad)]
 
     def call() -> tuple[Tensor, ...]:
@@ -111,17 +114,36 @@ def _backward(module: nn.Module, shape: Shape, point: Point) -> Workload:
     return Workload(module, call, (q, k, v, gradient), lambda: (4 + 7) * q.nbytes)
 
 
+def _prefill(module: Any, shape: Shape, point: Point) -> Workload:
+    """From nothing to a state that has read ``length`` tokens; for ``causal_self`` with the outputs of all of them."""
+    q, k, v = _random(shape, 3, point)
+
+    @torch.no_grad()
+    def read_prompt() -> Any:
+        return module.extend(q, k, v, module.init_state(point.batch, device=shape.device, dtype=shape.dtype))
+
+    @torch.no_grad()
+    def read_source() -> Any:
+        return module.init_cross(k, v)
+
+    if point.pattern == "causal_self":
+        return Workload(module, read_prompt, (q, k, v), lambda: 4 * q.nbytes)
+    if point.pattern == "causal_cross":
+        return Workload(module, read_source, (k, v), lambda: 2 * k.nbytes)
+    raise UnsupportedPattern(f"{point.pattern} is not run token by token, so there is no state to fill")
+
+
 _PREFILL_TOKENS = 1024  # read at once while the context is filled: bounds what a quadratic attention holds
 
 
 @torch.no_grad()
 def _decode(module: Any, shape: Shape, point: Point) -> Workload:
     """One token after another from a filled context; the context grows by an eighth at most (``_repeats``)."""
-    q, k, v = _random(shape, 3, point.length)
+    q, k, v = _random(shape, 3, point)
     new = tuple(x[:, :, -1:].clone() for x in (q, k, v))
     state: Any
     if point.pattern == "causal_self":
-        state = module.init_state(shape.batch, device=shape.device, dtype=shape.dtype)
+        state = module.init_state(point.batch, device=shape.device, dtype=shape.dtype)
         for start in range(0, point.length, _PREFILL_TOKENS):
             part = slice(start, start + _PREFILL_TOKENS)
             _, state = module.extend(q[:, :, part], k[:, :, part], v[:, :, part], state)

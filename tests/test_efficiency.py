@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from benchmark import efficiency, memory, points, registry
+from benchmark import peaks as peaks_module
 from benchmark.efficiency import History, Limits, measure, measure_to_file, parse_lengths, predict, refusal, short_sweep
+from benchmark.peaks import Peaks, read_peaks, write_peaks
 from benchmark.points import COLUMNS, Point, read_points, write_points
 
 CONTRACT = [
@@ -184,6 +186,41 @@ def test_decoding_goes_on_from_the_filled_context():
     assert row.moved_bytes >= 64 * 4  # the state counts
 
 
+def test_filling_a_state_reads_every_token():
+    (quadratic,) = sweep(["quadratic"], (64,), ("prefill",))
+    assert quadratic.status == "completed"
+    assert quadratic.moved_bytes == 4 * 2 * 64 * 8 * 4
+    rows = measure(["flash", "lavo"], ("causal_cross", "noncausal_self"), (64,), ("prefill",), rounds=5, num_heads=2)
+    assert [row.status for row in rows] == ["completed", "completed", "unsupported", "unsupported"]
+    assert rows[0].moved_bytes == 2 * 2 * 64 * 64 * 4
+
+
+def test_fixed_tokens_shrink_the_batch_as_lengths_grow():
+    rows = sweep(["linear"], (16, 32, 256), tokens=64)
+    assert [row.batch for row in rows] == [4, 2, 1]
+    assert column(rows, "linear", "flops")[:2] == [2 * 4 * 64 * 8 * 8] * 2
+
+
+def test_peaks_are_kept_by_device_and_dtype(tmp_path):
+    slow, fast, half = (
+        Peaks("cpu", dtype, 1, rate, 2.0) for dtype, rate in (("float32", 1.0), ("float32", 3.0), ("bfloat16", 9.0))
+    )
+    for peaks in (slow, half, fast):
+        write_peaks(tmp_path, peaks)
+    assert read_peaks([tmp_path]) == [half, fast]
+    (tmp_path / "machine.json").write_text('[{"speed": 1}]')
+    with pytest.raises(ValueError, match=r"machine\.json: not the measured peaks"):
+        read_peaks([tmp_path])
+
+
+def test_peaks_count_what_a_product_and_a_copy_do(monkeypatch):
+    monkeypatch.setattr(peaks_module, "_SIZES", {"cpu": (64, 4096)})
+    monkeypatch.setattr(peaks_module, "_best_seconds", lambda call, device: call() is not None and 0.5)
+    found = peaks_module.measure_peaks(torch.device("cpu"), torch.float32)
+    assert found.flops_per_second == 2 * 64**3 / 0.5
+    assert found.bytes_per_second == 2 * 4096 / 0.5
+
+
 def test_what_cannot_be_done_is_a_row_with_its_reason():
     rows = measure(["quadratic"], ("noncausal_cross", "noncausal_self"), (16,), ("decode",), rounds=5)
     assert [row.status for row in rows] == ["unsupported", "unsupported"]
@@ -281,9 +318,12 @@ def test_command_lines_sweep_says_every_point_and_reads_lengths(tmp_path):
             parse_lengths(bad)
     lines = []
     shape = {"batch": 1, "num_heads": 2, "head_dim": 8, "rounds": 5, "budget_seconds": 5.0, "device": "cpu"}
+    shape |= {"tokens": None, "options": {}}
     asked = {"attentions": ["linear", "failing"], "patterns": ["causal_self"], "lengths": [16], "modes": ["forward"]}
     path = measure_to_file(tmp_path, **asked, **shape, dtype="float32", say=lines.append)
     assert [row.status for row in read_points(path)] == ["completed", "failed"]
-    assert len(lines) == 2
+    assert len(lines) == 3  # the machine's own peaks first
+    (peaks,) = read_peaks([tmp_path])
+    assert peaks.device == read_points(path)[0].device
     with pytest.raises(ValueError, match="float8"):
         measure_to_file(tmp_path, **asked, **shape, dtype="float8", say=lines.append)

@@ -20,13 +20,15 @@ import numpy as np
 import pytest
 
 from benchmark.interface import Exhibit, Sound
-from benchmark.points import Point
+from benchmark.peaks import Peaks
+from benchmark.points import Point, write_points
 from benchmark.report import build_report, compare, comparison_table, numbers, page
 from benchmark.report.crossing import crossing
 from benchmark.report.document import Shown, inline_svg, render_html, render_markdown
 from benchmark.report.figures import time_and_memory
 from benchmark.report.groups import group_records
 from benchmark.report.latex import escape, to_latex
+from benchmark.report.scaling import Reach, reach, reach_figure, roofline, share_table, slope
 from benchmark.report.speed import crossing_table, read_sweeps
 from benchmark.report.style import length_axis, log_ticks, style_of, value_axis
 from benchmark.report.summary import summary_table
@@ -452,6 +454,60 @@ def test_crossings_are_against_every_exact_attention(results):
     table = crossing_table(read_sweeps([results]))
     assert table.columns == ["attention", "faster than softmax", "faster than flash"]
     assert row_of(table, "my_att: causal self, forward").cells[1].text == "not reached up to 2K"
+
+
+def test_slopes_are_those_of_known_laws():
+    lengths = tuple(2**power for power in range(8, 15))
+    (quadratic, linear) = (slope(line("flash", {n: 3e-9 * n**p for n in lengths})) for p in (2, 1))
+    assert quadratic.value == pytest.approx(2)
+    assert linear.value == pytest.approx(1)
+    assert (linear.shortest, linear.longest) == (4096, 16384)
+    from scipy.stats import linregress, t
+
+    noisy = {n: n * factor for n, factor in zip((4096, 8192, 16384, 32768), (1.0, 1.1, 0.95, 1.02), strict=True)}
+    found, expected = slope(line("lavo", noisy)), linregress(np.log(list(noisy)), np.log(list(noisy.values())))
+    half = t.ppf(0.975, 2) * expected.stderr
+    assert found.value == pytest.approx(expected.slope)
+    assert (found.low, found.high) == pytest.approx((expected.slope - half, expected.slope + half))
+    assert slope(line("lavo", {4096: 1.0})) is None
+    assert str(slope(line("lavo", {4096: 1.0, 8192: 2.0}))) == "1.00"
+
+
+def test_slopes_are_per_row_of_the_batch():
+    points = [point._replace(batch=16384 // point.length) for point in line("lavo", {4096: 1.0, 8192: 1.0, 16384: 1.0})]
+    assert slope(points).value == pytest.approx(1)
+
+
+def test_reach_tells_memory_from_time():
+    points = [point._replace(peak_bytes=point.length * 1024) for point in line("lavo", dict.fromkeys(LENGTHS, 1.0))]
+    assert reach(points, 512 * 1024) == Reach(512, by_memory=True)
+    assert reach(points, 2**30) == Reach(2048, by_memory=False)
+    assert reach(points, 1) == Reach(None, by_memory=True)
+    late = [*points, points[-1]._replace(length=4096, peak_bytes=None, status="over_budget", reason="by time")]
+    assert reach(late, 2**30) == Reach(2048, by_memory=False)
+    full = [*points, points[-1]._replace(length=4096, peak_bytes=None, status="out_of_memory", reason="full")]
+    assert reach(full, 2**30) == Reach(2048, by_memory=True)
+
+
+def test_fixed_tokens_are_one_sweep(tmp_path):
+    points = [point._replace(batch=2048 // point.length) for point in line("lavo", dict.fromkeys(LENGTHS, 1.0))]
+    write_points(tmp_path / "efficiency.csv", points)
+    (sweep,) = read_sweeps([tmp_path])
+    assert sweep.conditions.startswith("2,048 tokens a batch")
+    write_points(tmp_path / "efficiency.csv", [point._replace(batch=batch) for point in points for batch in (1, 4)])
+    assert [sweep.batch for sweep in read_sweeps([tmp_path])] == [1, 4]
+
+
+def test_rates_are_held_against_the_machine(results):
+    (sweep,) = [sweep for sweep in read_sweeps([results]) if sweep.mode == "forward"]
+    table = share_table(sweep, Peaks("cpu", "float32", 2, 1e12, 1e10))
+    last = sweep.of("flash")[-1]
+    cells = [cell.text for cell in row_of(table, "flash").cells]
+    assert cells[0] == "8K"
+    assert cells[2] == f"{100 * last.flops / last.seconds / 1e12:.0f} %"
+    assert cells[4] == f"{100 * last.moved_bytes / last.seconds / 1e10:.1f} %"
+    assert roofline(sweep, Peaks("cpu", "float32", 2, 1e12, 1e10)) is not None
+    assert reach_figure(sweep) is not None
 
 
 def test_inlined_figures_share_no_id():

@@ -155,7 +155,12 @@ def overview(groups: Sequence[Group]) -> Figure | None:
     return figure
 
 
-MODE_WORDS = {"forward": "forward", "backward": "forward and backward", "decode": "decoding"}
+MODE_WORDS = {
+    "forward": "forward",
+    "backward": "forward and backward",
+    "prefill": "filling a state",
+    "decode": "decoding",
+}
 
 
 def time_and_memory(points: Sequence[Point]) -> Figure | None:

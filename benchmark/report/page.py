@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.interface import Exhibit, Sound
+from benchmark.peaks import Peaks, peak_files, read_peaks
 from benchmark.registry import TASKS
-from benchmark.report.document import Block, Heading, Picture, Shown, Warned, render_html, render_markdown
+from benchmark.report.document import Block, Folded, Heading, Picture, Shown, Warned, render_html, render_markdown
 from benchmark.report.groups import Group, Record, group_records, variant, words
-from benchmark.report.speed import crossing_table, memory_table, read_sweeps, sweep_files, time_table
+from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, sweep_files, time_table
 from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
 from benchmark.results import EXAMPLES_SUFFIX, record_files, records, write_bytes
 
@@ -78,7 +79,7 @@ def digests(directories: Sequence[Path]) -> dict[str, str]:
         if not directory.is_dir():
             raise ValueError(f"{directory}: no such folder of results")
         examples = directory.glob(f"*/*{EXAMPLES_SUFFIX}")
-        for file in [*record_files(directory), *sorted(examples), *sweep_files([directory])]:
+        for file in [*record_files(directory), *sorted(examples), *sweep_files([directory]), *peak_files([directory])]:
             files[f"{name}/{file.relative_to(directory).as_posix()}"] = file
     for file in sorted(Path(__file__).parent.rglob("*")):
         if file.suffix in (".py", ".jinja"):
@@ -185,7 +186,7 @@ class _Builder:
                 blocks.append(Heading(2, words(task).capitalize()))
             blocks += self._group(group, tables[id(group)], costs[id(group)])
         if sweeps:
-            blocks += self._speed(sweeps)
+            blocks += self._speed(sweeps, read_peaks(directories))
         blocks += [*how_to_read(), *provenance(groups, found, names, output)]
         self._written([block for block in blocks if isinstance(block, Table)])
         return blocks
@@ -237,15 +238,37 @@ class _Builder:
             blocks.append(shown)
         return blocks
 
-    def _speed(self, sweeps: Sequence[Any]) -> list[Block]:
+    def _speed(self, sweeps: Sequence[Sweep], known: Sequence[Peaks]) -> list[Block]:
+        from benchmark.report import scaling
         from benchmark.report.figures import time_and_memory
 
-        crossings = crossing_table(sweeps)
-        blocks: list[Block] = [Heading(2, "Time and memory by length"), *([crossings] if crossings is not None else [])]
+        across = [crossing_table(sweeps), scaling.slope_table(sweeps)]
+        blocks: list[Block] = [
+            Heading(2, "Time and memory by length"),
+            *(table for table in across if table is not None),
+        ]
         for sweep in sweeps:
             caption = f"{sweep.title}: time and memory by length, with 95 % intervals. {sweep.conditions}."
             picture = self.gallery.draw(sweep.slug, caption, partial(time_and_memory, sweep.points))
             blocks += [Heading(3, f"{sweep.title}"), *picture, time_table(sweep), memory_table(sweep)]
+            blocks += self._limits(sweep, scaling.peaks_of(sweep, known))
+        write_bytes(self.tables / "efficiency.txt", (scaling.listing(sweeps) + "\n").encode())
+        return [*blocks, Folded("All points: mode B T H D attention", f"```text\n{scaling.listing(sweeps)}\n```")]
+
+    def _limits(self, sweep: Sweep, peaks: Peaks | None) -> list[Block]:
+        """How far a memory reaches, and how near the machine's own limits a call comes."""
+        from benchmark.report import scaling
+
+        caption = f"{sweep.title}: the longest length within a memory. {sweep.conditions}."
+        reached = partial(scaling.reach_figure, sweep)
+        blocks = [*self.gallery.draw(f"{sweep.slug}-reach", caption, reached), scaling.reach_table(sweep)]
+        if peaks is not None:
+            caption = (
+                f"{sweep.title}: points by length under the roof that was measured on the machine. {sweep.conditions}."
+            )
+            blocks += self.gallery.draw(f"{sweep.slug}-roofline", caption, partial(scaling.roofline, sweep, peaks))
+            rates = scaling.share_table(sweep, peaks)
+            blocks += [rates] if rates is not None else []
         return blocks
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmark.points import FILE_NAME, Point, merge, read_points
 from benchmark.registry import ATTENTIONS
@@ -20,7 +20,8 @@ class Sweep(NamedTuple):
 
     mode: str
     pattern: str
-    batch: int
+    batch: int | None  # None where it follows from ``tokens``
+    tokens: int | None  # of every batch, where its rows follow from the length
     num_heads: int
     head_dim: int
     dtype: str
@@ -33,11 +34,13 @@ class Sweep(NamedTuple):
 
     @property
     def conditions(self) -> str:
-        return f"batch {self.batch}, {self.num_heads} heads of {self.head_dim}, {self.dtype}, {self.device}"
+        batch = f"batch {self.batch}" if self.tokens is None else f"{numbers.count(self.tokens)} tokens a batch"
+        return f"{batch}, {self.num_heads} heads of {self.head_dim}, {self.dtype}, {self.device}"
 
     @property
     def slug(self) -> str:
-        parts = (self.pattern, self.mode, self.batch, self.num_heads, self.head_dim, self.dtype, self.device)
+        batch = self.batch if self.tokens is None else f"{self.tokens}tokens"
+        parts = (self.pattern, self.mode, batch, self.num_heads, self.head_dim, self.dtype, self.device)
         return "efficiency-" + "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in parts)
 
     @property
@@ -64,13 +67,26 @@ def read_sweeps(directories: Iterable[Path]) -> list[Sweep]:
     points: list[Point] = []
     for file in sweep_files(directories):
         points = merge(points, read_points(file))
-    by_sweep: dict[Sweep, list[Point]] = {}
+    shared = ("mode", "pattern", "num_heads", "head_dim", "dtype", "device")
+    alike: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        shared = {name: getattr(point, name) for name in Sweep._fields if name != "points"}
-        by_sweep.setdefault(Sweep(**shared), []).append(point)
+        alike.setdefault(tuple(getattr(point, name) for name in shared), []).append(point)
+    by_sweep: dict[Sweep, list[Point]] = {}
+    for group in alike.values():
+        fixed_tokens = _fixed_tokens(group)
+        for point in group:
+            tokens = point.batch * point.length if fixed_tokens else None
+            own = {name: getattr(point, name) for name in shared}
+            sweep = Sweep(**own, batch=None if fixed_tokens else point.batch, tokens=tokens)
+            by_sweep.setdefault(sweep, []).append(point)
     return [
         sweep._replace(points=tuple(sorted(found, key=lambda point: point.length))) for sweep, found in by_sweep.items()
     ]
+
+
+def _fixed_tokens(points: Sequence[Point]) -> bool:
+    """Whether batches shrank as lengths grew: fewer different products of the two than batches."""
+    return len({point.batch * point.length for point in points}) < len({point.batch for point in points})
 
 
 def time_table(sweep: Sweep) -> Table:
