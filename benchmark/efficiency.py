@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from benchmark.interface import UnsupportedPattern
 from benchmark.memory import allocated_by, keep_freed_memory
+from benchmark.operations import count_operations
 from benchmark.peaks import measure_peaks, write_peaks
 from benchmark.points import FILE_NAME, Point, merge, read_points, write_points
 from benchmark.registry import check_options, check_pattern, load_attention
@@ -341,29 +341,13 @@ def counted(point: Point, workload: Workload, device: torch.device) -> Point:
     """The point with its kernel, memory, operations and least traffic."""
     base = workload.base_bytes()
     increment = allocated_by(workload.call, device)
-    with FlopCounterMode(display=False, custom_mapping=_CPU_KERNELS) as counter:
-        workload.call()
     return point._replace(
         kernel=workload.kernel(),
         base_bytes=base,
         peak_bytes=base + increment,
-        flops=counter.get_total_flops() or None,  # 0: nothing that the counter knows, which isn't "no work"
+        flops=count_operations(workload.call),
         moved_bytes=workload.moved_bytes(),
     )
-
-
-def _sdpa_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def _sdpa_backward_flops(gradient: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(gradient, q, k, v)
-
-
-_CPU_KERNELS = {  # of scaled_dot_product_attention torch's counter knows the CUDA kernels only
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_backward_flops,
-}
 
 
 def _repeats(seconds: float, point: Point, rounds: int) -> int:

@@ -33,7 +33,7 @@ class Point(NamedTuple):
     compile_seconds: float | None = None
     base_bytes: int | None = None  # parameters, buffers, inputs and, in mode decode, the state
     peak_bytes: int | None = None  # the base and the most that a call holds besides
-    flops: int | None = None  # of matrix products, as torch counts them: a causal kernel counts as a full one
+    flops: int | None = None  # of matrix products; of a causal kernel those that it computes
     moved_bytes: int | None = None  # the least that must be read and written: inputs, outputs, gradients, state
     status: str = "completed"  # completed, unsupported, over_budget, out_of_memory, failed
     reason: str | None = None

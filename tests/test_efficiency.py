@@ -12,6 +12,7 @@ from torch import nn
 from benchmark import efficiency, memory, points, registry
 from benchmark import peaks as peaks_module
 from benchmark.efficiency import History, Limits, measure, measure_to_file, parse_lengths, predict, refusal, short_sweep
+from benchmark.operations import count_operations
 from benchmark.peaks import Peaks, read_peaks, write_peaks
 from benchmark.points import COLUMNS, Point, read_points, write_points
 
@@ -184,6 +185,30 @@ def test_decoding_goes_on_from_the_filled_context():
     (row,) = sweep(["quadratic"], (64,), ("decode",))
     assert row.status == "completed"
     assert row.moved_bytes >= 64 * 4  # the state counts
+
+
+def test_fused_causal_kernels_count_what_they_compute():
+    b, h, n, d = 2, 3, 96, 16
+    q, k, v = (torch.randn(b, h, n, d, requires_grad=True) for _ in range(3))
+
+    def fused(causal):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    full = b * h * 4 * n * n * d
+    assert count_operations(lambda: fused(False)) == full
+    assert count_operations(lambda: fused(True)) == full * (n + 1) // (2 * n)
+    both = count_operations(lambda: fused(True).sum().backward())
+    assert both == (full + full * 5 // 2) * (n + 1) // (2 * n)
+    assert count_operations(lambda: q + k) is None
+
+
+@pytest.mark.parametrize("length", [64, 256])
+def test_exact_attentions_count_as_their_formula(length):
+    rows = measure(
+        ["softmax", "flash"], ("noncausal_self",), (length,), ("forward",), rounds=5, num_heads=2, head_dim=16
+    )
+    assert column(rows, "softmax", "flops") == column(rows, "flash", "flops") == [2 * 4 * length * length * 16]
 
 
 def test_filling_a_state_reads_every_token():

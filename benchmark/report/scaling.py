@@ -169,7 +169,8 @@ def roofline(sweep: Sweep, peaks: Peaks) -> Figure | None:
             axis.plot(x, y, label=name, **style_of(name)._asdict())
             intensities += x
             rates += y
-    low, high = min(intensities) / 2, max(intensities) * 2
+    ridge = peaks.flops_per_second / peaks.bytes_per_second
+    low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2
     xs = np.geomspace(low, high, 100)
     roof = np.minimum(peaks.flops_per_second, xs * peaks.bytes_per_second)
     axis.plot(xs, roof, color="#1d2329", linewidth=1.0, label="measured roof")
@@ -213,8 +214,8 @@ def share_table(sweep: Sweep, peaks: Peaks) -> Table | None:
     )
     columns = ["attention", "length", "GFLOP/s", "share of peak", "GB/s of least traffic", "share of peak "]
     notes = [
-        "Operations are those of matrix products as torch's counter sees them (a causal kernel counts as a full one, so its share may "
-        "pass 100 %); the least traffic is inputs, outputs, gradients and state, each once."
+        "Operations are those of matrix products; of a causal kernel those that it computes. The least traffic is inputs, outputs, "
+        "gradients and state, each once."
     ]
     return Table(f"{sweep.slug}-rates", caption, columns, rows, values, notes)
 
