@@ -78,6 +78,7 @@ class Blocks(Sequence[Example]):
         self.starts = np.concatenate([np.arange(a, b, length) for a, b in zip(begins, part.ends, strict=True)])
         self.stops = np.minimum(self.starts + length, part.ends[np.searchsorted(part.ends, self.starts, side="right")])
         self.opens_document = np.isin(self.starts, begins)
+        self.documents = np.searchsorted(part.ends, self.starts, side="right")  # the document of each block
 
     def __len__(self) -> int:
         return len(self.starts)

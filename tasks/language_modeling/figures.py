@@ -15,7 +15,8 @@ Curve = tuple[np.ndarray, np.ndarray]  # x, y
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """``loss_by_length`` and ``loss_by_position``: a line an attention, mean over seeds, band of one standard deviation.
+    """``loss_by_length`` and ``loss_by_position``: a line an attention, mean over seeds, band of one standard deviation;
+    by position with one seed the band is the 95 % interval over documents.
 
     Records without curves are left out; without any there is no figure.
     """
@@ -67,6 +68,9 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
             ms=3,
             label=label,
         )
+        interval = _over_documents(label, records, curve_of) if len(curves) == 1 else None
+        if interval is not None:
+            axes.fill_between(x, *interval, color=f"C{number % 10}", alpha=0.12, lw=0)
         if len(curves) > 1:
             axes.fill_between(x, mean - deviation, mean + deviation, color=f"C{number % 10}", alpha=0.2, lw=0)
         places.update(x.tolist())
@@ -76,6 +80,14 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
     axes.set(xlabel=f"{x_label} (dotted: training length)", ylabel="loss, nats/token")
     axes.legend(frameon=False, fontsize="small")
     return figure
+
+
+def _over_documents(label: str, records: Sequence[Record], curve_of: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of the curve by position of the only seed: the 95 % interval over documents, where the record has one."""
+    curve = next(record for record in records if label_of(record) == label)["curves"]["loss_by_position"]
+    if curve_of is not by_position or "low" not in curve:
+        return None
+    return _numbers(curve["low"]), _numbers(curve["high"])
 
 
 def label_of(record: Record) -> str:

@@ -10,6 +10,7 @@ import torch
 from benchmark.multihead import AttentionSites
 from tasks.language_modeling.data import TokenizedPart
 from tasks.language_modeling.gpt import PADDED
+from tasks.language_modeling.lengths import LengthLoss, position_curve
 from tasks.language_modeling.task import EvalSettings, LanguageModeling, LanguageModelingSettings, ModelSettings
 
 
@@ -131,8 +132,26 @@ def test_curves_score_every_token_once_at_every_length(data_root, make_task, sit
     positions = curves["loss_by_position"]
     assert positions["edges"] == [0, 1, 2, 4, 8, 16, 32, 64, 128]
     assert sum(positions["n"]) == size
+    assert all(low <= loss <= high for low, loss, high in _with_intervals(positions))
     total = sum(loss * n for loss, n in zip(positions["loss"], positions["n"], strict=True))
     assert total / size == pytest.approx(curves["loss_by_length"][-1]["loss"])
+
+
+def _with_intervals(positions):
+    rows = zip(positions["low"], positions["loss"], positions["high"], strict=True)
+    return [row for row in rows if row[0] is not None]
+
+
+def test_intervals_by_position_are_a_bootstrap_over_documents():
+    nats, num_tokens = np.array([[2.0, 8.0], [9.0, 4.0], [4.0, 0.0]]), np.array([[2, 2], [3, 2], [4, 0]])
+    curve = position_curve(2, LengthLoss(np.array([0, 1, 2]), nats, num_tokens, 1, 0))
+    assert (curve["loss"], curve["n"], curve["documents"]) == ([15 / 9, 3.0], [9, 4], [3, 2])
+    draws = np.random.default_rng(7).integers(0, 3, (20_000, 3))
+    expected = np.quantile(nats[draws, 0].sum(1) / num_tokens[draws, 0].sum(1), [0.025, 0.975])
+    assert [curve["low"][0], curve["high"][0]] == pytest.approx(expected, abs=0.05)
+    assert (curve["low"][1], curve["high"][1]) == (2.0, 4.0)
+    alone = position_curve(2, LengthLoss(np.array([0, 1, 2]), nats[:1], num_tokens[:1], 1, 0))
+    assert alone["low"] == alone["high"] == [None, None]
 
 
 def test_the_curve_at_the_training_length_is_the_headline(data_root, make_task, sites):

@@ -1,0 +1,227 @@
+"""Time by token and memory by position while a text of any length streams through gpt: ``python -m benchmark.long_context``.
+
+Each attention runs in a process of its own: the model reads chunk after chunk through its state, as evaluation does, and every
+token's loss is taken.  Weights are as they start and tokens are random, since neither changes what a token costs.  Positions are
+binned by powers of two; a bin has the median over its chunks, with its interval, and the highest resident memory inside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import typer
+
+from benchmark import memory
+from benchmark.config import AttentionSpec, Override, resolve
+from benchmark.efficiency import is_out_of_memory
+from benchmark.multihead import AttentionSites
+from benchmark.registry import load_task
+from benchmark.results import write_bytes
+from benchmark.statistics import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIRST_BIN = 8192
+
+
+class Bin(NamedTuple):
+    """The tokens at positions [start, stop)."""
+
+    attention: str
+    start: int
+    stop: int
+    seconds_per_token: float | None = None  # median over chunks
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+    peak_bytes: int | None = None  # resident memory of the process (allocated, on a GPU), the model's included
+    state_bytes: int | None = None  # at the end of the bin
+    status: str = "completed"  # completed, over_budget, out_of_memory
+    reason: str | None = None
+
+
+class Budget(NamedTuple):
+    """What one attention may take."""
+
+    seconds: float
+    state_bytes: int
+
+
+def bins(length: int) -> list[tuple[int, int]]:
+    """[0, 8K), [8K, 16K), … in powers of two up to length."""
+    edges = [0, *(FIRST_BIN << i for i in range(length.bit_length()) if FIRST_BIN << i < length), length]
+    return list(itertools.pairwise(edges))
+
+
+def make_model(attention: str, length: int, preset: str, device: str) -> tuple[Any, Any]:
+    """The task's gpt in evaluation mode, for texts of this length; and the task."""
+    overrides = [Override(key, value, key) for key, value in {"data.context_length": 256, "eval.lengths": [1]}.items()]
+    resolved = resolve("language_modeling", "gpt", preset, AttentionSpec(name=attention), overrides)
+    task = load_task("language_modeling")(resolved.settings, backbone="gpt")
+    with tempfile.TemporaryDirectory() as cache:
+        task.load_data(None, Path(cache))
+    sites = AttentionSites(attention, "causal_self", resolved.options)
+
+    def attention_for(pattern: Any, **settings: Any) -> Any:
+        return sites(pattern, **(settings | {"max_length": length}))
+
+    torch.manual_seed(0)
+    return task.build_model(attention_for).to(device).eval(), task
+
+
+@torch.no_grad()
+def stream(attention: str, length: int, chunk_size: int, preset: str, device: str, budget: Budget) -> list[Bin]:
+    """One row a bin; the bin in which a budget ended it says so and is the last."""
+    memory.keep_freed_memory()
+    model, task = make_model(attention, length, preset, device)
+    generator = torch.Generator().manual_seed(0)
+    state, rows, began = model.init_state(1), [], time.perf_counter()
+    for start, stop in bins(length):
+        memory.reset_peak(device)
+        row, samples = Bin(attention, start, stop), []
+        for first in range(start, stop, chunk_size):
+            count = min(chunk_size, stop - first)
+            tokens = torch.randint(task.tokenizer.vocab_size, (1, count), generator=generator).to(device)
+            before = time.perf_counter()
+            try:
+                logits, state = model.extend(tokens, state)
+                float(torch.nn.functional.cross_entropy(logits[0].float(), tokens[0]))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                rows.append(row._replace(status="out_of_memory", reason=f"at {first} tokens: {error}".splitlines()[0]))
+                return rows
+            samples.append((time.perf_counter() - before) / count)
+            held = model.state_bytes(state)
+            reason = _over(budget, time.perf_counter() - began, held, first + count)
+            if reason is not None and first + count < length:
+                rows.append(row._replace(status="over_budget", reason=reason, state_bytes=held))
+                return rows
+        low, high = bootstrap_interval(samples)
+        rows.append(
+            row._replace(
+                seconds_per_token=float(np.median(samples)),
+                seconds_low=low,
+                seconds_high=high,
+                peak_bytes=memory.peak_bytes(device),
+                state_bytes=model.state_bytes(state),
+            )
+        )
+    return rows
+
+
+def _over(budget: Budget, seconds: float, held: int, tokens: int) -> str | None:
+    if held > budget.state_bytes:
+        return f"after {tokens} tokens its state holds {held} bytes; it may hold {budget.state_bytes}"
+    if seconds > budget.seconds:
+        return f"after {tokens} tokens {seconds:.0f} s have passed; an attention may take {budget.seconds:g} s"
+    return None
+
+
+def write_bins(path: Path, rows: Sequence[Bin]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Bin._fields)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def spread(rows: Sequence[Bin]) -> tuple[float, float] | None:
+    """By how much memory and time by token differ at most from the first bin's, as shares; None with under two bins."""
+    done = [row for row in rows if row.status == "completed"]
+    if len(done) < 2:
+        return None
+    first = done[0]
+    assert first.peak_bytes
+    assert first.seconds_per_token
+    held = max(abs((row.peak_bytes or 0) / first.peak_bytes - 1) for row in done)
+    taken = max(abs((row.seconds_per_token or 0) / first.seconds_per_token - 1) for row in done)
+    return held, taken
+
+
+def figure(rows: Sequence[Bin]) -> Figure:
+    """Time by token, and resident memory, by position."""
+    from benchmark.report import numbers
+    from benchmark.report.figures import new_figure
+    from benchmark.report.style import length_axis, style_of, value_axis
+
+    drawn, axes = new_figure(1, 2)
+    done = [row for row in rows if row.status == "completed"]
+    for name in dict.fromkeys(row.attention for row in done):
+        own = [row for row in done if row.attention == name]
+        x, style = [row.stop for row in own], style_of(name)._asdict()
+        seconds = np.array([row.seconds_per_token for row in own], dtype=float)
+        low, high = (np.array([getattr(row, f"seconds_{end}") for row in own], dtype=float) for end in ("low", "high"))
+        axes[0, 0].errorbar(x, seconds, yerr=[seconds - low, high - seconds], label=name, elinewidth=0.8, **style)
+        axes[0, 1].plot(x, [row.peak_bytes for row in own], label=name, **style)
+    for axis, column, words, base in (
+        (axes[0, 0], "seconds_per_token", numbers.duration, 10),
+        (axes[0, 1], "peak_bytes", numbers.size, 4),
+    ):
+        length_axis(axis.xaxis, [row.stop for row in done])
+        value_axis(axis.yaxis, [getattr(row, column) for row in done], words, base=base)
+        axis.set_xlabel("position (tokens read)")
+    axes[0, 0].set_ylabel("time a token")
+    axes[0, 1].set_ylabel("memory of the process")
+    axes[0, 0].legend()
+    return drawn
+
+
+def main(
+    attentions: Annotated[str, typer.Option(help="With commas between.")] = "lavo,performer,cosformer,flash,softmax",
+    length: Annotated[int, typer.Option(min=2, help="Tokens of the text.")] = 1_048_576,
+    chunk_size: Annotated[int, typer.Option(min=1, help="Tokens that are read at once.")] = 1024,
+    preset: Annotated[str, typer.Option(help="Whose sizes the model has.")] = "quick",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    budget_seconds: Annotated[float, typer.Option(min=0.1, help="Of one attention.")] = 300.0,
+    budget_bytes: Annotated[int, typer.Option(min=1, help="Of one attention's state.")] = 2**30,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the table and the figure.")] = Path(
+        "results/long-context"
+    ),
+) -> None:
+    """Prints a line a bin, and writes long_context.csv and the figure."""
+    import matplotlib
+
+    from benchmark.report.style import SETTINGS
+
+    rows: list[Bin] = []
+    budget = Budget(budget_seconds, budget_bytes)
+    print(f"gpt, {preset} preset, untrained, {chunk_size} tokens at once, float32, {torch.get_num_threads()} threads")
+    for name in attentions.split(","):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # memory of its own
+            own = pool.apply(stream, (name, length, chunk_size, preset, device, budget))
+        rows += own
+        for row in own:
+            print(_line(row), flush=True)
+        if (found := spread(own)) is not None:
+            print(
+                f"{name}: memory within {100 * found[0]:.2f} %, time by token within {100 * found[1]:.1f} % of the first bin's"
+            )
+        write_bins(output / "long_context.csv", rows)
+    with matplotlib.rc_context(SETTINGS):
+        drawn = figure(rows)
+        for suffix in ("svg", "pdf", "png"):
+            drawn.savefig(output / f"long_context.{suffix}")
+
+
+def _line(row: Bin) -> str:
+    if row.seconds_per_token is None:
+        return f"{row.attention} {row.start}-{row.stop}: {row.status}: {row.reason}"
+    return (
+        f"{row.attention} {row.start}-{row.stop}: {1e6 * row.seconds_per_token:.2f} us a token, "
+        f"{(row.peak_bytes or 0) / 2**20:.1f} MiB, state {row.state_bytes} bytes"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
