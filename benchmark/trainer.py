@@ -85,7 +85,7 @@ class Trainer:
         model = model.to(self.accelerator.device)
         optimizer = make_optimizer(model, train)
         self.bare = model
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(_Loss(task, model), optimizer)
         self.steps_per_epoch = math.ceil(len(splits.train) / train.batch_size)
         self.num_steps = train.steps if train.steps is not None else (train.epochs or 0) * self.steps_per_epoch
         self.state = Training(self.num_steps)
@@ -174,7 +174,7 @@ class Trainer:
         if hasattr(self.task, "tokens"):
             self.state.tokens += self.task.tokens(batch)
         with self.accelerator.autocast():
-            return self.task.loss(self.model, batch)
+            return self.model(batch)
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -248,6 +248,17 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         checkpoint.restore_random_states(saved["random"])
         self.state = Training(**saved["state"])
+
+
+class _Loss(nn.Module):
+    """The task's loss as a module's ``forward``, where several processes hook in: a task may call any method of its model."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Any) -> LossSum:
+        return self.task.loss(self.model, batch)
 
 
 def evaluate(

@@ -34,6 +34,7 @@ class GPT(nn.Module):
     max_length      the longest length that the model will meet, for attentions that must know it
     positions       "sinusoidal", "learned" or "rotary": what the backbone adds for an attention that encodes none
     embedding_std   spread of the embeddings at the start, embed_dim**-0.5 where None; inputs are sqrt(embed_dim) times them
+    checkpointing   in training each block is computed again in the backward pass: one block's activations are held, not all
 
     The attribute ``positions`` says what is in use: one of these, or "attention" where the attention encodes them
     itself.  The attribute ``max_length`` is the longest input allowed, None where any is.
@@ -53,8 +54,10 @@ class GPT(nn.Module):
         positions: str = "sinusoidal",
         dropout: float = 0.0,
         embedding_std: float | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         attentions: list[Any] = [
             attention_for(
                 "causal_self",
@@ -87,10 +90,29 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (batch, length).  Returns logits (batch, length, vocab_size): entry t predicts token t + 1."""
+        return self._logits(self._hidden(tokens))
+
+    def nats(self, tokens: Tensor, targets: Tensor, *, at_once: int = LOGITS_AT_ONCE) -> Tensor:
+        """-ln p of every target, 0 where it is PADDED; the same as ``token_nats`` of the logits.  Returns (b, n) float32.
+
+        The logits exist piece by piece only, ``at_once`` of them, and are computed again in the backward pass.
+        """
+        rows, labels = self._hidden(tokens).flatten(0, 1), targets.flatten()
+        num_rows = max(1, at_once // self.embedding.num_embeddings)
+        if len(rows) <= num_rows:
+            return _nats(self._logits(rows), labels).view(targets.shape)
+        pieces = zip(rows.split(num_rows), labels.split(num_rows), strict=True)
+        nats = [checkpoint(lambda x, y: _nats(self._logits(x), y), *piece, use_reentrant=False) for piece in pieces]
+        return torch.cat(nats).view(targets.shape)
+
+    def _hidden(self, tokens: Tensor) -> Tensor:
         x = self._embed(tokens, 0)
         for block in self.blocks:
-            x = block(x)
-        return self._logits(x)
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
 
     def init_state(self, batch_size: int) -> GPTState:
         """The state before the first token."""

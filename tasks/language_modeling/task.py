@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits
 from benchmark.settings import Settings
 from tasks.language_modeling import data, metrics
-from tasks.language_modeling.gpt import GPT, token_nats
+from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.lengths import length_row, position_curve, shift, streamed_loss
 from tasks.language_modeling.ngram import NGram
 from tasks.language_modeling.tokens import AnyTokenizer, TextCounter
@@ -50,6 +50,7 @@ class ModelSettings(Settings):
     positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     embedding_std: float | None = Field(default=None, gt=0)  # of the first embeddings; embed_dim^-0.5 where left out
+    checkpointing: bool = False  # compute blocks again in the backward pass: long contexts in little memory
 
     @model_validator(mode="after")
     def _widths_divide(self) -> ModelSettings:
@@ -192,15 +193,16 @@ class LanguageModeling:
             positions=options.positions,
             dropout=options.dropout,
             embedding_std=options.embedding_std,
+            checkpointing=options.checkpointing,
         )
 
-    def loss(self, model: nn.Module, batch: TokenBatch) -> LossSum:
+    def loss(self, model: GPT, batch: TokenBatch) -> LossSum:
         """Nats of all tokens of the batch."""
-        return LossSum(token_nats(model(batch.inputs), batch.targets).sum(), batch.num_tokens.sum())
+        return LossSum(model.nats(batch.inputs, batch.targets).sum(), batch.num_tokens.sum())
 
-    def score(self, model: nn.Module, batch: TokenBatch) -> Mapping[str, Tensor]:
+    def score(self, model: GPT, batch: TokenBatch) -> Mapping[str, Tensor]:
         """By block: nats, and the tokens, bytes and words they were for."""
-        nats = token_nats(model(batch.inputs), batch.targets)
+        nats = model.nats(batch.inputs, batch.targets)
         return {
             "nats": nats.double().sum(-1),
             "num_tokens": batch.num_tokens,

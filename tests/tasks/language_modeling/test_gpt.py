@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmark.memory import allocated_by
 from tasks.language_modeling.gpt import GPT, PADDED, sinusoids, token_nats
 
 ATTENTIONS = [("softmax", {}), ("lavo", {"window": 8, "rank": 4})]
@@ -138,3 +139,38 @@ def test_half_precision_logits_are_summed_in_float32():
     nats = token_nats(torch.zeros(1, 4, 20, dtype=torch.bfloat16), torch.zeros(1, 4, dtype=torch.int64))
     assert nats.dtype == torch.float32
     torch.testing.assert_close(nats, torch.full((1, 4), math.log(20)))
+
+
+@pytest.mark.parametrize("at_once", [30, 64, 10_000])
+def test_nats_without_the_logits_are_those_of_the_logits(sites, at_once):
+    torch.manual_seed(0)
+    model = GPT(
+        sites("lavo", window=4), vocab_size=11, embed_dim=8, num_layers=2, num_heads=2, context_length=16
+    ).double()
+    tokens, targets = torch.randint(11, (2, 2, 13))
+    targets[1, 9:] = PADDED
+    wanted = list(model.parameters())
+    expected = token_nats(model(tokens), targets)
+    found = model.nats(tokens, targets, at_once=at_once)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(nats.sum(), wanted, allow_unused=True) for nats in (found, expected)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_checkpointing_changes_no_gradient_and_holds_less(sites):
+    tokens = torch.randint(11, (2, 512))
+
+    def step(checkpointing):
+        torch.manual_seed(0)
+        model = GPT(
+            sites("lavo"), vocab_size=11, embed_dim=32, num_layers=6, num_heads=2, context_length=512, dropout=0.2,
+            checkpointing=checkpointing,
+        ).train()  # fmt: skip
+        model.nats(tokens, tokens).sum().backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    for a, b in zip(step(False), step(True), strict=True):
+        torch.testing.assert_close(a, b)
+    whole, recomputed = (allocated_by(lambda checkpointing=c: step(checkpointing)) for c in (False, True))
+    assert recomputed < 0.5 * whole
