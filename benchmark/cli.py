@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -162,7 +164,8 @@ def run(
     )
     runner.probe_output(place.output)
     status = _run_cells(runs, place, jobs, rerun=rerun, retry_failed=retry_failed)
-    if report:
+    together = _processes_together()
+    if report and (together is None or together[0] == 0):
         status = max(status, _measure_and_report(runs, place))
     raise typer.Exit(status)
 
@@ -179,6 +182,8 @@ def _run_cells(
 
     cells = plan_cells(runs, place.cache)
     waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
+    if (together := _processes_together()) is not None:
+        return _run_together(cells, waiting, place, *together)
     default_jobs, threads = runner.default_jobs(place.device)
     if jobs is not None:
         threads = max(1, default_jobs * threads // jobs)
@@ -191,6 +196,34 @@ def _run_cells(
         _say(f"{runner.status_of(cell, place.output)}: {cell.title}")
     if failed:
         _say(f"{len(failed)} of {len(cells)} cells failed; --retry-failed runs them again")
+    return 1 if failed else 0
+
+
+def _processes_together() -> tuple[int, int] | None:
+    """(rank, number) where torchrun started this process with others to train each cell together."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ["RANK"]), world) if world > 1 else None
+
+
+def _run_together(cells: Sequence[Any], waiting: Sequence[Any], place: Any, rank: int, world: int) -> int:
+    """Every process trains its share of each batch; the first one speaks and writes."""
+    from dataclasses import replace
+
+    from benchmark import runner
+    from benchmark.progress import Display
+
+    threads = max(1, runner.default_jobs("cpu")[0] // world)
+    place = replace(place, rank=rank, processes=world, threads=threads)
+    if rank:
+        runner.run_together(waiting, place)
+        return 0
+    _say(
+        f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already; {world} processes a cell; records in {place.output}"
+    )
+    if waiting:
+        with Display(len(waiting), _console()) as display:
+            runner.run_together(waiting, place, display)
+    failed = [cell for cell in cells if runner.status_of(cell, place.output) not in ("completed", "unsupported")]
     return 1 if failed else 0
 
 
@@ -541,3 +574,7 @@ def _usage_fault(error: Any, arguments: list[str]) -> str:
 def _fail(message: str, status: int) -> None:
     typer.echo(f"lavo-bench: {' '.join(message.split())}", err=True)
     sys.exit(status)
+
+
+if __name__ == "__main__":  # torchrun -m benchmark.cli
+    main()

@@ -39,6 +39,8 @@ class Place:
     threads: int = 1
     include: tuple[Path, ...] = ()
     debug: bool = False
+    rank: int = 0  # of the processes that train one cell together (torchrun): the first alone writes
+    processes: int = 1  # how many these are
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,12 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> dic
         **content,
         "seconds": round(time.perf_counter() - clock, 3),
     }
-    write_record(cell.path(place.output), record, columns)
-    if status == "completed":
-        from benchmark import checkpoint
+    if place.rank == 0:
+        write_record(cell.path(place.output), record, columns)
+        if status == "completed":
+            from benchmark import checkpoint
 
-        checkpoint.remove(_checkpoint_folder(cell, place))
+            checkpoint.remove(_checkpoint_folder(cell, place))
     return record
 
 
@@ -127,7 +130,8 @@ def _empty_record(cell: Cell, place: Place, status: str, reason: str | None, sta
         "curves": {},
         "efficiency": {},
         "data": {},
-        "environment": provenance.environment(place.device),
+        "environment": provenance.environment(place.device)
+        | ({"processes": place.processes} if place.processes > 1 else {}),
         "started": started.isoformat(timespec="seconds"),
     }
 
@@ -302,6 +306,24 @@ def run_cells(cells: Sequence[Cell], place: Place, *, jobs: int, listen: Listene
     finally:
         for worker in workers:
             _stop(worker)
+
+
+def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda _: None) -> None:
+    """Runs cells one after another in this process, which is one of several that torchrun started for each cell.
+
+    The same cells must be given to all of them.  A cell that fails in one process and not in the others leaves these waiting,
+    until torchrun, which sees this one end, ends them.
+    """
+    import torch
+
+    memory.keep_freed_memory()
+    torch.set_num_threads(place.threads)
+    for cell in cells:
+        listen(Event("start", cell))
+        record = run_cell(cell, place, listen)
+        listen(Event("end", cell, record=record))
+        if record["status"] not in ("completed", "unsupported") and torch.distributed.is_initialized():
+            raise RuntimeError(f"{cell.title} on process {place.rank}: {record['reason']}")
 
 
 def _own_device(place: Place, number: int) -> Place:

@@ -1,0 +1,52 @@
+"""Several processes that train one cell together, started as a user starts them: by torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CELL = ["run", "lm", "-a", "lavo", "--preset", "smoke", "--seeds", "0", "--set", "train.steps=8"]
+
+
+def record_of(folder):
+    (file,) = folder.glob("language_modeling/*.json")
+    return json.loads(file.read_text())
+
+
+def run(folder, *, processes):
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "benchmark.cli",
+        *CELL,
+        "-o",
+        str(folder),
+        "--cache",
+        str(folder / ".cache"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout, record_of(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_record_of_one(tmp_path):
+    _, alone = run(tmp_path / "alone", processes=1)
+    said, together = run(tmp_path / "together", processes=2)
+    assert "2 processes a cell" in said
+    assert together["status"] == alone["status"] == "completed"
+    assert together["environment"]["processes"] == 2
+    assert together["cell"] == alone["cell"]  # the hash too: how many processes trained it is no setting
+    assert together["curves"]["training"]["loss"] == pytest.approx(alone["curves"]["training"]["loss"], abs=1e-5)
+    for name, metric in alone["metrics"].items():
+        assert together["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-4)
+        assert together["metrics"][name]["n"] == metric["n"]
