@@ -19,42 +19,45 @@ from benchmark.statistics import summarise
 
 BEGIN, END = "<!-- results: written by benchmark.report.readme -->", "<!-- end of results -->"
 BEST_RULE = "*best trivial rule*"
-HEADLINES = {"language_modeling": "bits_per_byte"}  # elsewhere the metric that chooses the checkpoint
+HEADLINES = {"language_modeling": "bits_per_byte"}  # elsewhere the first of the task's metrics
 
 
 def results_table(directory: Path) -> str:
-    """Markdown: a row an attention, a column a task and pattern; means and deviations over seeds."""
+    """Markdown: a row a task, backbone and pattern, a column an attention; means and deviations over seeds."""
     groups = group_records(records([directory]))
     names = [*dict.fromkeys(entry.label for group in groups for entry in group.entries), BEST_RULE]
-    columns = [_column(group) for group in groups]
-    titles = [_title(group) for group in groups]
-    lines = [" | ".join(["attention", *titles]), " | ".join(["---", *(["---:"] * len(groups))])]
-    lines += [" | ".join([name, *(column.get(name, "–") for column in columns)]) for name in names]
+    lines = [" | ".join(["task, pattern: metric", *names]), " | ".join(["---", *(["---:"] * len(names))])]
+    for group in groups:
+        figures = _figures(group)
+        lines.append(" | ".join([_title(group), *(figures.get(name, "–") for name in names)]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def _headline(group: Group) -> str:
-    return HEADLINES.get(group.task, load_task(group.task).selection)
+    return HEADLINES.get(group.task, next(iter(load_task(group.task).metrics)))
 
 
 def _title(group: Group) -> str:
-    metric = _headline(group).replace("_", " ")
-    return f"{group.task.replace('_', ' ')}, {group.pattern.replace('_', ' ')}: {metric} ↓"
+    metric = _headline(group)
+    arrow = "↑" if group.metrics()[metric]["higher_is_better"] else "↓"
+    several = len(load_task(group.task).backbones) > 1
+    backbone = f" ({group.backbone.replace('_', ' ')})" if several else ""
+    return f"{group.task.replace('_', ' ')}{backbone}, {group.pattern.replace('_', ' ')}: {metric.replace('_', ' ')} {arrow}"
 
 
-def _column(group: Group) -> dict[str, str]:
-    """Row -> text; last the trivial rule that does best, since a reader should know what costs nothing."""
+def _figures(group: Group) -> dict[str, str]:
+    """Attention -> text; last the trivial rule that does best, since a reader should know what costs nothing."""
     metric = _headline(group)
     values = {entry.label: list(entry.values(metric).values()) for entry in group.entries}
     summaries = {label: summarise(found) for label, found in values.items() if found}
     places = decimals(list(summaries.values()))
-    column = {label: mean_and_deviation(summary, places) for label, summary in summaries.items()}
-    rules = {name: figures[metric][0] for name, figures in group.controls().items() if figures.get(metric)}
+    figures = {label: mean_and_deviation(summary, places) for label, summary in summaries.items()}
+    rules = {name: found[metric][0] for name, found in group.controls().items() if found.get(metric)}
     if rules:
         higher = group.metrics()[metric]["higher_is_better"]
         best = (max if higher else min)(rules, key=lambda name: rules[name])
-        column[BEST_RULE] = f"{fixed(rules[best], places)} ({best})"
-    return column
+        figures[BEST_RULE] = f"{fixed(rules[best], places)} ({best})"
+    return figures
 
 
 def fill(readme: str, table: str) -> str:
