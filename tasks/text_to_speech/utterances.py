@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,21 +85,26 @@ def load_utterances(path: Path) -> tuple[list[Utterance], dict[str, Any]] | None
     return utterances, words["notes"]
 
 
-def save_references(path: Path, references: Sequence[Reference]) -> None:
+def save_references(path: Path, references: Sequence[Reference], recordings: Mapping[str, Tensor]) -> None:
+    """recordings: name -> samples, kept in 16 bits: they are listened to, not measured."""
     kinds = [cepstra for reference in references for cepstra in reference]
     arrays: dict[str, np.ndarray] = {"frames": np.array([len(kind.mfcc) for kind in kinds])}
     arrays |= {name: np.concatenate([getattr(kind, name) for kind in kinds]) for name in Cepstra._fields}
-    _write(path, arrays)
+    sounds = [(samples.clamp(-1, 1) * 32767).round().to(torch.int16) for samples in recordings.values()]
+    arrays |= {"names": _as_bytes([*recordings]), "samples": torch.cat(sounds).numpy()}
+    _write(path, arrays | {"sizes": np.array([len(sound) for sound in sounds])})
 
 
-def load_references(path: Path) -> list[Reference] | None:
+def load_references(path: Path) -> tuple[list[Reference], dict[str, Tensor]] | None:
     """What save_references wrote, in order; None where there is nothing of use."""
     arrays = _read(path)
     if arrays is None:
         return None
     cuts = arrays["frames"].cumsum()[:-1]
     kinds = [Cepstra(*x) for x in zip(*(np.split(arrays[name], cuts) for name in Cepstra._fields), strict=True)]
-    return [Reference(*pair) for pair in zip(kinds[::2], kinds[1::2], strict=True)]
+    sounds = (torch.from_numpy(arrays["samples"]).float() / 32767).split(arrays["sizes"].tolist())
+    recordings = dict(zip(json.loads(arrays["names"].tobytes()), sounds, strict=True))
+    return [Reference(*pair) for pair in zip(kinds[::2], kinds[1::2], strict=True)], recordings
 
 
 def count_notes(notes: Iterable[str]) -> dict[str, int]:
@@ -113,9 +121,6 @@ def _as_bytes(content: Any) -> np.ndarray:
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """To a temporary name, then renamed: another worker may be writing the same."""
-    import os
-    import tempfile
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         np.savez(file, **arrays)
@@ -124,8 +129,6 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     """A file that is cut or of another kind is made anew."""
-    import zipfile
-
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
