@@ -76,10 +76,11 @@ class Speech(NamedTuple):
 
     parts: tuple[list[Utterance], list[Utterance], list[Utterance]]  # train, validation, test
     references: dict[str, Reference]  # by name, of validation and test
-    recordings: dict[str, Tensor]  # by name, of the shortest test utterances: (samples,)
+    sounds: dict[str, Tensor]  # (samples,) of the shortest test utterances, recorded (by name) and vocoded
     max_symbols: int
     max_frames: int
     aligned: bool  # whether durations are given
+    key: str  # of what is kept in the cache about the test part
     name: str
     fingerprint: str
     embedded: bool
@@ -101,7 +102,7 @@ def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, voc
         loaded = _load_embedded(settings, cache, vocoders)
     else:
         loaded = _load_real(settings, data_root, cache, vocoders)
-    source, parts, (references, recordings) = loaded
+    source, parts, (references, sounds) = loaded
     longest_text = max(len(utterance.symbols) for part in parts for utterance in part)
     longest_sound = max(len(utterance.mel) for part in parts for utterance in part)
     _refuse_longer(parts, settings)
@@ -122,10 +123,11 @@ def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, voc
     return Speech(
         parts,
         references,
-        recordings,
+        sounds,
         max_symbols=settings.max_symbols or longest_text,
         max_frames=settings.max_frames or int(LONGER * longest_sound),
         aligned=aligned,
+        key=_key(source.fingerprint, [u.name for u in parts[0]], [u.name for u in parts[2]], settings.text),
         name=source.name,
         fingerprint=source.fingerprint,
         embedded=source.embedded,
@@ -301,10 +303,17 @@ def _references(
         samples = recorded()
         made = [make_reference(x, u.mel, vocoder) for (u, vocoder), x in zip(scored, samples, strict=True)]
         by_name = dict(zip(names, samples, strict=True))
-        loaded = made, {u.name: by_name[u.name] for u in shortest(parts[2], MOST_SHOWN)}
+        kept = shortest(parts[2], MOST_SHOWN)
+        sounds = {u.name: by_name[u.name] for u in kept}
+        loaded = made, sounds | {vocoded(u.name): vocoders[1](u.mel) for u in kept}
         save_references(path, *loaded)
     references, shown = loaded
     return dict(zip(names, references, strict=True)), shown
+
+
+def vocoded(name: str) -> str:
+    """What the truth of an utterance is called once it went through the vocoder."""
+    return f"{name}.vocoded"
 
 
 def shortest(utterances: Sequence[Utterance], count: int) -> list[Utterance]:

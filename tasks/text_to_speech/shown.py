@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,16 @@ from torch.nn import functional as F
 
 from tasks.text_to_speech.audio import HOP, SAMPLE_RATE, to_mp3
 from tasks.text_to_speech.utterances import Utterance
-from tasks.text_to_speech.vocoder import Vocoder
 
-MOST_COLUMNS, MOST_ROWS = 160, 80  # of a kept picture
+MOST_COLUMNS, MOST_ROWS = 128, 64  # of a kept picture
 DARKEST, BRIGHTEST = -11.6, 2.5  # of a log-mel value; the first is just below the floor's
 
 
-def entry(
-    utterance: Utterance, mel: Tensor, vocoder: Vocoder, *, recorded: Tensor, alignment: Tensor | None
-) -> dict[str, Any]:
-    """JSON values.  mel: (frames, NUM_MELS), natural logarithm.  recorded: (samples,).  alignment: (steps, symbols)."""
-    sounds = {"truth": recorded, "vocoded_truth": vocoder(utterance.mel), "synthesised": vocoder(mel)}
+def entry(utterance: Utterance, mel: Tensor, sounds: Mapping[str, Tensor], alignment: Tensor | None) -> dict[str, Any]:
+    """JSON values.
+
+    mel: (frames, NUM_MELS), natural logarithm.  sounds: name -> (samples,).  alignment: (steps, symbols).
+    """
     return {
         "name": utterance.name,
         "text": utterance.text,

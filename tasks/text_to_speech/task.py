@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
 from tasks.text_to_speech import shown
 from tasks.text_to_speech.audio import NUM_MELS, SAMPLE_RATE
-from tasks.text_to_speech.data import Speech, load_speech, shortest
+from tasks.text_to_speech.data import Speech, load_speech, shortest, vocoded
 from tasks.text_to_speech.fastspeech2 import FastSpeech2, Scale, Truth
 from tasks.text_to_speech.layers import mean_by_row, padding_mask
-from tasks.text_to_speech.metrics import cepstra, mcd_frames, root_mean_square, warp
+from tasks.text_to_speech.metrics import Cepstra, cepstra, mcd_frames, root_mean_square, warp
 from tasks.text_to_speech.settings import FastSpeech2Settings, TransformerTTSSettings
 from tasks.text_to_speech.text import Vocabulary
 from tasks.text_to_speech.transformer_tts import TransformerTTS
-from tasks.text_to_speech.utterances import Utterance
+from tasks.text_to_speech.utterances import Utterance, load_arrays, save_arrays
 from tasks.text_to_speech.vocoder import GriffinLim, HifiGan, Vocoder
 
 STOP_WEIGHT = 5.0  # of the one step that stops, as published
@@ -112,7 +112,7 @@ class TextToSpeech:
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
         """Embedded speech, or recordings from ``tts/`` of the root."""
-        self.vocoders = self._vocoders()
+        self.cache, self.vocoders = cache, self._vocoders()
         self.speech = speech = load_speech(self.options.data, data_root, cache, self.vocoders)
         train, validation, test = speech.parts
         self.vocabulary = Vocabulary(utterance.symbols for utterance in train)
@@ -223,11 +223,11 @@ class TextToSpeech:
     def _distortions(self, utterance: Utterance, mel: Tensor) -> dict[str, float]:
         """Of one synthesised spectrogram.  mel: (frames, NUM_MELS), natural logarithm."""
         vocoder = self.vocoders[utterance.name in self.test_names]
-        return self._compare(utterance, vocoder(mel), len(mel))
+        return self._compare(utterance, cepstra(vocoder(mel), SAMPLE_RATE), len(mel))
 
-    def _compare(self, utterance: Utterance, samples: Tensor, num_frames: int) -> dict[str, float]:
-        """The columns of one waveform (samples,)."""
-        reference, found = self.speech.references[utterance.name], cepstra(samples, SAMPLE_RATE)
+    def _compare(self, utterance: Utterance, found: Cepstra, num_frames: int) -> dict[str, float]:
+        """The columns of one waveform, given by its cepstra."""
+        reference = self.speech.references[utterance.name]
         mcd = warp(root_mean_square(reference.vocoded.mfcc, found.mfcc))
         msd = warp(root_mean_square(reference.vocoded.log_mel, found.log_mel))
         return {
@@ -243,19 +243,26 @@ class TextToSpeech:
 
     def controls(self) -> Mapping[str, Columns]:
         """``mean_frame`` in the reference's number of frames, and ``vocoded_truth``, the vocoder's floor."""
-        controls: dict[str, Callable[[Utterance], Tensor]] = {
-            "mean_frame": lambda utterance: self.mean.expand_as(utterance.mel),
-            "vocoded_truth": lambda utterance: utterance.mel,
-        }
-        made = {}
-        for name, mel_of in controls.items():
-            rows = []
-            for utterance in self.speech.parts[2]:
-                mel = mel_of(utterance)
-                error = float(((mel - utterance.mel) / self.deviation).abs().mean())
-                rows.append(self._distortions(utterance, mel) | {"mel_l1": error, "unstopped": 0.0})
-            made[name] = {column: np.array([row[column] for row in rows]) for column in rows[0]}
-        return made
+        path = self.cache / f"tts-{self.speech.key}.{self.vocoders[1].key.replace(' ', '')}.controls.npz"
+        rows = load_arrays(path)
+        if rows is None:
+            found = [self._mean_frame(utterance) for utterance in self.speech.parts[2]]
+            rows = {column: np.array([row[column] for row in found]) for column in found[0]}
+            save_arrays(path, rows)
+        return {"mean_frame": rows, "vocoded_truth": self._vocoded_truth()}
+
+    def _mean_frame(self, utterance: Utterance) -> dict[str, float]:
+        mel = self.mean.expand_as(utterance.mel)
+        error = float(((mel - utterance.mel) / self.deviation).abs().mean())
+        return self._distortions(utterance, mel) | {"mel_l1": error, "unstopped": 0.0}
+
+    def _vocoded_truth(self) -> Columns:
+        """Its sound is what the references of mcd and msd are made of, so nothing needs the vocoder again."""
+        rows = []
+        for utterance in self.speech.parts[2]:
+            found = self.speech.references[utterance.name].vocoded
+            rows.append(self._compare(utterance, found, len(utterance.mel)) | {"mel_l1": 0.0, "unstopped": 0.0})
+        return {column: np.array([row[column] for row in rows]) for column in rows[0]}
 
     def curves(self, model: nn.Module) -> dict[str, Any]:
         """What some test utterances look and sound like."""
@@ -271,8 +278,13 @@ class TextToSpeech:
                 alignment = None
                 if self.backbone == "transformer_tts":
                     alignment = shown.cross_alignment(model, lambda batch=batch: self._taught(model, batch, batch.numbers))
-                mel, recorded = synthesis.mel[0].cpu(), self.speech.recordings[utterance.name]
-                entries.append(shown.entry(utterance, mel, self.vocoders[1], recorded=recorded, alignment=alignment))
+                mel = synthesis.mel[0].cpu()
+                sounds = {
+                    "truth": self.speech.sounds[utterance.name],
+                    "vocoded_truth": self.speech.sounds[vocoded(utterance.name)],
+                    "synthesised": self.vocoders[1](mel),
+                }
+                entries.append(shown.entry(utterance, mel, sounds, alignment))
         model.train(was_training)
         return {"utterances": entries}
 

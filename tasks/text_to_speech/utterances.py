@@ -66,12 +66,12 @@ def save_utterances(path: Path, utterances: Sequence[Utterance], notes: dict[str
         "known": np.array([len(u.durations) for u in utterances]),
         "words": _as_bytes({"utterances": words, "notes": notes}),
     }
-    _write(path, arrays)
+    save_arrays(path, arrays)
 
 
 def load_utterances(path: Path) -> tuple[list[Utterance], dict[str, Any]] | None:
     """What save_utterances wrote; None where there is nothing of use."""
-    arrays = _read(path)
+    arrays = load_arrays(path)
     if arrays is None:
         return None
     words = json.loads(arrays["words"].tobytes())
@@ -92,12 +92,12 @@ def save_references(path: Path, references: Sequence[Reference], recordings: Map
     arrays |= {name: np.concatenate([getattr(kind, name) for kind in kinds]) for name in Cepstra._fields}
     sounds = [(samples.clamp(-1, 1) * 32767).round().to(torch.int16) for samples in recordings.values()]
     arrays |= {"names": _as_bytes([*recordings]), "samples": torch.cat(sounds).numpy()}
-    _write(path, arrays | {"sizes": np.array([len(sound) for sound in sounds])})
+    save_arrays(path, arrays | {"sizes": np.array([len(sound) for sound in sounds])})
 
 
 def load_references(path: Path) -> tuple[list[Reference], dict[str, Tensor]] | None:
     """What save_references wrote, in order; None where there is nothing of use."""
-    arrays = _read(path)
+    arrays = load_arrays(path)
     if arrays is None:
         return None
     cuts = arrays["frames"].cumsum()[:-1]
@@ -119,7 +119,7 @@ def _as_bytes(content: Any) -> np.ndarray:
     return np.frombuffer(json.dumps(content, ensure_ascii=False).encode(), dtype=np.uint8)
 
 
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """To a temporary name, then renamed: another worker may be writing the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
@@ -127,8 +127,8 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     os.replace(file.name, path)
 
 
-def _read(path: Path) -> dict[str, np.ndarray] | None:
-    """A file that is cut or of another kind is made anew."""
+def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """None where there is no file of use: one that is cut, or of another kind, is made anew."""
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
