@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,7 +131,12 @@ class TextToSpeech:
             "vocoder": {part: vocoder.key for part, vocoder in zip(("validation", "test"), self.vocoders, strict=True)},
             "max_frames": speech.max_frames,
         }
-        return Splits(train, validation, test, speech.name, speech.fingerprint, speech.embedded, details)
+        # Another generator is other data to compare with: its files' digest belongs to the fingerprint.
+        fingerprint = speech.fingerprint
+        if isinstance(self.vocoders[1], HifiGan):
+            fingerprint = hashlib.sha256(f"{fingerprint} {self.vocoders[1].key}".encode()).hexdigest()
+        self.splits = Splits(train, validation, test, speech.name, fingerprint, speech.embedded, details)
+        return self.splits
 
     def _vocoders(self) -> tuple[Vocoder, Vocoder]:
         """Of validation and of test."""
