@@ -1,0 +1,172 @@
+"""LJSpeech and folders of its layout: a table of transcripts, ``wavs/``, and alignments where there are any."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from praatio import textgrid
+from praatio.utilities.errors import PraatioException
+
+from tasks.text_to_speech.audio import HOP, SAMPLE_RATE
+from tasks.text_to_speech.synthetic import PAUSE
+
+ARCHIVE, FULL, TABLE = "LJSpeech-1.1.tar.bz2", "LJSpeech-1.1", "metadata.csv"
+TEST_DOCUMENTS, VALIDATION_DOCUMENTS = ("LJ001", "LJ002"), ("LJ003",)  # as published
+SILENCES = {"", "sil", "sp", "spn"}  # of a TextGrid's phones
+COLUMNS = "id|text, id|text|normalised text or id|text|phonemes, no header, no quoting, UTF-8"
+TEXTGRID_TIERS = ("phones", "phone", "phonemes")
+EARLY_OR_LATE = 2 * HOP / SAMPLE_RATE  # seconds by which a TextGrid's end may miss its recording's
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    text: str  # normalised where the table has it
+    phonemes: str | None  # IPA, where the table has it
+
+
+def find_folder(data_root: Path, folder: str | None) -> Path:
+    """The named folder of ``tts/``, else the full LJSpeech (unpacked from its archive if need be), else the only one."""
+    root = data_root / "tts"
+    if folder is not None:
+        if not (root / folder / TABLE).is_file():
+            raise ValueError(f"data.folder {folder!r}: tts/{folder}/{TABLE} is not there; expected are {TABLE} and wavs/")
+        return root / folder
+    if not (root / FULL / TABLE).is_file() and (root / ARCHIVE).is_file():
+        unpack(root / ARCHIVE, root)
+    if (root / FULL / TABLE).is_file():
+        return root / FULL
+    found = sorted(path.parent for path in root.glob(f"*/{TABLE}"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise ValueError(f"tts/: one folder with {TABLE} and wavs/ is expected, found {names}; name it with data.folder")
+    return found[0]
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Raises ValueError for an archive that is damaged, or that would write outside the target."""
+    try:
+        with tarfile.open(archive) as content:
+            content.extractall(target, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ValueError(f"tts/{archive.name}: can't be unpacked ({' '.join(str(error).split())})") from None
+
+
+def read_table(path: Path) -> list[Row]:
+    """Every line is an utterance; quotation marks are text.  Raises ValueError with the line where that can't be."""
+    rows: list[Row] = []
+    seen: dict[str, int] = {}
+    fields_by_line = _fields(path)
+    is_phonemes = _third_is_phonemes(fields_by_line)
+    for number, fields in fields_by_line:
+        where, name = f"{path.name}, line {number}", fields[0].strip()
+        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            raise ValueError(f"{where}: {name[:40]!r} can't be the name of a wav file; expected is {COLUMNS}")
+        if name in seen:
+            raise ValueError(f"{where}: {name} stands on line {seen[name]} already; expected is one line an utterance")
+        if not (path.parent / "wavs" / f"{name}.wav").is_file():
+            header = " (is it a header?)" if number == 1 else ""
+            raise ValueError(f"{where}: wavs/{name}.wav is not there{header}; expected is {COLUMNS}")
+        seen[name] = number
+        third = fields[2] if len(fields) > 2 else ""
+        rows.append(Row(name, fields[1], third) if is_phonemes else Row(name, third or fields[1], None))
+    if not rows:
+        raise ValueError(f"{path.name}: has no line; expected is {COLUMNS}")
+    return sorted(rows)
+
+
+def _fields(path: Path) -> list[tuple[int, list[str]]]:
+    """Line numbers and fields; a byte order mark and CRLF are fine, empty lines are none."""
+    found = []
+    for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            line = raw.decode("utf-8").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            byte = raw[error.start]
+            raise ValueError(
+                f"{path.name}, line {number}: byte {byte:#04x} at column {error.start + 1} is not UTF-8 (Latin-1, perhaps?); "
+                f"expected is {COLUMNS}"
+            ) from None
+        if not line.strip():
+            continue
+        fields = line.split("|")
+        if not 2 <= len(fields) <= 3:
+            raise ValueError(f"{path.name}, line {number}: {len(fields)} fields between |; expected is {COLUMNS}")
+        found.append((number, fields))
+    return found
+
+
+def _third_is_phonemes(fields_by_line: Sequence[tuple[int, Sequence[str]]]) -> bool:
+    """English in IPA has stress marks, schwas and the like in nearly every word; normalised text has none."""
+    third = [fields[2] for _, fields in fields_by_line if len(fields) > 2 and fields[2].strip()]
+    return bool(third) and sum(bool(re.search("[ˈˌəɪʊɛɑɔʃθðŋ]", text)) for text in third) > len(third) / 2
+
+
+def split_rows(rows: Sequence[Row]) -> tuple[tuple[list[Row], list[Row], list[Row]], str]:
+    """Training, validation and test part, and the rule by which they were split."""
+    documents = {row.name.partition("-")[0] for row in rows}
+    if {*TEST_DOCUMENTS, *VALIDATION_DOCUMENTS} < documents:
+        parts: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
+        for row in rows:
+            document = row.name.partition("-")[0]
+            parts[2 if document in TEST_DOCUMENTS else 1 if document in VALIDATION_DOCUMENTS else 0].append(row)
+        return parts, "by document: LJ001 and LJ002 test, LJ003 validation, the others training"
+    if len(rows) < 3:
+        raise ValueError(f"{len(rows)} utterances can't be split into three parts; at least 3 are needed")
+    step = min(8, len(rows))
+    test, validation = rows[step - 1 :: step], rows[step // 2 - 1 :: step]
+    others = [row for row in rows if row not in test and row not in validation]
+    rule = f"by clip: of every {step} in order of their names the last is test, number {step // 2} validation"
+    return (others, list(validation), list(test)), rule
+
+
+def read_alignment(folder: Path, name: str, num_samples: int, num_frames: int) -> tuple[list[str] | None, np.ndarray]:
+    """Phones and durations in frames of one utterance, from ``<name>.TextGrid`` or ``<name>.npy``.
+
+    A TextGrid gives its phones (silences as PAUSE), and durations of what comes before, of each phone, and after: int64
+    (phones + 2,).  An array gives durations alone, one a symbol of the utterance, speaker and end included, and no phones.
+    Raises ValueError for a file that is not there, can't be read, or doesn't fit the recording.
+    """
+    if (path := folder / f"{name}.npy").is_file():
+        try:
+            durations = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path.name}: not a NumPy array ({error})") from None
+        if durations.ndim != 1 or durations.dtype.kind not in "iu" or durations.min(initial=0) < 0:
+            raise ValueError(f"{path.name}: whole numbers of frames in one row are expected")
+        if durations.sum() != num_frames:
+            raise ValueError(f"{path.name}: durations sum to {durations.sum()}, the recording has {num_frames} frames")
+        return None, durations.astype(np.int64)
+    path = folder / f"{name}.TextGrid"
+    if not path.is_file():
+        raise ValueError(f"{name}: no {name}.TextGrid or {name}.npy in {folder.name}/")
+    phones, starts, end = _read_phones(path)
+    seconds = num_samples / SAMPLE_RATE
+    if end > seconds + EARLY_OR_LATE:
+        raise ValueError(
+            f"{path.name}: its phones end at {end:.3f} s, the recording at {seconds:.3f} s: durations do not sum to the frames"
+        )
+    # Frame i is centred on sample i * HOP; a phone has the frames whose centres lie in it.
+    edges = np.ceil(np.array([*starts, end]) * SAMPLE_RATE / HOP - 1e-6).astype(np.int64).clip(0, num_frames)
+    return phones, np.diff(np.concatenate(([0], edges, [num_frames])))
+
+
+def _read_phones(path: Path) -> tuple[list[str], list[float], float]:
+    """Labels, starts and the end in seconds."""
+    try:
+        grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
+    except (PraatioException, OSError, ValueError, IndexError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).replace(str(path), path.name).split())[:120]
+        raise ValueError(f"{path.name}: not a TextGrid ({reason or type(error).__name__})") from None
+    tier = next((name for name in TEXTGRID_TIERS if name in grid.tierNames), None)
+    entries = grid.getTier(tier).entries if tier else ()
+    if not entries:
+        raise ValueError(f"{path.name}: no intervals in a tier named phones (there are {', '.join(grid.tierNames)})")
+    phones = [PAUSE if entry.label.strip() in SILENCES else entry.label.strip() for entry in entries]
+    return phones, [entry.start for entry in entries], entries[-1].end

@@ -1,0 +1,283 @@
+"""Transformer-TTS (Li et al., 2019, arXiv 1809.08895) with fairseq's sizes: frames in groups, one group after another."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmark.interface import AttentionFactory
+from tasks.text_to_speech.layers import ConvolutionStack, ScaledPositions, padding_mask, without_padding
+from tasks.text_to_speech.text import PADDING_ID
+
+PRENET_DROPOUT = 0.5  # always on, at test too, as published
+
+
+class Taught(NamedTuple):
+    """Output of teacher forcing."""
+
+    before: Tensor  # (b, n, num_mels), standardised, before the postnet
+    after: Tensor  # (b, n, num_mels)
+    stop: Tensor  # (b, steps) logits
+
+
+class Generated(NamedTuple):
+    """Output of free running."""
+
+    mel: Tensor  # (b, n, num_mels), standardised, zeros behind each row's end
+    num_frames: Tensor  # (b,)
+    stopped: Tensor  # (b,) bool: False where the length's bound had to end it
+
+
+class TransformerTTS(nn.Module):
+    """Text to log-mel frames, step by step.
+
+    attention_for         makes the attention layers: noncausal_self in the encoder, causal_self and causal_cross in the
+                          decoder
+    max_symbols           longest text; max_frames: longest utterance, where generation is stopped
+    num_frames_per_step   frames of a group
+    source_rate           what one symbol counts in the encoder's positions, 1 as published
+    """
+
+    def __init__(
+        self,
+        num_symbols: int,
+        num_mels: int,
+        *,
+        attention_for: AttentionFactory,
+        max_symbols: int,
+        max_frames: int,
+        num_frames_per_step: int = 4,
+        source_rate: float = 1.0,
+        embed_dim: int = 512,
+        num_heads: int = 4,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        feed_forward_dim: int = 2048,
+        encoder_prenet_layers: int = 3,
+        prenet_dim: int = 256,
+        postnet_dim: int = 512,
+        postnet_layers: int = 5,
+        kernel_size: int = 5,
+        convolution_dropout: float = 0.5,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.num_mels, self.num_frames_per_step = num_mels, num_frames_per_step
+        self.max_steps = -(-max_frames // num_frames_per_step)
+        self.embedding = nn.Embedding(num_symbols, embed_dim, padding_idx=PADDING_ID)
+        nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5)
+        nn.init.zeros_(self.embedding.weight[PADDING_ID])
+        self.encoder_prenet = ConvolutionStack(
+            [embed_dim] * (encoder_prenet_layers + 1), kernel_size, convolution_dropout, activation="relu", last=True
+        )
+        self.encoder_projection = nn.Linear(embed_dim, embed_dim)
+        self.encoder_positions = ScaledPositions(embed_dim, max_symbols, rate=source_rate)
+        sizes: dict[str, Any] = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": dropout}
+        self.encoder = nn.ModuleList(
+            EncoderLayer(
+                attention_for("noncausal_self", max_length=max_symbols, **sizes), embed_dim, feed_forward_dim, dropout
+            )
+            for _ in range(num_encoder_layers)
+        )
+        self.encoder_norm = nn.LayerNorm(embed_dim)
+        group_dim = num_mels * num_frames_per_step
+        self.prenet = Prenet(group_dim, prenet_dim)
+        self.decoder_projection = nn.Linear(prenet_dim, embed_dim)
+        self.decoder_positions = ScaledPositions(embed_dim, self.max_steps)
+        longest = max(max_symbols, self.max_steps)
+        self.decoder = nn.ModuleList(
+            DecoderLayer(
+                attention_for("causal_self", max_length=self.max_steps, **sizes),
+                attention_for("causal_cross", max_length=longest, **sizes),
+                embed_dim,
+                feed_forward_dim,
+                dropout,
+            )
+            for _ in range(num_decoder_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(embed_dim)
+        self.mel_projection = nn.Linear(embed_dim, group_dim)
+        self.stop_projection = nn.Linear(embed_dim, 1)
+        self.postnet = ConvolutionStack(
+            [num_mels, *[postnet_dim] * (postnet_layers - 1), num_mels],
+            kernel_size,
+            convolution_dropout,
+            activation="tanh",
+            last=False,
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, symbols: Tensor, num_symbols: Tensor, mel: Tensor, num_frames: Tensor, seeds: Tensor | None = None
+    ) -> Taught:
+        """Teacher forcing.
+
+        symbols: (b, m) int64.  mel: (b, n, num_mels), standardised.  num_symbols, num_frames: (b,).
+        seeds: (b,), of the rows' prenet dropout; drawn from torch's own generator where left out, as in training.
+        """
+        source, no_symbol = self.encode(symbols, num_symbols)
+        groups = self.group(mel, num_frames)
+        steps = groups.shape[1]
+        before_first = F.pad(groups, (0, 0, 1, 0))[:, :-1]
+        keep = None if seeds is None else self.prenet.draws(seeds, self.max_steps)[:, :steps]
+        x = self._embed(before_first, 0, keep)
+        for layer in self.decoder:
+            x = layer(x, source, no_symbol)
+        x = self.decoder_norm(x)
+        padded = padding_mask(num_frames, mel.shape[1])
+        before = without_padding(self._ungroup(self.mel_projection(x))[:, : mel.shape[1]], padded)
+        return Taught(before, self.polish(before, num_frames), self.stop_projection(x)[:, :, 0])
+
+    @torch.no_grad()
+    def generate(self, symbols: Tensor, num_symbols: Tensor, seeds: Tensor) -> Generated:
+        """Free running through the attentions' states, until each row has stopped or has max_frames.
+
+        seeds: (b,), of the rows' prenet dropout, so that a row's draws depend neither on its batch nor on its place in it.
+        """
+        source, no_symbol = self.encode(symbols, num_symbols)
+        states = [layer.init_states(source, no_symbol) for layer in self.decoder]
+        keep = self.prenet.draws(seeds, self.max_steps)
+        group = source.new_zeros(len(source), 1, self.num_mels * self.num_frames_per_step)
+        num_steps = torch.full((len(source),), self.max_steps, device=source.device)
+        stopped = torch.zeros(len(source), dtype=torch.bool, device=source.device)
+        groups = []
+        for step in range(self.max_steps):
+            x = self._embed(group, step, keep[:, step : step + 1])
+            for number, layer in enumerate(self.decoder):
+                x, states[number] = layer.step(x, states[number])
+            x = self.decoder_norm(x)
+            group = self.mel_projection(x)
+            groups.append(group)
+            ends = (self.stop_projection(x)[:, 0, 0] > 0) & ~stopped  # probability above one half
+            num_steps[ends] = step + 1
+            stopped |= ends
+            if bool(stopped.all()):
+                break
+        num_frames = num_steps * self.num_frames_per_step
+        mel = self._ungroup(torch.cat(groups, 1))
+        mel = without_padding(mel, padding_mask(num_frames, mel.shape[1]))
+        return Generated(self.polish(mel, num_frames), num_frames, stopped)
+
+    def encode(self, symbols: Tensor, num_symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """The source (b, m, e), and its padding mask (b, m)."""
+        padded = padding_mask(num_symbols, symbols.shape[1])
+        x = self.encoder_projection(self.encoder_prenet(self.embedding(symbols), padded))
+        x = self.dropout(x + self.encoder_positions(0, symbols.shape[1]))
+        for layer in self.encoder:
+            x = layer(x, padded)
+        return self.encoder_norm(x), padded
+
+    def polish(self, before: Tensor, num_frames: Tensor) -> Tensor:
+        """The postnet added, over a whole utterance.  (b, n, num_mels)"""
+        padded = padding_mask(num_frames, before.shape[1])
+        return without_padding(before + self.postnet(before, padded), padded)
+
+    def group(self, mel: Tensor, num_frames: Tensor) -> Tensor:
+        """(b, n, num_mels) -> (b, steps, num_frames_per_step * num_mels), zeros behind the end."""
+        mel = without_padding(mel, padding_mask(num_frames, mel.shape[1]))
+        missing = -mel.shape[1] % self.num_frames_per_step
+        return F.pad(mel, (0, 0, 0, missing)).unflatten(1, (-1, self.num_frames_per_step)).flatten(2)
+
+    def _ungroup(self, groups: Tensor) -> Tensor:
+        return groups.unflatten(2, (self.num_frames_per_step, self.num_mels)).flatten(1, 2)
+
+    def _embed(self, groups: Tensor, first: int, keep: Tensor | None) -> Tensor:
+        """Decoder input of groups that begin at step ``first``.  keep: (b, steps, 2, prenet_dim) or None."""
+        x = self.decoder_projection(self.prenet(groups, keep))
+        return self.dropout(x + self.decoder_positions(first, groups.shape[1]))
+
+
+class Prenet(nn.Module):
+    """Two layers with ReLU and a dropout that is always on."""
+
+    def __init__(self, in_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(in_dim, hidden_dim), nn.Linear(hidden_dim, hidden_dim)])
+        self.hidden_dim = hidden_dim
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """x: (b, n, in_dim).  keep: bool (b, n, 2, hidden_dim), units that stay; None draws them anew."""
+        for number, layer in enumerate(self.layers):
+            x = F.relu(layer(x))
+            if keep is None:
+                x = F.dropout(x, PRENET_DROPOUT, training=True)
+            else:
+                x = x * keep[:, :, number] / (1 - PRENET_DROPOUT)
+        return x
+
+    def draws(self, seeds: Tensor, num_steps: int) -> Tensor:
+        """Units that stay, a generator a row.  seeds: (b,).  Returns bool (b, num_steps, 2, hidden_dim)."""
+        rows = [
+            torch.rand(num_steps, 2, self.hidden_dim, generator=torch.Generator().manual_seed(seed)) >= PRENET_DROPOUT
+            for seed in seeds.tolist()
+        ]
+        return torch.stack(rows).to(seeds.device)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with ReLU between them."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(embed_dim, hidden_dim), nn.Linear(hidden_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down(self.dropout(F.relu(self.up(x)))))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each after a norm and added."""
+
+    def __init__(self, attention: nn.Module, embed_dim: int, feed_forward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = attention
+        self.feed_forward = FeedForward(embed_dim, feed_forward_dim, dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
+
+    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x), key_padding_mask=padded)
+        return x + self.feed_forward(self.norm2(x))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention and feed-forward, each after a norm and added."""
+
+    def __init__(
+        self,
+        self_attention: nn.Module,
+        cross_attention: nn.Module,
+        embed_dim: int,
+        feed_forward_dim: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention: Any = self_attention
+        self.cross_attention: Any = cross_attention
+        self.feed_forward = FeedForward(embed_dim, feed_forward_dim, dropout)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(embed_dim) for _ in range(3))
+
+    def forward(self, x: Tensor, source: Tensor, no_symbol: Tensor) -> Tensor:
+        """x: (b, steps, e).  source: (b, m, e).  no_symbol: (b, m)
+
+        Padded steps lie behind the real ones, which can't see them.
+        """
+        x = x + self.self_attention(self.norm1(x))
+        x = x + self.cross_attention(self.norm2(x), source, key_padding_mask=no_symbol)
+        return x + self.feed_forward(self.norm3(x))
+
+    def init_states(self, source: Tensor, no_symbol: Tensor) -> tuple[Any, Any]:
+        """Of a decoder that has read the source, and no step yet."""
+        own = self.self_attention.init_state(len(source), device=source.device, dtype=source.dtype)
+        return own, self.cross_attention.init_cross(source, key_padding_mask=no_symbol)
+
+    def step(self, x: Tensor, states: tuple[Any, Any]) -> tuple[Tensor, tuple[Any, Any]]:
+        """x: (b, 1, e)"""
+        out, own = self.self_attention.extend(self.norm1(x), states[0])
+        x = x + out
+        out, cross = self.cross_attention.read(self.norm2(x), states[1])
+        x = x + out
+        return x + self.feed_forward(self.norm3(x)), (own, cross)
