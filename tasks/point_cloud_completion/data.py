@@ -60,7 +60,7 @@ class Example(NamedTuple):
     complete: Tensor  # float32 (num_target, 3)
     centre: Tensor  # float32 (3,)
     scale: Tensor  # float32 ()
-    groups: Groups | None  # indices without the batch, where they were prepared
+    groups: Groups | None  # 16-bit indices without the batch, where they were prepared
 
 
 class Prepared(Sequence[Example]):
@@ -72,7 +72,7 @@ class Prepared(Sequence[Example]):
     def __init__(self, arrays: dict[str, np.ndarray], frame: str) -> None:
         self.partial, self.count = arrays["partial"], arrays["count"]
         self.complete, self.shape, self.category = arrays["complete"], arrays["shape"], arrays["category"]
-        self.groups = [arrays[name] for name in Groups._fields]
+        self.groups = [torch.from_numpy(arrays[name]) for name in Groups._fields]
         self.frame = frame
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class Prepared(Sequence[Example]):
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         index = range(len(self))[index]
-        groups = Groups(*(torch.from_numpy(array[index].astype(_wide(array))) for array in self.groups))
+        groups = Groups(*(array[index] for array in self.groups))
         complete = self.complete[self.shape[index]]
         return make_example(
             self.partial[index, : self.count[index]], complete, self.partial.shape[1], self.frame, groups
@@ -296,11 +296,6 @@ def _prepared_groups(padded: np.ndarray, count: np.ndarray, sizes: GroupSizes) -
         name: array if array.dtype == np.bool_ else array.astype(np.int16)
         for name, array in zip(Groups._fields, joined, strict=True)
     }
-
-
-def _wide(array: np.ndarray) -> Any:
-    """Indices are stored in 16 bits, and used in 64."""
-    return array.dtype if array.dtype == np.bool_ else np.int64
 
 
 def _of_part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:

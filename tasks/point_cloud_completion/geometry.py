@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Squared distances held at once: 2 MiB of float64 stay in a CPU's cache, a GPU wants larger pieces.
 CPU_BLOCK, GPU_BLOCK = 2**18, 2**26
@@ -80,9 +81,10 @@ def farthest_points(points: Tensor, num: int, *, padding: Tensor | None = None) 
 
 def gather(values: Tensor, indices: Tensor) -> Tensor:
     """values: (batch, n, c).  indices: int64 (batch, …).  Returns (batch, …, c)."""
-    flat = indices.flatten(1) + torch.arange(len(values), device=values.device)[:, None] * values.shape[1]
-    # index_select, because its backward pass adds rows without the sorting of an indexing expression.
-    return values.flatten(0, 1).index_select(0, flat.flatten()).view(*indices.shape, values.shape[-1])
+    firsts = torch.arange(len(values), device=values.device).view(-1, *[1] * (indices.dim() - 1)) * values.shape[1]
+    # As an embedding: its backward pass adds whole rows, where those of index_select and of indexing go row by row
+    # through the dispatcher, thirty times slower on a CPU.
+    return F.embedding(indices + firsts, values.flatten(0, 1))
 
 
 def _squared_distances(

@@ -23,7 +23,7 @@ from tasks.point_cloud_completion.data import (
     load_completion_data,
     make_example,
 )
-from tasks.point_cloud_completion.geometry import gather
+from tasks.point_cloud_completion.geometry import farthest_points, gather
 from tasks.point_cloud_completion.grouping import Groups, GroupSizes
 from tasks.point_cloud_completion.meshes import read_cloud
 from tasks.point_cloud_completion.metrics import chamfer_l1_of, nearest_distances
@@ -145,7 +145,7 @@ class PointCloudCompletion:
 
     def collate(self, examples: Sequence[Example]) -> CompletionBatch:
         *tensors, groups = zip(*examples, strict=True)
-        known = None if None in groups else Groups(*map(torch.stack, zip(*groups, strict=True)))
+        known = None if None in groups else _wide(Groups(*map(torch.stack, zip(*groups, strict=True))))
         return CompletionBatch(*map(torch.stack, tensors), known)
 
     def build_model(self, attention_for: AttentionFactory) -> nn.Module:
@@ -254,8 +254,6 @@ def _with_input(made: Tensor, inputs: Tensor, padding: Tensor) -> tuple[Tensor, 
 
 def _input_centres(batch: CompletionBatch, num: int) -> tuple[Tensor, Tensor]:
     """The first of the farthest-point sampling of the input (b, num, 3), and its padding."""
-    from tasks.point_cloud_completion.geometry import farthest_points
-
     if batch.groups is None:
         centres, padding = farthest_points(batch.partial, num, padding=batch.padding)
     else:
@@ -269,6 +267,11 @@ def _mirrored(batch: CompletionBatch) -> CompletionBatch:
     signs[..., [0, 2]] = torch.randint(0, 2, (len(signs), 1, 2)).float() * 2 - 1
     signs = signs.to(batch.partial.device)
     return batch._replace(partial=batch.partial * signs, complete=batch.complete * signs)
+
+
+def _wide(groups: Groups) -> Groups:
+    """Indices are kept in 16 bits, and used in 64."""
+    return Groups(*(tensor if tensor.dtype == torch.bool else tensor.long() for tensor in groups))
 
 
 def _moved(groups: Groups, device: torch.device) -> Groups:
