@@ -54,7 +54,15 @@ def visible_points(mesh: Mesh, direction: np.ndarray, resolution: int) -> np.nda
     return np.stack((x, y, depth[seen]), axis=1) @ axes
 
 
-def _draw(depth, resolution, grid, corner_depth, first, size, counts) -> None:  # type: ignore[no-untyped-def]
+def _draw(
+    depth: np.ndarray,
+    resolution: int,
+    grid: np.ndarray,
+    corner_depth: np.ndarray,
+    first: np.ndarray,
+    size: np.ndarray,
+    counts: np.ndarray,
+) -> None:
     """All pixels in the triangles' rectangles at once; those inside a triangle keep the depth nearest to the camera.
 
     depth: (pixels,), changed in place.  grid: (f, 3, 2).  corner_depth: (f, 3).  first, size: (f, 2).  counts: (f,).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +26,8 @@ from tasks.point_cloud_completion.geometry import farthest_points, gather
 from tasks.point_cloud_completion.grouping import Groups, GroupSizes
 from tasks.point_cloud_completion.meshes import read_cloud
 from tasks.point_cloud_completion.metrics import chamfer_l1_of, nearest_distances
+from tasks.point_cloud_completion.packing import DRAWN_STEP, pack
 from tasks.point_cloud_completion.pointr import QUERY_NEIGHBOURS, Completion, PoinTr
-
-DRAWN_POINTS = 1024  # of each cloud that a record keeps
-DRAWN_STEP = 1e-4  # its coordinates are whole multiples
 
 
 class ModelSettings(Settings):
@@ -232,7 +229,7 @@ class PointCloudCompletion:
                 clouds["completion"] = clouds["completion"][~padding[number].cpu()]
             if truth:
                 clouds["truth"] = example.complete
-            kept.append({"name": name, **{key: pack(cloud) for key, cloud in clouds.items()}})
+            kept.append({"name": name, **{key: pack(cloud.numpy()) for key, cloud in clouds.items()}})
         return kept
 
 
@@ -276,16 +273,3 @@ def _wide(groups: Groups) -> Groups:
 
 def _moved(groups: Groups, device: torch.device) -> Groups:
     return Groups(*(tensor.to(device) for tensor in groups))
-
-
-def pack(cloud: Tensor) -> str:
-    """At most DRAWN_POINTS points, evenly spaced in the cloud's order, as base64 of little-endian 16-bit steps."""
-    if len(cloud) > DRAWN_POINTS:
-        cloud = cloud[torch.linspace(0, len(cloud) - 1, DRAWN_POINTS).long()]
-    steps = (cloud.double() / DRAWN_STEP).round().clamp(-(2**15) + 1, 2**15 - 1)
-    return base64.b64encode(steps.numpy().astype("<i2").tobytes()).decode("ascii")
-
-
-def unpack(text: str) -> np.ndarray:
-    """float64 (points, 3)"""
-    return np.frombuffer(base64.b64decode(text), "<i2").reshape(-1, 3) * DRAWN_STEP
