@@ -33,6 +33,7 @@ TASKS: dict[str, str] = {
     "language_modeling": "tasks.language_modeling.task:LanguageModeling",
     "forecasting": "tasks.forecasting.task:Forecasting",
     "text_to_speech": "tasks.text_to_speech.task:TextToSpeech",
+    "point_cloud_completion": "tasks.point_cloud_completion.task:PointCloudCompletion",
 }
 
 SHORT_NAMES = {

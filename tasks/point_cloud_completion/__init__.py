@@ -1,0 +1,1 @@
+"""Point-cloud completion with PoinTr: data, model, metrics."""

@@ -1,0 +1,338 @@
+"""Shapes -> pairs of a partial and a complete cloud: sampling, views, frame of the model, padding, prepared groups."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from benchmark.interface import Splits
+from benchmark.settings import Settings
+from tasks.point_cloud_completion.grouping import Groups, GroupSizes, find_groups
+from tasks.point_cloud_completion.scan import sample_surface, view_direction, visible_points
+from tasks.point_cloud_completion.solids import SOLIDS, Mesh, make_solid, unit_box
+from tasks.point_cloud_completion.sources import PARTS, Shape, ShapeSet, find_shapes, read_pair
+
+DATA_VERSION = 1  # raised when the same settings give other clouds: it is part of the cached file's name
+MIN_POINTS = 16  # of a partial cloud: the neighbourhoods of the published grouper
+
+
+class DataSettings(Settings):
+    """Which shapes, how many of their points, and where the model's coordinates come from."""
+
+    folder: str | None = Field(
+        default=None, description="in pcc/ of the data root, or a path; sweethome3d where there is a root"
+    )
+    num_shapes: int = Field(default=512, ge=1, description="embedded training shapes")
+    num_eval_shapes: int = Field(default=64, ge=1, description="embedded shapes of validation, and of test")
+    num_views: int = Field(default=1, ge=1, description="partial clouds of a training mesh; validation and test: one")
+    num_input: int = Field(default=256, ge=MIN_POINTS, le=2**15 - 1, description="points of a partial cloud, at most")
+    num_target: int = Field(default=512, ge=1, description="points of a complete cloud")
+    resolution: int = Field(default=64, ge=8, le=1024, description="pixels of the camera, along a side")
+    frame: Literal["partial", "given"] = Field(
+        default="partial",
+        description="partial: centre and scale for the model come from the partial cloud; given: the data's own coordinates",
+    )
+    mirror: bool = Field(default=False, description="mirror x and z of training pairs, each with probability 1/2")
+    seed: int = Field(default=0, ge=0, description="of embedded shapes, of sampled points and of views")
+
+    @field_validator("folder")
+    @classmethod
+    def _folder_is_named(cls, folder: str | None) -> str | None:
+        if folder is not None and not folder.strip():
+            raise ValueError("the name of a folder in pcc/, a path, or null")
+        return folder
+
+
+class Example(NamedTuple):
+    """One pair, in the model's frame: its coordinates · scale + centre are the data's."""
+
+    partial: Tensor  # float32 (num_input, 3), 0 where padded
+    padding: Tensor  # bool (num_input,)
+    complete: Tensor  # float32 (num_target, 3)
+    centre: Tensor  # float32 (3,)
+    scale: Tensor  # float32 ()
+    groups: Groups | None  # 16-bit indices without the batch, where they were prepared
+
+
+class Prepared(Sequence[Example]):
+    """Pairs in memory, with their groups.
+
+    partial (E, num_input, 3), count (E,), complete (S, num_target, 3), shape (E,) into complete, category (S,)
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], frame: str) -> None:
+        self.partial, self.count = arrays["partial"], arrays["count"]
+        self.complete, self.shape, self.category = arrays["complete"], arrays["shape"], arrays["category"]
+        self.groups = [torch.from_numpy(arrays[name]) for name in Groups._fields]
+        self.frame = frame
+
+    def __len__(self) -> int:
+        return len(self.partial)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        index = range(len(self))[index]
+        groups = Groups(*(array[index] for array in self.groups))
+        complete = self.complete[self.shape[index]]
+        return make_example(
+            self.partial[index, : self.count[index]], complete, self.partial.shape[1], self.frame, groups
+        )
+
+    def category_of(self, index: int) -> int:
+        return int(self.category[self.shape[index]])
+
+    def shapes_of(self, category: int, limit: int) -> list[int]:
+        """The first example of each of the category's first shapes."""
+        first = np.unique(self.shape, return_index=True)[1]
+        return [int(i) for i in first if self.category[self.shape[i]] == category][:limit]
+
+
+class OnDemand(Sequence[Example]):
+    """Pairs that are read when they are asked for; the model finds their groups."""
+
+    def __init__(self, shapes: Sequence[Shape], categories: Sequence[str], settings: DataSettings) -> None:
+        self.shapes, self.categories, self.settings = shapes, categories, settings
+        self.views = [(number, view) for number, shape in enumerate(shapes) for view in range(shape.num_views)]
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        number, view = self.views[index]
+        options = self.settings
+        shape = self.shapes[number]
+        partial, complete = read_pair(shape, view, options.num_input, options.num_target, options.seed)
+        check_partial(partial, shape.label(view))
+        return make_example(partial, complete, options.num_input, options.frame, None)
+
+    def category_of(self, index: int) -> int:
+        return self.categories.index(self.shapes[self.views[index][0]].category)
+
+    def shapes_of(self, category: int, limit: int) -> list[int]:
+        found = (i for i, (_, view) in enumerate(self.views) if view == 0 and self.category_of(i) == category)
+        return [index for index, _ in zip(found, range(limit), strict=False)]
+
+
+class CompletionData(NamedTuple):
+    """What ``load_completion_data`` gives."""
+
+    splits: Splits
+    parts: tuple[Prepared | OnDemand, ...]  # the splits' train, validation, test
+    categories: tuple[str, ...]
+
+
+def load_completion_data(
+    settings: DataSettings, sizes: GroupSizes, data_root: Path | None, cache: Path
+) -> CompletionData:
+    """The pairs of the three parts; from ``pcc/`` of the root or the folder that the settings name, else embedded."""
+    folder = _folder(settings, data_root)
+    if folder is None:
+        return _embedded(settings, sizes, cache)
+    found = find_shapes(folder)
+    counts = {part: len(found.parts[part]) for part in PARTS}
+    details = {"layout": found.layout, "shapes": counts, **found.notes, **_details(settings)}
+    if found.layout != "meshes":
+        parts = tuple(OnDemand(found.parts[part], found.categories, settings) for part in PARTS)
+    else:
+        key = [found.fingerprint, settings.model_dump(exclude={"folder", "num_shapes", "num_eval_shapes"})]
+        arrays = _cached(cache, [*key, sizes], lambda: _scan_all(_read_meshes(found, settings), settings, sizes))
+        parts = tuple(Prepared(_of_part(arrays, part), settings.frame) for part in PARTS)
+        details |= _counts(parts)
+    splits = Splits(*parts, found.name, found.fingerprint, False, details)
+    return CompletionData(splits, parts, found.categories)
+
+
+def make_example(
+    partial: np.ndarray, complete: np.ndarray, num_input: int, frame: str, groups: Groups | None
+) -> Example:
+    """partial: (n, 3), n at most num_input.  complete: (num_target, 3).  Both in the data's coordinates."""
+    centre, scale = model_frame(partial) if frame == "partial" else (np.zeros(3), 1.0)
+    points = np.zeros((num_input, 3), np.float32)
+    points[: len(partial)] = (partial - centre) / scale
+    padding = torch.arange(num_input) >= len(partial)
+    inside = torch.from_numpy(((complete - centre) / scale).astype(np.float32))
+    return Example(
+        torch.from_numpy(points), padding, inside, torch.tensor(centre).float(), torch.tensor(scale).float(), groups
+    )
+
+
+def model_frame(partial: np.ndarray) -> tuple[np.ndarray, float]:
+    """Middle of the partial cloud's bounding box, and half its largest side: nothing of the complete cloud is known."""
+    low, high = partial.min(0).astype(np.float64), partial.max(0).astype(np.float64)
+    return (low + high) / 2, float((high - low).max()) / 2 or 1.0
+
+
+def check_partial(partial: np.ndarray, origin: str) -> None:
+    """Raises ValueError for a cloud that no completion can start from."""
+    if len(partial) < MIN_POINTS:
+        raise ValueError(f"{origin}: the partial cloud has {len(partial)} points, at least {MIN_POINTS} are needed")
+
+
+def _folder(settings: DataSettings, data_root: Path | None) -> Path | None:
+    """Where real data lie; None for the embedded ones."""
+    if data_root is None and settings.folder is None:
+        return None
+    name = settings.folder or "sweethome3d"
+    inside = None if data_root is None else data_root / "pcc" / name
+    if inside is not None and inside.is_dir():
+        return inside
+    if settings.folder is not None and Path(name).is_dir():
+        return Path(name)
+    where = "no such folder" if data_root is None else f"no such folder in {Path(data_root.name) / 'pcc'}"
+    raise ValueError(f"data.folder {name}: {where}; give a folder there, or a path")
+
+
+class Scan(NamedTuple):
+    """A shape as it was measured."""
+
+    partials: list[np.ndarray]  # float32 (n, 3) each
+    complete: np.ndarray  # float32 (num_target, 3)
+    category: int
+    origin: str  # for messages
+
+
+def scan_mesh(
+    mesh: Mesh, num_views: int, settings: DataSettings, rng: np.random.Generator
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Partial clouds of a mesh in its unit box, at most num_input points each, and its complete cloud."""
+    complete = sample_surface(mesh, settings.num_target, rng)
+    partials = []
+    for _ in range(num_views):
+        seen = visible_points(mesh, view_direction(rng), settings.resolution)
+        seen = seen[rng.permutation(len(seen))[: settings.num_input]]
+        partials.append(_coarse(seen))
+    return partials, _coarse(complete)
+
+
+def _coarse(points: np.ndarray) -> np.ndarray:
+    """Coarser than the last bits in which mathematical libraries differ."""
+    return np.round(points, 5).astype(np.float32)
+
+
+def _embedded(settings: DataSettings, sizes: GroupSizes, cache: Path) -> CompletionData:
+    key = ["embedded", settings.model_dump(exclude={"folder"}), sizes]
+    arrays = _cached(cache, key, lambda: _scan_all(_solids(settings), settings, sizes))
+    parts = tuple(Prepared(_of_part(arrays, part), settings.frame) for part in PARTS)
+    digest = hashlib.sha256()
+    for part in parts:
+        for array in (part.partial, part.count, part.complete, part.shape, part.category):
+            digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).tobytes())
+    details = {"layout": "procedural solids", **_details(settings), **_counts(parts)}
+    splits = Splits(*parts, "embedded", digest.hexdigest(), True, details)
+    return CompletionData(splits, parts, tuple(SOLIDS))
+
+
+def _solids(settings: DataSettings) -> Iterator[tuple[str, Scan]]:
+    """Part and scan of each embedded shape; the categories take turns."""
+    names = list(SOLIDS)
+    for number, part in enumerate(PARTS):
+        views = settings.num_views if part == "train" else 1
+        for index in range(settings.num_shapes if part == "train" else settings.num_eval_shapes):
+            rng = np.random.default_rng([settings.seed, number, index])
+            while True:  # a wing seen from its edge covers too few pixels: the next draw is another shape
+                mesh = make_solid(names[index % len(names)], rng)
+                partials, complete = scan_mesh(mesh, views, settings, rng)
+                if min(map(len, partials)) >= MIN_POINTS:
+                    break
+            yield part, Scan(partials, complete, index % len(names), "embedded")
+
+
+def _read_meshes(found: ShapeSet, settings: DataSettings) -> Iterator[tuple[str, Scan]]:
+    from tasks.point_cloud_completion.meshes import read_mesh
+
+    for number, part in enumerate(PARTS):
+        views = settings.num_views if part == "train" else 1
+        for index, shape in enumerate(found.parts[part]):
+            rng = np.random.default_rng([settings.seed, number, index])
+            mesh = unit_box(read_mesh(shape.complete))
+            partials, complete = scan_mesh(mesh, views, settings, rng)
+            yield part, Scan(partials, complete, found.categories.index(shape.category), shape.label(0))
+
+
+def _scan_all(scans: Iterator[tuple[str, Scan]], settings: DataSettings, sizes: GroupSizes) -> dict[str, np.ndarray]:
+    """All arrays of the three parts, by "<part>.<name>"."""
+    by_part: dict[str, list[Scan]] = {part: [] for part in PARTS}
+    for part, scan in scans:
+        for partial in scan.partials:
+            check_partial(partial, scan.origin)
+        by_part[part].append(scan)
+    return {
+        f"{part}.{name}": array for part in PARTS for name, array in _arrays(by_part[part], settings, sizes).items()
+    }
+
+
+def _arrays(scans: Sequence[Scan], settings: DataSettings, sizes: GroupSizes) -> dict[str, np.ndarray]:
+    partials = [partial for scan in scans for partial in scan.partials]
+    padded = np.zeros((len(partials), settings.num_input, 3), np.float32)
+    for row, partial in zip(padded, partials, strict=True):
+        row[: len(partial)] = partial
+    count = np.array([len(partial) for partial in partials], np.int32)
+    return {
+        "partial": padded,
+        "count": count,
+        "complete": np.stack([scan.complete for scan in scans]),
+        "shape": np.repeat(np.arange(len(scans), dtype=np.int32), [len(scan.partials) for scan in scans]),
+        "category": np.array([scan.category for scan in scans], np.int32),
+        **_prepared_groups(padded, count, sizes),
+    }
+
+
+def _prepared_groups(padded: np.ndarray, count: np.ndarray, sizes: GroupSizes) -> dict[str, np.ndarray]:
+    padding = torch.from_numpy(np.arange(padded.shape[1]) >= count[:, None])
+    pieces = [
+        find_groups(points, sizes, padding=padded_points)
+        for points, padded_points in zip(torch.from_numpy(padded).split(64), padding.split(64), strict=True)
+    ]
+    joined = (torch.cat(tensors).numpy() for tensors in zip(*pieces, strict=True))
+    return {
+        name: array if array.dtype == np.bool_ else array.astype(np.int16)
+        for name, array in zip(Groups._fields, joined, strict=True)
+    }
+
+
+def _of_part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
+
+
+def _details(settings: DataSettings) -> dict[str, Any]:
+    return {
+        "num_input": settings.num_input,
+        "num_target": settings.num_target,
+        "frame": settings.frame,
+        "unit": "the largest side of a complete shape's bounding box is 1, where shapes are meshes",
+    }
+
+
+def _counts(parts: Sequence[Any]) -> dict[str, Any]:
+    """How full the partial clouds are."""
+    counts = np.concatenate([part.count for part in parts])
+    return {
+        "partial_points": {
+            "least": int(counts.min()),
+            "mean": round(float(counts.mean()), 1),
+            "most": int(counts.max()),
+        }
+    }
+
+
+def _cached(cache: Path, key: list[Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays from the cache, or made and left there."""
+    text = json.dumps([DATA_VERSION, *key], sort_keys=True)
+    path = cache / f"pcc-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+    if not path.is_file():
+        arrays = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # whole or not at all: cells of other processes read it
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+    with np.load(path, allow_pickle=False) as stored:
+        return dict(stored)

@@ -1,0 +1,93 @@
+"""Figures of point-cloud completion: partial cloud, truth and each attention's completion, from one camera."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tasks.point_cloud_completion.packing import unpack
+
+Record = Mapping[str, Any]
+AZIMUTH, ELEVATION = 0.7, 0.35  # of the camera, in radians
+COLOURS = "viridis_r"  # near points dark
+
+
+def figures(records: Sequence[Record]) -> dict[str, Figure]:
+    """``completions_<pattern>`` and, where real scans were completed, ``scans_<pattern>``; of several seeds the lowest."""
+    made: dict[str, Figure] = {}
+    for pattern in dict.fromkeys(record["cell"]["pattern"] for record in records):
+        own = [record for record in records if record["cell"]["pattern"] == pattern]
+        for kind, name in (("shapes", "completions"), ("scans", "scans")):
+            columns = _by_label([record for record in own if (record.get("curves") or {}).get(kind)], kind)
+            if columns:
+                made[f"{name}_{pattern}"] = _rows(columns, kind, f"{name.capitalize()}, {pattern}")
+    return made
+
+
+def _by_label(records: Sequence[Record], kind: str) -> dict[str, list[Mapping[str, str]]]:
+    """Attention -> its drawn clouds; records that drew other shapes than the first are left out."""
+    found: dict[str, list[Mapping[str, str]]] = {}
+    names: list[str] | None = None
+    for record in sorted(records, key=lambda r: (_label(r), r["cell"].get("seed", 0))):
+        drawn = record["curves"][kind]
+        names = names or [shape["name"] for shape in drawn]
+        if [shape["name"] for shape in drawn] == names:
+            found.setdefault(_label(record), drawn)
+    return found
+
+
+def _label(record: Record) -> str:
+    """What tables call the contender."""
+    return str(record["cell"].get("variant") or record["cell"]["attention"])
+
+
+def _rows(columns: Mapping[str, Sequence[Mapping[str, str]]], kind: str, title: str) -> Figure:
+    """A row a shape; the first columns are what all attentions share."""
+    shapes = next(iter(columns.values()))
+    shared = ["partial", "truth"] if kind == "shapes" else ["partial"]
+    width = len(shared) + len(columns)
+    figure = Figure(figsize=(1.7 * width, 1.8 * len(shapes) + 0.4), layout="constrained")
+    axes = figure.subplots(len(shapes), width, squeeze=False)
+    for row, shape in enumerate(shapes):
+        clouds = {name: shape[name] for name in shared}
+        clouds |= {label: drawn[row]["completion"] for label, drawn in columns.items()}
+        views = {name: seen_from_camera(unpack(text)) for name, text in clouds.items()}
+        # One frame a row, of the truth where there is one: a stray point must not shrink all others.
+        frame = views["truth" if "truth" in views else "partial"][:, :2]
+        middle = (frame.min(0) + frame.max(0)) / 2
+        reach = 0.6 * max(float(np.ptp(frame, axis=0).max()), 1e-6)
+        for axis, (name, view) in zip(axes[row], views.items(), strict=True):
+            _scatter(axis, view, middle, reach)
+            if row == 0:
+                axis.set_title(name, fontsize=8)
+        axes[row, 0].set_ylabel(shape["name"], fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def seen_from_camera(cloud: np.ndarray) -> np.ndarray:
+    """Right, up and distance away from the camera.  (n, 3) -> (n, 3)"""
+    x, y, z = cloud.T
+    right, away = np.cos(AZIMUTH) * x - np.sin(AZIMUTH) * z, -np.sin(AZIMUTH) * x - np.cos(AZIMUTH) * z
+    return np.stack(
+        (right, np.cos(ELEVATION) * y + np.sin(ELEVATION) * away, np.cos(ELEVATION) * away - np.sin(ELEVATION) * y),
+        axis=1,
+    )
+
+
+def _scatter(axis: Axes, view: np.ndarray, middle: np.ndarray, reach: float) -> None:
+    """Far points first, near ones over them."""
+    order = view[:, 2].argsort()[::-1]
+    right, up, away = view[order].T
+    axis.scatter(right, up, c=away, s=2.5, cmap=COLOURS, linewidths=0)
+    axis.set_xlim(middle[0] - reach, middle[0] + reach)
+    axis.set_ylim(middle[1] - reach, middle[1] + reach)
+    axis.set_aspect("equal")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for side in axis.spines.values():
+        side.set_visible(False)

@@ -1,0 +1,318 @@
+"""PoinTr (Yu et al., ICCV 2021, arXiv 2108.08839): a cloud seen from one side -> point proxies -> Transformer -> the whole.
+
+All layers are linear maps of points, kept as (batch, points, channels).  Padded points are left out of every neighbourhood,
+statistic, maximum and attention, so that a cloud gives the same result in any batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmark.interface import AttentionFactory
+from tasks.point_cloud_completion.geometry import gather, neighbours
+from tasks.point_cloud_completion.grouping import Groups, GroupSizes, find_groups
+
+SLOPE = 0.2  # of every leaky ReLU
+QUERY_NEIGHBOURS = 8  # of the branches beside the attentions
+
+
+class Completion(NamedTuple):
+    """Two predictions, without the input's points."""
+
+    coarse: Tensor  # (b, num_queries, 3)
+    dense: Tensor  # (b, num_queries · fold_size², 3)
+
+
+class PoinTr(nn.Module):
+    """Completes clouds.
+
+    num_centres, num_proxies, num_neighbours   of the grouper (``GroupSizes``)
+    group_dims      widths of its input map and of its four edge convolutions
+    num_queries     coarse points; each becomes a patch of fold_size² points
+    global_dim      width of the cloud's one feature
+    fold_dim        width of the folding maps
+    num_branches    blocks of encoder and decoder, from the first, that have a branch of neighbours beside the attention
+    attention_for   makes the attention layers: noncausal_self in encoder and decoder, noncausal_cross in the decoder
+    """
+
+    def __init__(
+        self,
+        *,
+        attention_for: AttentionFactory,
+        embed_dim: int = 384,
+        num_heads: int = 6,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 8,
+        mlp_ratio: float = 2.0,
+        drop_path: float = 0.0,
+        num_centres: int = 512,
+        num_proxies: int = 128,
+        num_neighbours: int = 16,
+        group_dims: Sequence[int] = (8, 32, 64, 64, 128),
+        num_queries: int = 224,
+        fold_size: int = 8,
+        global_dim: int = 1024,
+        fold_dim: int = 256,
+        num_branches: int = 1,
+    ) -> None:
+        super().__init__()
+        self.sizes = GroupSizes(num_centres, num_proxies, num_neighbours, QUERY_NEIGHBOURS)
+        self.num_queries = num_queries
+        self.grouper = Grouper(group_dims)
+        self.proxy_map = PointMap(group_dims[-1], embed_dim, embed_dim)
+        self.position_map = PointMap(3, 128, embed_dim)
+
+        def block(layer: int, max_length: int, *, decoder: bool) -> nn.Module:
+            sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "bias": False}
+            attentions = [attention_for("noncausal_self", max_length=max_length, **sizes)]
+            if decoder:
+                attentions.append(attention_for("noncausal_cross", max_length=max(max_length, num_proxies), **sizes))
+            made = [NeighbourAttention(one, embed_dim, branch=layer < num_branches) for one in attentions]
+            mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
+            return (
+                DecoderBlock(*made, mlp, embed_dim, drop_path)
+                if decoder
+                else EncoderBlock(*made, mlp, embed_dim, drop_path)
+            )
+
+        self.encoder = nn.ModuleList(block(i, num_proxies, decoder=False) for i in range(num_encoder_layers))
+        self.global_map = PointMap(embed_dim, global_dim, global_dim)
+        self.coarse_head = nn.Sequential(
+            nn.Linear(global_dim, global_dim), nn.ReLU(), nn.Linear(global_dim, 3 * num_queries)
+        )
+        self.query_head = nn.Sequential(
+            nn.Linear(global_dim + 3, global_dim),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(global_dim, global_dim),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(global_dim, embed_dim),
+        )
+        self.decoder = nn.ModuleList(block(i, num_queries, decoder=True) for i in range(num_decoder_layers))
+        self.result_map = PointMap(embed_dim, global_dim, global_dim)
+        self.reduce = nn.Linear(global_dim + embed_dim + 3, embed_dim)
+        self.fold = Fold(embed_dim, fold_dim, fold_size)
+
+    def forward(self, points: Tensor, padding: Tensor | None = None, groups: Groups | None = None) -> Completion:
+        """points: (batch, n, 3).  padding: bool (batch, n).  groups: what ``find_groups`` gives, where it is known."""
+        if padding is not None:
+            points = points.masked_fill(padding[..., None], 0)
+            padding = padding if bool(padding.any()) else None
+        if groups is None:
+            groups = find_groups(points, self.sizes, padding=padding)
+        features, at_proxies, padding = self.grouper(points, padding, groups, self.sizes.num_proxies)
+        x, position = self.proxy_map(features, padding), self.position_map(at_proxies, padding)
+        for block in self.encoder:
+            x = block(x + position, groups.among_proxies, padding)  # (b, m, e)
+
+        cloud = _maximum(self.global_map(x, padding), padding)  # (b, global_dim)
+        coarse = rearrange(self.coarse_head(cloud), "b (q c) -> b q c", c=3).float()
+        q = self.query_head(_beside(cloud, coarse.to(cloud.dtype)))
+        among_queries = neighbours(coarse, coarse, QUERY_NEIGHBOURS)
+        of_queries = neighbours(coarse, at_proxies, QUERY_NEIGHBOURS, source_padding=padding)
+        for block in self.decoder:
+            q = block(q, x, among_queries, of_queries, padding)  # (b, q, e)
+
+        cloud = _maximum(self.result_map(q), None)
+        q = self.reduce(torch.cat((_beside(cloud, q), coarse.to(q.dtype)), dim=2))
+        patches = self.fold(q).float() + coarse[:, :, None]
+        return Completion(coarse, patches.flatten(1, 2))
+
+
+class Grouper(nn.Module):
+    """DGCNN in four edge convolutions, over the points, then over two levels of centres; gives the proxies' features."""
+
+    def __init__(self, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, dims[0])
+        self.layers = nn.ModuleList(EdgeConvolution(narrow, wide) for narrow, wide in itertools.pairwise(dims))
+
+    def forward(
+        self, points: Tensor, padding: Tensor | None, groups: Groups, num_proxies: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features (b, m, dims[-1]), positions (b, m, 3) and padding (b, m) of the proxies, None where none is padded."""
+        centre_padding = groups.centre_padding if bool(groups.centre_padding.any()) else None
+        proxy_padding = groups.centre_padding[:, :num_proxies]
+        proxy_padding = proxy_padding if bool(proxy_padding.any()) else None
+        f = self.first(points)
+        f = self.layers[0](f, f, groups.of_points, padding)
+        f = self.layers[1](gather(f, groups.centres), f, groups.of_centres, centre_padding)
+        f = self.layers[2](f, f, groups.among_centres, centre_padding)
+        f = self.layers[3](f[:, :num_proxies], f, groups.of_proxies, proxy_padding)
+        return f, gather(points, groups.centres[:, :num_proxies]), proxy_padding
+
+
+class EdgeConvolution(nn.Module):
+    """max over j of act(norm(W (f_j − f_i, f_i))), j the neighbours of i; the norm is over all real pairs of a cloud.
+
+    W is applied to points, not to pairs: W (f_j − f_i, f_i) = W₁ f_j + (W₂ − W₁) f_i.  And the maximum is taken before
+    norm and activation, which are monotone in each channel: where the norm's weight is negative the minimum takes its place.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, *, num_groups: int = 4) -> None:
+        super().__init__()
+        self.map = nn.Linear(2 * in_dim, out_dim, bias=False)
+        self.norm = nn.GroupNorm(num_groups, out_dim)
+
+    def forward(self, centre: Tensor, source: Tensor, neighbours: Tensor, padding: Tensor | None) -> Tensor:
+        """centre: (b, n, c).  source: (b, m, c).  neighbours: (b, n, k).  padding: (b, n).  Returns (b, n, out_dim)."""
+        ahead, own = self.map.weight.chunk(2, dim=1)
+        pairs = gather(F.linear(source, ahead), neighbours) + F.linear(centre, own - ahead)[:, :, None]  # (b, n, k, c)
+        mean, deviation = self._statistics(pairs.float(), padding)
+        weight = self.norm.weight / deviation  # (b, 1, c)
+        extreme = torch.where(weight >= 0, pairs.amax(2), pairs.amin(2))
+        return F.leaky_relu((extreme - mean) * weight + self.norm.bias, SLOPE).to(pairs.dtype)
+
+    def _statistics(self, pairs: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each cloud's groups of channels, over its real pairs, spread to channels: (b, 1, c)."""
+        (b, n), groups = pairs.shape[:2], self.norm.num_groups
+        if padding is None:
+            share = pairs.new_full((b, n), 1 / n)
+        else:
+            share = (~padding).to(pairs.dtype)
+            share = share / share.sum(1, keepdim=True)
+
+        def mean_of(values: Tensor) -> Tensor:
+            by_channel = torch.einsum("bnc,bn->bc", values.mean(2), share)
+            mean = rearrange(by_channel, "b (g c) -> b g c", g=groups).mean(2)
+            return repeat(mean, "b g -> b 1 (g c)", c=values.shape[3] // groups)
+
+        mean = mean_of(pairs)
+        return mean, (mean_of((pairs - mean[:, :, None]).square()) + self.norm.eps).sqrt()
+
+
+class PointMap(nn.Module):
+    """Linear, batch norm, leaky ReLU, linear, on each real point; 0 at padded ones."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_dim, hidden_dim),
+            nn.BatchNorm1d(hidden_dim),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(hidden_dim, out_dim),
+        )
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """(b, n, in_dim) -> (b, n, out_dim)"""
+        if padding is None:
+            return self.layers(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        real = self.layers(x[~padding])  # the norm's statistics see real points alone
+        out = real.new_zeros(*x.shape[:2], real.shape[-1])
+        out[~padding] = real
+        return out
+
+
+class NeighbourAttention(nn.Module):
+    """An attention, and beside it, where ``branch``, the maximum over neighbours' features; both are merged.
+
+    The branch stays when the attention is replaced.
+    """
+
+    def __init__(self, attention: nn.Module, embed_dim: int, *, branch: bool) -> None:
+        super().__init__()
+        self.attention = attention
+        self.map = nn.Linear(2 * embed_dim, embed_dim) if branch else None
+        self.merge = nn.Linear(2 * embed_dim, embed_dim) if branch else None
+
+    def forward(self, query: Tensor, source: Tensor, neighbours: Tensor, padding: Tensor | None) -> Tensor:
+        """query: (b, n, e).  source: (b, m, e).  neighbours: (b, n, k), into source.  padding: (b, m)."""
+        attended = self.attention(query, source, key_padding_mask=padding)
+        if self.map is None or self.merge is None:
+            return attended
+        ahead, own = self.map.weight.chunk(2, dim=1)  # of (f_j − f_i, f_i), as in EdgeConvolution
+        near = gather(F.linear(source, ahead), neighbours).amax(2) + F.linear(query, own - ahead, self.map.bias)
+        return self.merge(torch.cat((attended, F.leaky_relu(near, SLOPE)), dim=2))
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention with its branch, and a feed-forward, both normalised before."""
+
+    def __init__(self, attention: nn.Module, mlp: nn.Module, embed_dim: int, drop_path: float) -> None:
+        super().__init__()
+        self.attention, self.mlp = attention, mlp
+        self.norm1, self.norm2 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, neighbours: Tensor, padding: Tensor | None) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.drop_path(self.attention(y, y, neighbours, padding))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention of the queries, cross-attention to the proxies, each with its branch, and a feed-forward."""
+
+    def __init__(
+        self, self_attention: nn.Module, cross_attention: nn.Module, mlp: nn.Module, embed_dim: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.self_attention, self.cross_attention, self.mlp = self_attention, cross_attention, mlp
+        self.norm1, self.norm_query, self.norm_source, self.norm2 = (nn.LayerNorm(embed_dim) for _ in range(4))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, q: Tensor, source: Tensor, among_queries: Tensor, of_queries: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        y = self.norm1(q)
+        q = q + self.drop_path(self.self_attention(y, y, among_queries, None))
+        cross = self.cross_attention(self.norm_query(q), self.norm_source(source), of_queries, padding)
+        q = q + self.drop_path(cross)
+        return q + self.drop_path(self.mlp(self.norm2(q)))
+
+
+class Fold(nn.Module):
+    """FoldingNet twice: each query's feature bends a flat grid of size² points into a patch around it."""
+
+    grid: Tensor
+
+    def __init__(self, in_dim: int, hidden_dim: int, size: int) -> None:
+        super().__init__()
+        line = torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1)
+        self.register_buffer("grid", torch.cartesian_prod(line, line), persistent=False)  # (s, 2)
+        self.first, self.second = FoldMap(2, in_dim, hidden_dim), FoldMap(3, in_dim, hidden_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, q, in_dim) -> (b, q, s, 3)"""
+        seeds = self.grid.to(features.dtype).expand(*features.shape[:2], -1, -1)
+        return self.second(self.first(seeds, features), features)
+
+
+class FoldMap(nn.Module):
+    """Three linear maps of (seed, feature) with batch norm and ReLU between; the feature's share is computed once a query."""
+
+    def __init__(self, seed_dim: int, in_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.seed_dim = seed_dim
+        self.map = nn.Linear(seed_dim + in_dim, hidden_dim)
+        self.rest = nn.Sequential(
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim // 2),
+            nn.BatchNorm1d(hidden_dim // 2),
+            nn.ReLU(),
+            nn.Linear(hidden_dim // 2, 3),
+        )
+
+    def forward(self, seeds: Tensor, features: Tensor) -> Tensor:
+        """seeds: (b, q, s, seed_dim).  features: (b, q, in_dim).  Returns (b, q, s, 3)."""
+        of_seed, of_feature = self.map.weight.split((self.seed_dim, features.shape[-1]), dim=1)
+        hidden = F.linear(seeds, of_seed) + F.linear(features, of_feature, self.map.bias)[:, :, None]
+        return self.rest(hidden.flatten(0, 2)).unflatten(0, seeds.shape[:3])
+
+
+def _maximum(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Over real points: (b, n, c) -> (b, c)."""
+    return (x if padding is None else x.masked_fill(padding[..., None], -torch.inf)).amax(1)
+
+
+def _beside(cloud: Tensor, x: Tensor) -> Tensor:
+    """The cloud's feature before each point's: (b, g), (b, n, c) -> (b, n, g + c)."""
+    return torch.cat((cloud[:, None].expand(-1, x.shape[1], -1), x), dim=2)

@@ -1,0 +1,170 @@
+"""Folders of real shapes in their own layouts: meshes by category and part, PCN, ShapeNet-55."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from tasks.point_cloud_completion.meshes import CLOUDS, MESHES, read_cloud
+
+PARTS = ("train", "validation", "test")
+PCN_PARTS = {"train": "train", "validation": "val", "test": "test"}
+
+HELD_OUT = 20  # ShapeNet-55 has no validation list: every 20th line of the training list is kept for it
+
+Layout = Literal["meshes", "pcn", "shapenet55"]
+
+
+class Shape(NamedTuple):
+    """One shape's files."""
+
+    category: str
+    name: str
+    complete: Path  # the mesh, or the complete cloud
+    partials: tuple[Path, ...] = ()  # of PCN, one a view
+    cropped: bool = False  # of ShapeNet-55: the partial cloud is cut from the complete one
+
+    @property
+    def num_views(self) -> int:
+        return max(1, len(self.partials))
+
+    def label(self, view: int) -> str:
+        """For messages."""
+        return _short(self.partials[view] if self.partials else self.complete)
+
+
+class ShapeSet(NamedTuple):
+    """What a folder holds."""
+
+    name: str
+    layout: Layout
+    parts: dict[str, list[Shape]]
+    categories: tuple[str, ...]
+    fingerprint: str
+    notes: dict[str, Any]
+
+
+def find_shapes(folder: Path) -> ShapeSet:
+    """The shapes of a folder, recognised by its layout.  Raises ValueError, in one line, where it has none of them."""
+    if (folder / "train" / "complete").is_dir():
+        return _pcn(folder)
+    lists = folder / "ShapeNet-55" if (folder / "ShapeNet-55").is_dir() else folder
+    if (lists / "train.txt").is_file():
+        return _shapenet(folder, lists)
+    return _meshes(folder)
+
+
+def read_pair(shape: Shape, view: int, num_input: int, num_target: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Partial (n, 3), n at most num_input, and complete (num_target, 3), float32; the same points whenever it is asked."""
+    rng = np.random.default_rng([seed, view, *hashlib.sha256(f"{shape.category}/{shape.name}".encode()).digest()[:8]])
+    complete = read_cloud(shape.complete)
+    if len(complete) < num_target:
+        raise ValueError(
+            f"{_short(shape.complete)}: a complete cloud of {len(complete)} points, data.num_target {num_target} are needed"
+        )
+    if shape.cropped:
+        complete = _unit_ball(complete)
+    target = complete if len(complete) == num_target else complete[rng.permutation(len(complete))[:num_target]]
+    partial = _cropped(complete, rng) if shape.cropped else read_cloud(shape.partials[view])
+    return partial[rng.permutation(len(partial))[:num_input]], target
+
+
+def _cropped(complete: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Without the quarter to three quarters of the points that lie nearest to a random viewpoint on the unit sphere."""
+    viewpoint = rng.standard_normal(3)
+    viewpoint /= np.linalg.norm(viewpoint)
+    order = np.linalg.norm(complete - viewpoint, axis=1).argsort(kind="stable")
+    return complete[order[int(len(complete) * rng.uniform(0.25, 0.75)) :]]
+
+
+def _unit_ball(cloud: np.ndarray) -> np.ndarray:
+    """ShapeNet-55's normalisation, of the complete cloud: mean at the origin, farthest point at distance 1."""
+    centred = cloud - cloud.mean(0)
+    return (centred / max(float(np.linalg.norm(centred, axis=1).max()), 1e-12)).astype(np.float32)
+
+
+def _meshes(folder: Path) -> ShapeSet:
+    """<category>/{train,validation,test}/<name>.{npz,obj,off,ply}"""
+    parts: dict[str, list[Shape]] = {part: [] for part in PARTS}
+    for part in PARTS:
+        for path in sorted(folder.glob(f"*/{part}/*")):
+            if path.suffix.lower() in MESHES:
+                parts[part].append(Shape(path.parent.parent.name, path.stem, path))
+    _check_parts(
+        folder,
+        parts,
+        f"<category>/{{{','.join(PARTS)}}}/<name>.{{{','.join(s[1:] for s in MESHES)}}} of meshes, PCN's or ShapeNet-55's",
+    )
+    digest = hashlib.sha256()
+    for part in PARTS:
+        for shape in parts[part]:
+            digest.update(f"{shape.category}/{part}/{shape.complete.name}\0".encode())
+            digest.update(hashlib.sha256(shape.complete.read_bytes()).digest())
+    return ShapeSet(folder.name, "meshes", parts, _categories(parts), digest.hexdigest(), {})
+
+
+def _pcn(folder: Path) -> ShapeSet:
+    """{train,val,test}/{partial,complete}/<synset>/<model>[/00…07].{pcd,h5}"""
+    parts: dict[str, list[Shape]] = {part: [] for part in PARTS}
+    for part, own in PCN_PARTS.items():
+        for path in sorted((folder / own / "complete").glob("*/*")):
+            if path.suffix.lower() not in CLOUDS:
+                continue
+            place = folder / own / "partial" / path.parent.name
+            views = sorted(p for p in (place / path.stem).glob("*") if p.suffix.lower() in CLOUDS)
+            views = views or [p for p in [place / path.name] if p.is_file()]
+            if not views:
+                raise ValueError(f"{_short(path)}: no partial cloud of this model in {own}/partial/{path.parent.name}")
+            parts[part].append(Shape(path.parent.name, path.stem, path, tuple(views if part == "train" else views[:1])))
+    _check_parts(folder, parts, "{train,val,test}/{partial,complete}/<synset>/<model>[/00…07].{pcd,h5}, as PCN's")
+    files = [path for part in PARTS for shape in parts[part] for path in (shape.complete, *shape.partials)]
+    notes = {"fingerprint_of": "names and sizes of all files: reading them whole would take longer than training"}
+    return ShapeSet(folder.name, "pcn", parts, _categories(parts), _digest_of_sizes(folder, files), notes)
+
+
+def _shapenet(folder: Path, lists: Path) -> ShapeSet:
+    """train.txt, test.txt (one <synset>-<model>.npy a line), and the clouds in shapenet_pc/."""
+    parts: dict[str, list[Shape]] = {part: [] for part in PARTS}
+    for name in ("train", "test"):
+        path = lists / f"{name}.txt"
+        if not path.is_file():
+            raise ValueError(f"{_short(path)}: no such file; ShapeNet-55 has train.txt and test.txt")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+            if not (line := line.strip()):
+                continue
+            synset, dash, _ = line.partition("-")
+            cloud = folder / "shapenet_pc" / line
+            if not dash or Path(line).name != line or not cloud.is_file():
+                raise ValueError(f"{_short(path)}: line {number + 1}: no cloud shapenet_pc/{line[:80]}")
+            part = "validation" if name == "train" and number % HELD_OUT == HELD_OUT - 1 else name
+            parts[part].append(Shape(synset, Path(line).stem, cloud, cropped=True))
+    _check_parts(folder, parts, f"at least {HELD_OUT} lines in train.txt and one in test.txt, as ShapeNet-55's")
+    files = [shape.complete for part in PARTS for shape in parts[part]]
+    notes = {"fingerprint_of": "names and sizes of all files", "validation": f"every {HELD_OUT}th line of train.txt"}
+    return ShapeSet(folder.name, "shapenet55", parts, _categories(parts), _digest_of_sizes(folder, files), notes)
+
+
+def _check_parts(folder: Path, parts: dict[str, list[Shape]], layout: str) -> None:
+    for part in PARTS:
+        if not parts[part]:
+            raise ValueError(f"{folder.name}: no shape of the part {part}; the layout is {layout}")
+
+
+def _categories(parts: dict[str, list[Shape]]) -> tuple[str, ...]:
+    return tuple(sorted({shape.category for shapes in parts.values() for shape in shapes}))
+
+
+def _digest_of_sizes(folder: Path, files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _short(path: Path) -> str:
+    """The end of a path, which names the file without saying where the data lie."""
+    return "/".join(path.parts[-4:])

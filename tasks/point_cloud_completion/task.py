@@ -1,0 +1,275 @@
+"""Point-cloud completion, as the engine calls it: PoinTr on clouds seen from one side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from benchmark.interface import AttentionFactory, Columns, LossSum, Splits, mean_of
+from benchmark.settings import Settings
+from tasks.point_cloud_completion.controls import columns_of, control_columns
+from tasks.point_cloud_completion.data import (
+    CompletionData,
+    DataSettings,
+    Example,
+    check_partial,
+    load_completion_data,
+    make_example,
+)
+from tasks.point_cloud_completion.geometry import farthest_points, gather
+from tasks.point_cloud_completion.grouping import Groups, GroupSizes
+from tasks.point_cloud_completion.meshes import read_cloud
+from tasks.point_cloud_completion.metrics import chamfer_l1_of, nearest_distances
+from tasks.point_cloud_completion.packing import DRAWN_STEP, pack
+from tasks.point_cloud_completion.pointr import QUERY_NEIGHBOURS, Completion, PoinTr
+
+
+class ModelSettings(Settings):
+    """Sizes of PoinTr."""
+
+    embed_dim: int = Field(default=384, ge=1)
+    num_heads: int = Field(default=6, ge=1)
+    num_encoder_layers: int = Field(default=6, ge=1)
+    num_decoder_layers: int = Field(default=8, ge=1)
+    mlp_ratio: float = Field(default=2.0, gt=0)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    num_centres: int = Field(default=512, ge=1, description="of the grouper's first level")
+    num_proxies: int = Field(default=128, ge=1, description="of its second: the tokens of the encoder")
+    num_neighbours: int = Field(default=16, ge=1, description="in the grouper's edge convolutions")
+    group_dims: tuple[int, ...] = Field(default=(8, 32, 64, 64, 128), min_length=5, max_length=5)
+    num_queries: int = Field(default=224, ge=1, description="coarse points: the tokens of the decoder")
+    fold_size: int = Field(default=8, ge=1, description="each query becomes a patch of fold_size² points")
+    global_dim: int = Field(default=1024, ge=1)
+    fold_dim: int = Field(default=256, ge=2, multiple_of=2)
+    num_branches: int = Field(default=1, ge=0, description="first blocks with a branch of neighbours")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelSettings:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.num_proxies > self.num_centres or self.num_queries > self.num_centres:
+            raise ValueError(
+                f"num_proxies {self.num_proxies} and num_queries {self.num_queries}: at most num_centres {self.num_centres}"
+            )
+        if min(self.group_dims) < 1 or any(width % 4 for width in self.group_dims[1:]):
+            raise ValueError(
+                f"group_dims {list(self.group_dims)}: from the second on multiples of 4, the norm's groups"
+            )
+        return self
+
+
+class EvalSettings(Settings):
+    """What is scored and drawn."""
+
+    threshold: float = Field(default=0.01, gt=0, description="distance of the F-score, in the data's unit")
+    num_drawn: int = Field(default=3, ge=0, le=8, description="test shapes, evenly spaced, that the record keeps")
+
+
+class CompletionSettings(Settings):
+    """Everything of the task that a preset or --set may change."""
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    eval: EvalSettings = EvalSettings()
+
+    @model_validator(mode="after")
+    def _centres_are_points(self) -> CompletionSettings:
+        if self.model.num_centres > self.data.num_input:
+            raise ValueError(
+                f"model.num_centres {self.model.num_centres}: at most data.num_input {self.data.num_input}, whose points they are"
+            )
+        return self
+
+
+class CompletionBatch(NamedTuple):
+    """Pairs side by side, in the model's frames."""
+
+    partial: Tensor  # float32 (b, num_input, 3), 0 where padded
+    padding: Tensor  # bool (b, num_input), True where padded
+    complete: Tensor  # float32 (b, num_target, 3)
+    centre: Tensor  # float32 (b, 3)
+    scale: Tensor  # float32 (b,)
+    groups: Groups | None  # of the partial clouds, where they were prepared
+
+
+class PointCloudCompletion:
+    """The task; data are loaded once, by ``load_data``."""
+
+    name = "point_cloud_completion"
+    version = 1
+    backbones = {"pointr": ("noncausal_self", "noncausal_cross")}
+    settings = {"pointr": CompletionSettings}
+    metrics = {
+        "chamfer_l1": mean_of(
+            "chamfer_l1",
+            unit="×10⁻³",
+            card="half the sum of the mean distances to the nearest point, both ways, times 1000, mean over clouds",
+        ),
+        "chamfer_l2": mean_of(
+            "chamfer_l2",
+            unit="×10⁻³",
+            card="sum of the mean squared distances to the nearest point, both ways, times 1000, mean over clouds",
+        ),
+        "f_score": mean_of(
+            "f_score",
+            unit="",
+            higher_is_better=True,
+            card="harmonic mean of the shares of points nearer than eval.threshold (0.01) to the other cloud, mean over "
+            "clouds; the partial cloud itself often wins here, since all its points are exact",
+        ),
+    }
+    selection = "chamfer_l1"
+    data: CompletionData
+
+    def __init__(self, settings: CompletionSettings, *, backbone: str) -> None:
+        if backbone not in self.backbones:
+            raise ValueError(f"backbone {backbone!r}: point_cloud_completion has {', '.join(self.backbones)}")
+        self.options = settings
+
+    def load_data(self, data_root: Path | None, cache: Path) -> Splits:
+        """The three parts' pairs; real data from ``pcc/`` of the root, or the folder that the settings name."""
+        self.cache, self.data_root = cache, data_root
+        model = self.options.model
+        sizes = GroupSizes(model.num_centres, model.num_proxies, model.num_neighbours, QUERY_NEIGHBOURS)
+        self.data = load_completion_data(self.options.data, sizes, data_root, cache)
+        return self.data.splits
+
+    def collate(self, examples: Sequence[Example]) -> CompletionBatch:
+        *tensors, groups = zip(*examples, strict=True)
+        known = None if None in groups else _wide(Groups(*map(torch.stack, zip(*groups, strict=True))))
+        return CompletionBatch(*map(torch.stack, tensors), known)
+
+    def build_model(self, attention_for: AttentionFactory) -> nn.Module:
+        return PoinTr(attention_for=attention_for, **self.options.model.model_dump())
+
+    def loss(self, model: nn.Module, batch: CompletionBatch) -> LossSum:
+        """CD-L1 of the coarse and of the dense cloud, in the model's frame; both hold points of the input too."""
+        if model.training and self.options.data.mirror:
+            batch = _mirrored(batch)
+        made = complete_batch(model, batch)
+        inputs, padding = _input_centres(batch, self.options.model.num_queries)
+        coarse, coarse_padding = _with_input(made.coarse, inputs, padding)
+        dense, dense_padding = _with_input(made.dense, batch.partial, batch.padding)
+        loss = sum(
+            chamfer_l1_of(nearest_distances(cloud, batch.complete, predicted_padding=its)).sum()
+            for cloud, its in ((coarse, coarse_padding), (dense, dense_padding))
+        )
+        assert isinstance(loss, Tensor)
+        return LossSum(loss, len(batch.partial))
+
+    def score(self, model: nn.Module, batch: CompletionBatch) -> Mapping[str, Tensor]:
+        """The dense cloud with the input's points against the complete one, in the data's coordinates."""
+        predicted, padding = predict(model, batch)
+        scale, centre = batch.scale[:, None, None].double(), batch.centre[:, None].double()
+        return columns_of(
+            predicted.double() * scale + centre,
+            batch.complete.double() * scale + centre,
+            threshold=self.options.eval.threshold,
+            predicted_padding=padding,
+        )
+
+    def controls(self) -> Mapping[str, Columns]:
+        """``partial`` and ``mean_shape`` on the test clouds."""
+        return control_columns(self.data, threshold=self.options.eval.threshold, cache=self.cache)
+
+    def tokens(self, batch: CompletionBatch) -> int:
+        """Proxies and queries that encoder and decoder read."""
+        return len(batch.partial) * (self.options.model.num_proxies + self.options.model.num_queries)
+
+    def curves(self, model: nn.Module) -> dict[str, Any]:
+        """Some test shapes, and real scans without a truth where the data root has any: partial, truth, completion."""
+        test = self.data.parts[2]
+        count = min(self.options.eval.num_drawn, len(test))
+        chosen = sorted(set(np.linspace(0, len(test) - 1, count).round().astype(int).tolist()))
+        names = [f"{self.data.categories[test.category_of(i)]} {i}" for i in chosen]
+        drawn = self._drawn(model, [test[i] for i in chosen], names, truth=True)
+        scans = self._scans()[: self.options.eval.num_drawn]
+        return {
+            "drawn_step": DRAWN_STEP,
+            "shapes": drawn,
+            "scans": self._drawn(model, [scan for _, scan in scans], [name for name, _ in scans], truth=False),
+        }
+
+    def _scans(self) -> list[tuple[str, Example]]:
+        """Name and example of the real scans in ``pcc/pcn-sample``; their complete cloud is a stand-in."""
+        if self.data_root is None:
+            return []
+        options, found = self.options.data, []
+        for path in sorted((self.data_root / "pcc" / "pcn-sample" / "partial").glob("*.pcd")):
+            cloud = read_cloud(path)
+            check_partial(cloud, path.name)
+            cloud = cloud[np.random.default_rng(options.seed).permutation(len(cloud))[: options.num_input]]
+            found.append((path.stem, make_example(cloud, cloud[:1], options.num_input, "partial", None)))
+        return found
+
+    def _drawn(
+        self, model: nn.Module, examples: Sequence[Example], names: Sequence[str], *, truth: bool
+    ) -> list[dict[str, Any]]:
+        """Clouds in the model's frame, packed."""
+        if not examples:
+            return []
+        batch = self.collate(examples)
+        device = next(model.parameters()).device
+        there = CompletionBatch(*(x.to(device) if isinstance(x, Tensor) else x and _moved(x, device) for x in batch))
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            predicted, padding = predict(model, there)
+        model.train(was_training)
+        kept = []
+        for number, (example, name) in enumerate(zip(examples, names, strict=True)):
+            clouds = {"partial": example.partial[~example.padding], "completion": predicted[number].cpu()}
+            if padding is not None:
+                clouds["completion"] = clouds["completion"][~padding[number].cpu()]
+            if truth:
+                clouds["truth"] = example.complete
+            kept.append({"name": name, **{key: pack(cloud.numpy()) for key, cloud in clouds.items()}})
+        return kept
+
+
+def complete_batch(model: nn.Module, batch: CompletionBatch) -> Completion:
+    return model(batch.partial, batch.padding, batch.groups)
+
+
+def predict(model: nn.Module, batch: CompletionBatch) -> tuple[Tensor, Tensor | None]:
+    """The prediction (b, n, 3), which holds the input's points, and its padding (b, n), None where there is none."""
+    return _with_input(complete_batch(model, batch).dense, batch.partial, batch.padding)
+
+
+def _with_input(made: Tensor, inputs: Tensor, padding: Tensor) -> tuple[Tensor, Tensor | None]:
+    cloud = torch.cat((made, inputs), dim=1)
+    if not bool(padding.any()):
+        return cloud, None
+    return cloud, torch.cat((padding.new_zeros(made.shape[:2]), padding), dim=1)
+
+
+def _input_centres(batch: CompletionBatch, num: int) -> tuple[Tensor, Tensor]:
+    """The first of the farthest-point sampling of the input (b, num, 3), and its padding."""
+    if batch.groups is None:
+        centres, padding = farthest_points(batch.partial, num, padding=batch.padding)
+    else:
+        centres, padding = batch.groups.centres[:, :num], batch.groups.centre_padding[:, :num]
+    return gather(batch.partial, centres), padding
+
+
+def _mirrored(batch: CompletionBatch) -> CompletionBatch:
+    """x and z turned around, each with probability 1/2; neighbours stay neighbours.  Drawn on the CPU, whose state resumes."""
+    signs = torch.ones(len(batch.partial), 1, 3)
+    signs[..., [0, 2]] = torch.randint(0, 2, (len(signs), 1, 2)).float() * 2 - 1
+    signs = signs.to(batch.partial.device)
+    return batch._replace(partial=batch.partial * signs, complete=batch.complete * signs)
+
+
+def _wide(groups: Groups) -> Groups:
+    """Indices are kept in 16 bits, and used in 64."""
+    return Groups(*(tensor if tensor.dtype == torch.bool else tensor.long() for tensor in groups))
+
+
+def _moved(groups: Groups, device: torch.device) -> Groups:
+    return Groups(*(tensor.to(device) for tensor in groups))
