@@ -83,11 +83,7 @@ class Transformer(nn.Module):
         source_padding: bool (batch, source length), True where padded.  Returns logits (batch, target length,
         vocab_size): entry t predicts token t + 1.
         """
-        memory = self.encode(source, source_padding)
-        x = self.target_embedding(target, 0)
-        for layer in self.decoder:
-            x = layer(x, memory, source_padding)
-        return self.output(x)
+        return self.decode(target, self.encode(source, source_padding), source_padding)
 
     def encode(self, source: Tensor, source_padding: Tensor | None = None) -> Tensor:
         """source: (batch, source length).  Returns what the decoder reads, (batch, source length, embed_dim)."""
@@ -95,6 +91,13 @@ class Transformer(nn.Module):
         for layer in self.encoder:
             x = layer(x, source_padding)
         return x
+
+    def decode(self, target: Tensor, memory: Tensor, source_padding: Tensor | None = None) -> Tensor:
+        """All logits of a whole target at once.  memory: what ``encode`` gave."""
+        x = self.target_embedding(target, 0)
+        for layer in self.decoder:
+            x = layer(x, memory, source_padding)
+        return self.output(x)
 
     def init_state(self, memory: Tensor, source_padding: Tensor | None = None) -> DecoderState:
         """Reads the encoded source once.  The state before the first target token."""
