@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -145,8 +146,8 @@ def load_summaries(options: DataSettings, data_root: Path | None, cache: Path) -
     examples, sizes = {}, {}
     for part in PARTS:
         pairs = texts.parts[part]
-        source = _side(cache / f"sum-{key}-{part}-source", lambda pairs=pairs: _sources(pairs, tokenizer, end, options))
-        target = _side(cache / f"sum-{key}-{part}-target", lambda pairs=pairs: _targets(pairs, tokenizer, end, options))
+        source = _side(cache / f"sum-{key}-{part}-source", partial(_sources, pairs, tokenizer, end, options))
+        target = _side(cache / f"sum-{key}-{part}-target", partial(_targets, pairs, tokenizer, end, options))
         examples[part] = Examples(pairs, source, target, is_test=part == "test")
         sizes[part] = {"examples": len(pairs)} | _size("source", source) | _size("target", target)
     details = {
@@ -162,7 +163,9 @@ def load_summaries(options: DataSettings, data_root: Path | None, cache: Path) -
         "letters_unseen_by_rouge": dropped,
     }
     embedded = texts.kind == "embedded"
-    splits = Splits(*(examples[part] for part in PARTS), texts.name, texts.fingerprint, embedded, details)
+    splits = Splits(
+        examples["train"], examples["validation"], examples["test"], texts.name, texts.fingerprint, embedded, details
+    )
     return Summaries(splits, tokenizer, end, LEAD_SENTENCES[texts.kind])
 
 
@@ -299,12 +302,12 @@ def fair_shares(lengths: Sequence[int], room: int) -> list[int]:
 
 def _targets(pairs: Sequence[Pair], tokenizer: PieceTokenizer, end: int, options: DataSettings) -> Side:
     tokens = encode([pair.references[0] for pair in pairs], tokenizer, "summaries")
-    rows = [[*ids[: options.max_target_tokens - 1].tolist(), end] for ids in tokens]
+    rows = [np.append(ids[: options.max_target_tokens - 1], end) for ids in tokens]
     return _flat(rows, [len(ids) + 1 for ids in tokens])
 
 
-def _flat(rows: Sequence[Sequence[int]], uncut: Sequence[int]) -> Side:
-    tokens = np.concatenate([np.asarray(row, dtype=np.uint32) for row in rows])
+def _flat(rows: Sequence[np.ndarray], uncut: Sequence[int]) -> Side:
+    tokens = np.concatenate(rows).astype(np.uint32)
     return Side(tokens, np.cumsum([len(row) for row in rows]), np.array(uncut))
 
 
@@ -313,7 +316,7 @@ def _side(stem: Path, make: Callable[[], Side]) -> Side:
     paths = {field: stem.with_name(f"{stem.name}-{field}.npy") for field in Side._fields}
     if not all(path.exists() for path in paths.values()):
         for field, array in make()._asdict().items():
-            write_atomically(paths[field], lambda temporary, array=array: _save(temporary, array))
+            write_atomically(paths[field], partial(_save, array=array))
     return Side(np.load(paths["tokens"], mmap_mode="r"), np.load(paths["ends"]), np.load(paths["uncut"]))
 
 

@@ -101,9 +101,9 @@ def _advance(
     parents, tokens = index // vocab_size, index % vocab_size
     ended = tokens == end
     for group, candidate in (ended & scores.isfinite())[:, :beam_size].nonzero().tolist():
-        history = beams.tokens[group, parents[group, candidate], : length - 1].tolist()
+        summary = beams.tokens[group, parents[group, candidate], : length - 1].tolist()
         score = scores[group, candidate].item() / length**length_penalty
-        finished[int(beams.examples[group])].append(Hypothesis(history, score, length == max_length))
+        finished[int(beams.examples[group])].append(Hypothesis(summary, score, length == max_length))
     going = torch.tensor(
         [length < max_length and len(finished[example]) < beam_size for example in beams.examples.tolist()],
         device=nats.device,

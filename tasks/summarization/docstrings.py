@@ -40,10 +40,11 @@ def find_definitions(modules: Sources, target: Target, limits: Mapping[str, int 
     # Test first: what stands twice is missed in training, not where it is scored.
     for part in ("test", "validation", "train"):
         kept: list[Pair] = []
+        limit = limits[part]
         for document in sorted(
             modules.parts[part], key=lambda document: hashlib.sha256(document.name.encode()).digest()
         ):
-            if limits[part] is not None and len(kept) >= limits[part]:
+            if limit is not None and len(kept) >= limit:
                 break
             name = document.path.relative_to(root).as_posix()
             for pair in pairs_of_module(name, document.path.read_text(encoding="utf-8"), target):
@@ -51,7 +52,7 @@ def find_definitions(modules: Sources, target: Target, limits: Mapping[str, int 
                 if digest not in seen:
                     seen.add(digest)
                     kept.append(pair)
-        parts[part] = tuple(kept[: limits[part]])
+        parts[part] = tuple(kept[:limit])
     return parts
 
 

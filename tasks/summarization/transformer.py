@@ -54,24 +54,19 @@ class Transformer(nn.Module):
         share_embeddings: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": dropout}
+        sizes: dict[str, Any] = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": dropout}
         self.source_embedding = Embedding(vocab_size, num_source_positions or max_source_length, embed_dim, dropout)
         self.target_embedding = Embedding(vocab_size, num_target_positions or max_target_length, embed_dim, dropout)
-        self.encoder: Sequence[EncoderLayer] = nn.ModuleList(  # type: ignore[assignment]
-            EncoderLayer(
-                attention_for("noncausal_self", max_length=max_source_length, **sizes), feed_forward_dim, **sizes
-            )
-            for _ in range(num_encoder_layers)
-        )
-        self.decoder: Sequence[DecoderLayer] = nn.ModuleList(  # type: ignore[assignment]
-            DecoderLayer(
-                attention_for("causal_self", max_length=max_target_length, **sizes),
-                attention_for("causal_cross", max_length=max(max_source_length, max_target_length), **sizes),
-                feed_forward_dim,
-                **sizes,
-            )
-            for _ in range(num_decoder_layers)
-        )
+        encoder, decoder = [], []
+        for _ in range(num_encoder_layers):
+            attention = attention_for("noncausal_self", max_length=max_source_length, **sizes)
+            encoder.append(EncoderLayer(attention, embed_dim, feed_forward_dim, dropout))
+        for _ in range(num_decoder_layers):
+            own = attention_for("causal_self", max_length=max_target_length, **sizes)
+            cross = attention_for("causal_cross", max_length=max(max_source_length, max_target_length), **sizes)
+            decoder.append(DecoderLayer(own, cross, embed_dim, feed_forward_dim, dropout))
+        self.encoder: Sequence[EncoderLayer] = nn.ModuleList(encoder)  # type: ignore[assignment]
+        self.decoder: Sequence[DecoderLayer] = nn.ModuleList(decoder)  # type: ignore[assignment]
         self.output = nn.Linear(embed_dim, vocab_size, bias=False)
         nn.init.normal_(self.output.weight, std=embed_dim**-0.5)
         if share_embeddings:
@@ -146,11 +141,8 @@ class Embedding(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and feed-forward, each added and then normalised; the attention layer has its own dropout."""
 
-    def __init__(
-        self, attention: nn.Module, feed_forward_dim: int, *, embed_dim: int, num_heads: int, dropout: float
-    ) -> None:
+    def __init__(self, attention: nn.Module, embed_dim: int, feed_forward_dim: int, dropout: float) -> None:
         super().__init__()
-        del num_heads  # the attention layer's
         self.attention: Any = attention
         self.attention_norm = nn.LayerNorm(embed_dim)
         self.feed_forward = FeedForward(embed_dim, feed_forward_dim, dropout)
@@ -169,14 +161,11 @@ class DecoderLayer(nn.Module):
         self,
         self_attention: nn.Module,
         cross_attention: nn.Module,
-        feed_forward_dim: int,
-        *,
         embed_dim: int,
-        num_heads: int,
+        feed_forward_dim: int,
         dropout: float,
     ) -> None:
         super().__init__()
-        del num_heads  # the attention layers'
         self.self_attention: Any = self_attention
         self.self_attention_norm = nn.LayerNorm(embed_dim)
         self.cross_attention: Any = cross_attention
