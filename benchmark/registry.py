@@ -34,6 +34,7 @@ TASKS: dict[str, str] = {
     "forecasting": "tasks.forecasting.task:Forecasting",
     "text_to_speech": "tasks.text_to_speech.task:TextToSpeech",
     "point_cloud_completion": "tasks.point_cloud_completion.task:PointCloudCompletion",
+    "summarization": "tasks.summarization.task:Summarization",
 }
 
 SHORT_NAMES = {
