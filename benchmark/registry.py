@@ -32,6 +32,7 @@ ATTENTIONS: dict[str, str] = {
 TASKS: dict[str, str] = {
     "language_modeling": "tasks.language_modeling.task:LanguageModeling",
     "forecasting": "tasks.forecasting.task:Forecasting",
+    "summarization": "tasks.summarization.task:Summarization",
 }
 
 SHORT_NAMES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -10,16 +11,19 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import believable
 import numpy as np
 import pytest
 
+from benchmark.interface import Exhibit, Sound
 from benchmark.points import Point
 from benchmark.report import build_report, compare, comparison_table, numbers, page
 from benchmark.report.crossing import crossing
-from benchmark.report.document import inline_svg
+from benchmark.report.document import Shown, inline_svg, render_html, render_markdown
 from benchmark.report.figures import time_and_memory
 from benchmark.report.groups import group_records
 from benchmark.report.latex import escape, to_latex
@@ -512,3 +516,73 @@ def test_comparison_says_what_only_one_side_has(results, tmp_path):
     frame = compare([results], [tmp_path])
     assert "only in A" in set(frame.note)
     assert math.isnan(frame[frame.note == "only in A"].difference.iloc[0])
+
+
+def exhibited():
+    rows = (
+        ("truth", "One line.\nA second | one, with <b> and *stars*.", Sound("truth", b"\xff\xfbsound", "audio/mpeg")),
+        ("lavo", "", Sound("lavo", b"OggSsound", "audio/ogg")),
+    )
+    return Exhibit("Utterance 7.", "What was read out.", ("attention", "text", "sound"), rows)
+
+
+def test_exhibits_are_tables_with_players(tmp_path):
+    shown = Shown("tts-1", exhibited())
+    html = render_html("title", [shown], tmp_path)
+    sources = re.findall(r'<audio controls preload="metadata" src="data:([a-z/]+);base64,([^"]+)"', html)
+    assert [(kind, base64.b64decode(content)) for kind, content in sources] == [
+        ("audio/mpeg", b"\xff\xfbsound"),
+        ("audio/ogg", b"OggSsound"),
+    ]
+    assert "A second | one, with &lt;b&gt; and *stars*." in html
+    markdown = render_markdown("title", [shown])
+    assert "[listen](sounds/tts-1-truth.mp3)" in markdown
+    assert "[listen](sounds/tts-1-lavo.ogg)" in markdown
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {4}
+
+
+@pytest.fixture
+def exhibits_of_forecasting(monkeypatch):
+    """A module ``tasks.forecasting.exhibits`` with this function in it, found as a file's would be."""
+
+    def add(function):
+        module = ModuleType("tasks.forecasting.exhibits")
+        module.exhibits = function
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    return add
+
+
+def test_a_tasks_exhibits_stand_in_its_report(tmp_path, exhibits_of_forecasting):
+    exhibits_of_forecasting(lambda records: [exhibited()] if records else [])
+    believable.write_cell(tmp_path / "a", "forecasting", "informer", "causal_self", "softmax", 0)
+    assert build_report([tmp_path / "a"], tmp_path / "report").faults == []
+    files = {file.name: file.read_bytes() for file in (tmp_path / "report" / "sounds").iterdir()}
+    assert files == {
+        "forecasting-informer-causal_self-1-truth.mp3": b"\xff\xfbsound",
+        "forecasting-informer-causal_self-1-lavo.ogg": b"OggSsound",
+    }
+    assert (tmp_path / "report" / "report.html").read_text().count("<audio") == 2
+
+
+def test_failing_exhibits_lose_nothing_else(tmp_path, exhibits_of_forecasting):
+    exhibits_of_forecasting(lambda records: records[0]["curves"]["no such"])
+    believable.write_cell(tmp_path / "a", "forecasting", "informer", "causal_self", "softmax", 0)
+    built = build_report([tmp_path / "a"], tmp_path / "report")
+    assert built.faults == ["forecasting-informer-causal_self-exhibits: KeyError: 'no such'"]
+    assert "mse" in built.markdown.read_text()
+
+
+def test_the_margin_over_the_best_control_is_stated(groups):
+    group = group_of(groups, "forecasting", "noncausal_self")
+    (table,) = metric_tables(group)
+    exact = np.mean(values_of(group, "softmax", "mse"))
+    controls = {name: values["mse"][0] for name, values in group.controls().items()}
+    controls["none"] = float(np.mean(values_of(group, "none", "mse")))
+    best = min(controls, key=controls.get)
+    ahead = controls[best] - exact
+    words = f"softmax is {'better' if ahead > 0 else 'worse'} by {numbers.significant(abs(ahead))}"
+    assert f"Against the best control, {best} " in table.notes[0]
+    assert words in table.notes[0]

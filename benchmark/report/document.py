@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmark.interface import Exhibit, Sound
 from benchmark.report.tables import Table, escape, to_markdown
 
 
@@ -45,7 +47,19 @@ class Picture(NamedTuple):
     caption: str
 
 
-Block = Heading | Text | Warned | Folded | Listing | Picture | Table
+class Shown(NamedTuple):
+    """Test examples and what was made of them; sounds are files beside the page, and inside the HTML one."""
+
+    slug: str
+    exhibit: Exhibit
+
+    def file(self, sound: Sound) -> str:
+        return f"{self.slug}-{sound.name}.{SUFFIXES[sound.media_type]}"
+
+
+Block = Heading | Text | Warned | Folded | Listing | Picture | Shown | Table
+
+SUFFIXES = {"audio/mpeg": "mp3", "audio/ogg": "ogg", "audio/wav": "wav"}
 
 
 def render_markdown(title: str, blocks: Sequence[Block]) -> str:
@@ -67,9 +81,35 @@ def _markdown(block: Block) -> str:
             return "\n".join(["```bash", *block.lines, "```"])
         case Picture():
             return f"![{block.caption}](figures/{block.slug}.svg)\n\n*{block.caption}*"
+        case Shown():
+            return _exhibit(block)
         case Table():
             notes = "\n".join(f"- {note}" for note in block.notes if note)
             return "\n\n".join(part for part in (escape(block.caption), to_markdown(block), notes) if part)
+
+
+def _exhibit(shown: Shown) -> str:
+    """A table whose sounds are links to their files; line breaks of a text become spaces."""
+    columns, rows = shown.exhibit.columns, shown.exhibit.rows
+    lines = [_row([escape(column) for column in columns]), _row(["---"] * len(columns))]
+    for row in rows:
+        lines.append(
+            _row(
+                f"[listen](sounds/{shown.file(cell)})" if isinstance(cell, Sound) else escape(" ".join(cell.split()))
+                for cell in row
+            )
+        )
+    title = f"**{escape(shown.exhibit.title)}** {escape(shown.exhibit.caption)}".rstrip()
+    return title + "\n\n" + "\n".join(lines)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def sound_source(sound: Sound) -> str:
+    """The sound as a data URI: the page needs no other file."""
+    return f"data:{sound.media_type};base64,{base64.b64encode(sound.content).decode()}"
 
 
 def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:
@@ -95,6 +135,8 @@ def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:
         heading_anchors=[anchor for anchor in anchors if anchor],
         rendered=lambda text: Markup(markdown.render(text)),
         rendered_inline=lambda text: Markup(markdown.renderInline(text)),
+        sound_source=sound_source,
+        is_sound=lambda cell: isinstance(cell, Sound),
         svg=lambda slug: Markup(inline_svg((figures / f"{slug}.svg").read_text(encoding="utf-8"), slug)),
     )
 

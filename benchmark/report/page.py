@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmark.interface import Exhibit, Sound
 from benchmark.registry import TASKS
-from benchmark.report.document import Block, Heading, Picture, Warned, render_html, render_markdown
+from benchmark.report.document import Block, Heading, Picture, Shown, Warned, render_html, render_markdown
 from benchmark.report.groups import Group, Record, group_records, variant, words
 from benchmark.report.speed import crossing_table, memory_table, read_sweeps, sweep_files, time_table
 from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
@@ -83,9 +84,10 @@ def digests(directories: Sequence[Path]) -> dict[str, str]:
         if file.suffix in (".py", ".jinja"):
             files[f"benchmark/report/{file.relative_to(Path(__file__).parent).as_posix()}"] = file
     for task in TASKS:
-        spec = importlib.util.find_spec(_figures_module(task)) if _has_package(task) else None
-        if spec is not None and spec.origin is not None:
-            files[f"figures of {task}"] = Path(spec.origin)
+        for part in ("figures", "exhibits"):
+            spec = importlib.util.find_spec(_part(task, part)) if _has_package(task) else None
+            if spec is not None and spec.origin is not None:
+                files[f"{part} of {task}"] = Path(spec.origin)
     found = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
     return found | {"version of lavo-bench": package_version()}
 
@@ -127,7 +129,7 @@ class Gallery:
             try:
                 figures = make()
             except Exception as error:  # a task's figure, or a record that it didn't expect: the report goes on
-                return [self._failed(slug, error)]
+                return [self.failed(slug, error)]
             blocks: list[Block] = []
             for name, figure in figures.items():
                 if figure is None:
@@ -137,7 +139,7 @@ class Gallery:
                     self._save(figure, own)
                     blocks.append(Picture(own, caption(name)))
                 except Exception as error:  # as above
-                    blocks.append(self._failed(own, error))
+                    blocks.append(self.failed(own, error))
         return blocks
 
     def _save(self, figure: Figure, slug: str) -> None:
@@ -150,7 +152,7 @@ class Gallery:
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
             figure.savefig(self.folder / f"{slug}.{suffix}", metadata=metadata)
 
-    def _failed(self, slug: str, error: Exception) -> Warned:
+    def failed(self, slug: str, error: Exception) -> Warned:
         reason = f"{slug}: {type(error).__name__}: {error}"
         self.failures.append(reason)
         return Warned(f"The figure {escape(reason)} could not be drawn. To repeat: `{self.repeat}`")
@@ -218,7 +220,22 @@ class _Builder:
             partial(task_figures, group),
             lambda name: f"{words(group.task).capitalize()}, {group.title}: {words(name)}.",
         )
-        return [Heading(3, group.title), *settings_of(group), *tables, *curves, *own, *costs]
+        shown = self._exhibits(group)
+        return [Heading(3, group.title), *settings_of(group), *tables, *curves, *own, *shown, *costs]
+
+    def _exhibits(self, group: Group) -> list[Block]:
+        """Test examples beside what was made of them; their sounds are written as files."""
+        try:
+            exhibits: Sequence[Exhibit] = _made_by_task(group, "exhibits") or ()
+        except Exception as error:  # as with a figure: a record that the task didn't expect costs this part alone
+            return [self.gallery.failed(f"{group.slug}-exhibits", error)]
+        blocks: list[Block] = []
+        for number, exhibit in enumerate(exhibits, 1):
+            shown = Shown(f"{group.slug}-{number}", exhibit)
+            for sound in (cell for row in exhibit.rows for cell in row if isinstance(cell, Sound)):
+                write_bytes(self.tables.with_name("sounds") / shown.file(sound), sound.content)
+            blocks.append(shown)
+        return blocks
 
     def _speed(self, sweeps: Sequence[Any]) -> list[Block]:
         from benchmark.report.figures import time_and_memory
@@ -232,27 +249,31 @@ class _Builder:
         return blocks
 
 
-def _figures_module(task: str) -> str:
+def _part(task: str, part: str) -> str:
+    """The module beside the task's own that makes its ``figures`` or ``exhibits``."""
     module = TASKS[task].partition(":")[0]
-    return f"{module.rpartition('.')[0]}.figures"
+    return f"{module.rpartition('.')[0]}.{part}"
 
 
 def _has_package(task: str) -> bool:
-    return importlib.util.find_spec(_figures_module(task).rpartition(".")[0]) is not None
+    return importlib.util.find_spec(_part(task, "task").rpartition(".")[0]) is not None
+
+
+def _made_by_task(group: Group, part: str) -> Any:
+    """What the task's own ``figures(records)`` or ``exhibits(records)`` makes of the completed records; None without."""
+    if group.task not in TASKS or not _has_package(group.task):
+        return None
+    if importlib.util.find_spec(_part(group.task, part)) is None:
+        return None
+    completed = [_with_short_variant(record) for record in group.records if record["status"] == "completed"]
+    return getattr(importlib.import_module(_part(group.task, part)), part)(completed) if completed else None
 
 
 def task_figures(group: Group) -> Mapping[str, Figure | None]:
-    """What the task's own ``figures(records)`` draws of this group's completed records; nothing where it has none."""
+    """The task's own figures of this group, in the report's colours."""
     from benchmark.report.style import recolour, style_of
 
-    if group.task not in TASKS or not _has_package(group.task):
-        return {}
-    if importlib.util.find_spec(_figures_module(group.task)) is None:
-        return {}
-    completed = [_with_short_variant(record) for record in group.records if record["status"] == "completed"]
-    if not completed:
-        return {}
-    figures: Mapping[str, Figure | None] = importlib.import_module(_figures_module(group.task)).figures(completed)
+    figures: Mapping[str, Figure | None] = _made_by_task(group, "figures") or {}
     styles = {entry.label: style_of(entry.label) for entry in group.entries}
     for entry in group.entries:
         styles[f"{entry.attention} ({variant(entry.records[0])})"] = styles[entry.label]

@@ -207,6 +207,7 @@ def _first_reason(entry: Entry) -> str | None:
 
 def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bold: bool) -> list[str]:
     notes = [
+        margin_note(group, entries, names),
         bold_note(group, names, any_bold),
         *_noise_floor(group, names),
         *_incomplete(entries, names),
@@ -221,6 +222,33 @@ def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bol
     cards = task_metrics(group.task)
     described = [f"{escape(name)}: {escape(cards[name].card)}" for name in names if name in cards and cards[name].card]
     return [*notes, f"{'; '.join(described)}." if described else ""]
+
+
+def margin_note(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> str:
+    """How far the exact attention is ahead of the best of the controls, by the headline metric: has the model learnt?"""
+    reference = group.reference
+    if reference is None or not names:
+        return ""
+    metric = group.metrics()[names[0]]
+    found = {
+        entry.label: summary.mean
+        for entry in entries
+        if entry.is_control and (summary := summary_of(entry, names[0])) is not None
+    }
+    found |= {
+        name: summarise(values[names[0]]).mean for name, values in group.controls().items() if values.get(names[0])
+    }
+    own = summary_of(reference, names[0])
+    if own is None or not found:
+        return ""
+    best = (max if metric["higher_is_better"] else min)(found, key=lambda name: found[name])
+    ahead = own.mean - found[best] if metric["higher_is_better"] else found[best] - own.mean
+    share = f" ({100 * abs(ahead / found[best]):.0f} %)" if found[best] else ""
+    verdict = "better" if ahead > 0 else "worse" if ahead < 0 else "neither better nor worse"
+    return (
+        f"Against the best control, {escape(best)} ({numbers.significant(found[best])}), {escape(reference.label)} is "
+        f"{verdict} by {numbers.significant(abs(ahead))}{share} in {escape(names[0])}."
+    )
 
 
 def bold_note(group: Group, names: Sequence[str], any_bold: bool) -> str:

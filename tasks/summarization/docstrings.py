@@ -1,0 +1,100 @@
+"""The embedded data: functions and classes of the running interpreter's standard library, and what their docstrings say.
+
+A source is the code of a function or class, its ``def`` or ``class`` line included and every docstring in it taken out;
+its summary is the first sentence of its own docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import re
+import sysconfig
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from tasks.language_modeling.data import Sources
+from tasks.summarization.pairs import Pair
+
+Target = Literal["sentence", "paragraph", "docstring"]
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+# A sentence ends with . ! or ? before white space and a capital, a digit or the end; "e.g." and "i.e." end none.
+SENTENCE_END = re.compile(r"(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<=[.!?])[)\"'`]*\s+(?=[A-Z0-9\"'`(])|\Z")
+MIN_WORDS = 3  # a shorter "sentence" says nothing, or is the beginning of a table
+
+
+def find_definitions(modules: Sources, target: Target, limits: Mapping[str, int | None]) -> dict[str, tuple[Pair, ...]]:
+    """The pairs of each part, by module: the split of the language-modelling task, whose ``find_modules`` finds them.
+
+    Of several with the same code the first is kept, so that no code is in two parts.  limits: pairs of a part, from
+    modules in an order that a digest of their names gives; all where None.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    seen: set[bytes] = set()
+    parts = {}
+    # Test first: what stands twice is missed in training, not where it is scored.
+    for part in ("test", "validation", "train"):
+        kept: list[Pair] = []
+        for document in sorted(
+            modules.parts[part], key=lambda document: hashlib.sha256(document.name.encode()).digest()
+        ):
+            if limits[part] is not None and len(kept) >= limits[part]:
+                break
+            name = document.path.relative_to(root).as_posix()
+            for pair in pairs_of_module(name, document.path.read_text(encoding="utf-8"), target):
+                digest = hashlib.sha256(pair.documents[0].encode()).digest()
+                if digest not in seen:
+                    seen.add(digest)
+                    kept.append(pair)
+        parts[part] = tuple(kept[: limits[part]])
+    return parts
+
+
+def pairs_of_module(name: str, text: str, target: Target = "sentence") -> Iterator[Pair]:
+    """The pairs of one module, in the order of its text.  name: the module's path, for the names of the pairs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old modules hold escapes that are no longer allowed
+        try:
+            tree = ast.parse(text)
+        except SyntaxError:  # a template, such as lib2to3 has
+            return
+    lines = _without_docstrings(tree, text)
+    for node in ast.walk(tree):
+        if isinstance(node, Definition) and (summary := summary_of(ast.get_docstring(node) or "", target)):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            code = "\n".join(line for line in lines[first - 1 : node.end_lineno] if line is not None)
+            yield Pair(f"{name}:{node.lineno} {node.name}", (textwrap.dedent(code).strip(),), (summary,))
+
+
+def _without_docstrings(tree: ast.AST, text: str) -> list[str | None]:
+    """The lines of a module, None where a line held nothing but a docstring."""
+    lines: list[bytes | None] = [line.encode() for line in re.split(r"\r\n|\r|\n", text)]  # as the parser counts
+    for node in ast.walk(tree):
+        if isinstance(node, Definition | ast.Module) and (found := _docstring(node)) is not None:
+            start, stop = found.lineno - 1, (found.end_lineno or found.lineno) - 1
+            before = (lines[start] or b"")[: found.col_offset]  # columns count bytes
+            after = (lines[stop] or b"")[found.end_col_offset :]
+            lines[start : stop + 1] = [(before + after).rstrip() or None, *[None] * (stop - start)]
+    return [None if line is None else line.decode() for line in lines]
+
+
+def _docstring(node: Definition | ast.Module) -> ast.Constant | None:
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        return first.value
+    return None
+
+
+def summary_of(docstring: str, target: Target = "sentence") -> str:
+    """The first sentence, the first paragraph, or all of it; empty where that says nothing."""
+    text = inspect.cleandoc(docstring)
+    if target != "docstring":
+        text = " ".join(re.split(r"\n\s*\n", text, maxsplit=1)[0].split())
+    if target == "sentence" and (end := SENTENCE_END.search(text)):
+        text = text[: end.start()].rstrip()
+    return text if len(re.findall(r"[A-Za-z]{2,}", text)) >= MIN_WORDS else ""

@@ -1,0 +1,229 @@
+"""Real data: SciTLDR, QMSum, Multi-News, and a user's own JSON lines or CSV, each read from the layout it comes in.
+
+Every fault ends in one ValueError that names file, line, fault and what is allowed.  A missing summary is a fault; an
+empty one, or an empty source, is an example like any other.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tasks.summarization.pairs import Pair
+
+PARTS = ("train", "validation", "test")
+PART_NAMES = {"train": ("train",), "validation": ("validation", "val", "dev"), "test": ("test",)}
+
+# Training papers that stand in dev or test too, or twice in training, under another id (same abstract, or more than half
+# of its runs of 8 words); and one of dev that stands in test.  From the README of the data root.
+SCITLDR_DUPLICATES = frozenset(
+    "HyxaHGcij7 rylLud_moQ S1EERs09YQ Hye-LiR5Y7 SJf_XhCqKm HyesB2RqFQ HyGxNg9SiQ SkxwBgpmDE BJeypMU5wE HJxjSR5so7 "
+    "BJxDNxSFDH SklD9yrFPS HJxb8-o6s7".split()
+)
+SCITLDR_DEV_DUPLICATES = frozenset({"S1M7wGssim"})
+
+MULTI_NEWS_ADVICE = (
+    "Multi-News may not be passed on, and its first links (Google Drive) are dead: fetch train/val/test .src and .tgt of "
+    "alexfabbri/multi_news on the Hugging Face Hub (huggingface/datasets#4585) and put them there"
+)
+
+
+class RealData(NamedTuple):
+    """The pairs of each part, the SHA-256 of the files, and what the record says of them."""
+
+    parts: Mapping[str, tuple[Pair, ...]]
+    fingerprint: str
+    details: Mapping[str, Any]
+
+
+class _Files:
+    """Reads text files, and makes one digest of all."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+
+    def text(self, path: Path, label: str, advice: str = "") -> str:
+        """Strict UTF-8, a byte order mark is fine; newlines inside are as they stand."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise ValueError(f"{label}: no such file" + (f"; {advice}" if advice else "")) from None
+        self.digest.update(f"{label}\0{len(content)}\0".encode() + hashlib.sha256(content).digest())
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content[: error.start].count(b"\n") + 1
+            raise ValueError(
+                f"{label}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; convert the file to UTF-8"
+            ) from None
+
+
+def read_scitldr(data_root: Path) -> RealData:
+    """``sum/scitldr/{train,dev,test}.jsonl``: an abstract, and one summary (train) or several."""
+    files, parts = _Files(), {}
+    for part, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        label = f"sum/scitldr/{name}.jsonl"
+        left_out = {"train": SCITLDR_DUPLICATES, "validation": SCITLDR_DEV_DUPLICATES}.get(part, frozenset())
+        pairs = []
+        for line, row in _json_lines(files.text(data_root / label, label), label):
+            sentences, targets = (_strings(row, key, f"{label}, line {line}") for key in ("source", "target"))
+            paper = str(row.get("paper_id", line))
+            if paper not in left_out:
+                pairs.append(Pair(paper, (" ".join(sentences),), tuple(targets)))
+        parts[part] = tuple(pairs)
+    return RealData(parts, files.digest.hexdigest(), {"left_out": "papers that stand twice, see PROTOCOL.md"})
+
+
+def read_qmsum(data_root: Path) -> RealData:
+    """``sum/qmsum/{train,val,test}/*.json``: a meeting each; every question to it is an example."""
+    files, parts = _Files(), {}
+    for part, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        folder = data_root / "sum" / "qmsum" / name
+        paths = sorted(folder.glob("*.json"))
+        if not paths:
+            raise ValueError(f"sum/qmsum/{name}: no .json file; one file a meeting is wanted")
+        parts[part] = tuple(
+            pair
+            for path in paths
+            for pair in _meeting(f"sum/qmsum/{name}/{path.name}", files.text(path, f"sum/qmsum/{name}/{path.name}"))
+        )
+    return RealData(parts, files.digest.hexdigest(), {"examples": "one a question, general and specific ones"})
+
+
+def _meeting(label: str, text: str) -> Iterator[Pair]:
+    meeting = _json(text, label, 1)
+    turns = _field(meeting, "meeting_transcripts", list, label)
+    transcript = "\n".join(
+        f"{_field(turn, 'speaker', str, label)}: {_field(turn, 'content', str, label)}" for turn in turns
+    )
+    for kind in ("general_query_list", "specific_query_list"):
+        for number, query in enumerate(_field(meeting, kind, list, label)):
+            where = f"{label}, {kind}[{number}]"
+            answer = _field(query, "answer", str, where)
+            yield Pair(f"{label} {kind}[{number}]", (transcript,), (answer,), _field(query, "query", str, where))
+
+
+def read_multi_news(folder: Path) -> RealData:
+    """``{train,val,test}.{src,tgt}``: one example a line, documents divided by |||||, newlines written NEWLINE_CHAR."""
+    files, parts = _Files(), {}
+    for part in PARTS:
+        stem = next((name for name in PART_NAMES[part] if (folder / f"{name}.src").exists()), PART_NAMES[part][-1])
+        lines = {}
+        for ending in ("src", "tgt"):
+            label = f"{folder.name}/{stem}.{ending}"
+            text = files.text(folder / f"{stem}.{ending}", label, MULTI_NEWS_ADVICE)
+            # Not splitlines(): the texts hold characters that it takes for ends of lines.
+            lines[ending] = text.removesuffix("\n").split("\n") if text else []
+        if len(lines["src"]) != len(lines["tgt"]):
+            raise ValueError(
+                f"{folder.name}/{stem}.tgt: {len(lines['tgt'])} lines beside {len(lines['src'])} of {stem}.src; line i of "
+                "one belongs to line i of the other"
+            )
+        parts[part] = tuple(
+            Pair(
+                f"{stem}:{number}", tuple(multi_news_documents(source)), (_newlines(target.removeprefix("–").strip()),)
+            )
+            for number, (source, target) in enumerate(zip(lines["src"], lines["tgt"], strict=True), start=1)
+        )
+    return RealData(parts, files.digest.hexdigest(), {"documents": "divided by |||||, empty ones left out"})
+
+
+def multi_news_documents(source: str) -> list[str]:
+    """The documents of a line of ``.src``; the last one is as good as the others, with a ||||| behind it or without."""
+    documents = [_newlines(document).strip() for document in source.split("|||||")]
+    return [document for document in documents if document]
+
+
+def _newlines(text: str) -> str:
+    lines = text.replace("\r", "").split("NEWLINE_CHAR")
+    return "\n".join(line.strip() for line in lines)
+
+
+def read_own(folder: Path, source: str, target: str) -> RealData:
+    """``{train,validation,test}.jsonl`` or ``.csv`` with a column of sources and one of summaries.
+
+    In JSON both may be lists: of documents, and of references.  CSV is as RFC 4180 has it: quoted fields may hold newlines.
+    """
+    files, parts = _Files(), {}
+    for part in PARTS:
+        found = [folder / f"{name}{end}" for name in PART_NAMES[part] for end in (".jsonl", ".csv")]
+        path = next((path for path in found if path.exists()), None)
+        if path is None:
+            wanted = ", ".join(path.name for path in found)
+            raise ValueError(f"{folder.name}: no file of the {part} part; one of {wanted} is wanted")
+        label = f"{folder.name}/{path.name}"
+        rows: Callable[[str, str], Iterator[tuple[int, Any]]] = _json_lines if path.suffix == ".jsonl" else _csv_rows
+        parts[part] = tuple(
+            Pair(
+                f"{path.stem}:{line}",
+                tuple(_strings(row, source, f"{label}, line {line}")),
+                tuple(_strings(row, target, f"{label}, line {line}", at_least=1)),
+            )
+            for line, row in rows(files.text(path, label), label)
+        )
+    return RealData(parts, files.digest.hexdigest(), {"columns": [source, target]})
+
+
+def _json_lines(text: str, label: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, _json(line, label, number)
+
+
+def _json(text: str, label: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{label}, line {line + error.lineno - 1}, column {error.colno}: no whole JSON ({error.msg}); "
+            "is the file cut off?"
+        ) from None
+    except RecursionError:
+        raise ValueError(f"{label}, line {line}: JSON nested too deeply; objects with texts are wanted") from None
+
+
+def _csv_rows(text: str, label: str) -> Iterator[tuple[int, Any]]:
+    """Each row with the line on which it begins."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # a document may be longer than 128 kB
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        header = next(reader, None)
+        if header is None:
+            raise ValueError(f"{label}: is empty; a header line with the names of the columns is wanted")
+        line = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(header):
+                raise ValueError(f"{label}, line {line}: {len(row)} fields, the header has {len(header)}")
+            if row:
+                yield line, dict(zip(header, row, strict=True))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{label}, line {line}: {error}; a field with commas, quotes or newlines stands in double quotes, and quotes in it are doubled"
+        ) from None
+
+
+def _field(row: Any, key: str, kind: type, where: str) -> Any:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: a {type(row).__name__}; an object with {key!r} is wanted")
+    if key not in row:
+        raise ValueError(f"{where}: has no {key!r}; it has {', '.join(map(repr, row)) or 'nothing'}")
+    if not isinstance(row[key], kind):
+        wanted = {str: "a text", list: "a list"}[kind]
+        raise ValueError(f"{where}: {key!r} is a {type(row[key]).__name__}; {wanted} is wanted")
+    return row[key]
+
+
+def _strings(row: Any, key: str, where: str, *, at_least: int = 0) -> Sequence[str]:
+    """A text as a list of one, or a list of texts."""
+    value = _field(row, key, object, where)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or len(texts) < at_least:
+        raise ValueError(f"{where}: {key!r} must be a text or a list of texts, got {str(value)[:40]!r}")
+    return texts

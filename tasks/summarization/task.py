@@ -1,0 +1,271 @@
+"""Summarisation, as the engine calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
+from benchmark.settings import Settings
+from tasks.summarization.data import DataSettings, Example, Summaries, load_summaries
+from tasks.summarization.decoding import Hypothesis, beam_search
+from tasks.summarization.metrics import TYPES, one_sentence_a_line, rouge, sentences
+from tasks.summarization.pairs import Pair
+from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+
+SHOWN_CHARACTERS = 1200  # of a source, in the record
+
+
+class ModelSettings(Settings):
+    """Sizes of the backbone."""
+
+    embed_dim: int = Field(default=512, ge=1)
+    num_encoder_layers: int = Field(default=6, ge=1)
+    num_decoder_layers: int = Field(default=6, ge=1)
+    num_heads: int = Field(default=8, ge=1)
+    feed_forward_dim: int = Field(default=2048, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    share_embeddings: bool = Field(default=True, description="one matrix for source, target and output; else three")
+    num_target_positions: int | None = Field(
+        default=None, ge=1, description="learned positions of targets; data.max_target_tokens where null"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelSettings:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class EvalSettings(Settings):
+    """How summaries are made and compared; lengths are tokens, the end mark included."""
+
+    beam_size: int = Field(default=1, ge=1, description="1 is greedy search")
+    length_penalty: float = Field(default=0.0, description="scores are divided by length to this power")
+    min_tokens: int = Field(default=1, ge=1, description="of summaries, forced or not")
+    forced_min_tokens: int = Field(default=1, ge=1, description="of the summaries that rouge*_forced score")
+    lead_sentences: int | None = Field(default=None, ge=1, description="of each document; by data where null")
+    num_shown: int = Field(
+        default=6, ge=0, description="test examples, evenly chosen, whose summaries are in the record"
+    )
+
+
+class SummarizationSettings(Settings):
+    """All settings of ``transformer``."""
+
+    data: DataSettings
+    model: ModelSettings = ModelSettings()
+    eval: EvalSettings = EvalSettings()
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> SummarizationSettings:
+        longest, positions = self.data.max_target_tokens, self.model.num_target_positions
+        if positions is not None and positions < longest:
+            raise ValueError(f"model.num_target_positions {positions} is less than data.max_target_tokens {longest}")
+        for name in ("min_tokens", "forced_min_tokens"):
+            if getattr(self.eval, name) > longest:
+                raise ValueError(
+                    f"eval.{name} {getattr(self.eval, name)} is more than data.max_target_tokens {longest}"
+                )
+        return self
+
+
+class SummaryBatch(NamedTuple):
+    """Pairs, side by side."""
+
+    source: Tensor  # (b, m) int64
+    source_padding: Tensor | None  # (b, m) bool, True where padded; None where nothing is
+    inputs: Tensor  # (b, n) int64: the begin mark and the target without its end mark
+    targets: Tensor  # (b, n) int64, PADDED where a target is shorter
+    num_tokens: Tensor  # (b,) int64, of the target
+    references: tuple[tuple[str, ...], ...]  # of test examples; empty where no summary is wanted
+
+
+def _rouge(name: str, forced: bool) -> Metric:
+    what = {
+        "rouge1": "single words",
+        "rouge2": "pairs of words",
+        "rougeL": "longest common subsequence of the whole texts",
+        "rougeLsum": "union of the longest common subsequences by sentence",
+    }[name]
+    how = "summaries of at least eval.forced_min_tokens" if forced else "summaries that end by themselves"
+    card = f"F1 in per cent of {what}, Porter stemming, best of several references, mean over examples; {how}"
+    return mean_of(f"{name}_forced" if forced else name, unit="%", higher_is_better=True, card=card)
+
+
+class Summarization:
+    """Sources read once, summaries written token by token (PROTOCOL.md)."""
+
+    name = "summarization"
+    version = 1
+    backbones = {"transformer": ("noncausal_self", "causal_self", "causal_cross")}
+    settings = {"transformer": SummarizationSettings}
+    metrics = {
+        **{name: _rouge(name, False) for name in TYPES},
+        **{f"{name}_forced": _rouge(name, True) for name in TYPES},
+        "loss": Metric(
+            "nats/token",
+            False,
+            lambda columns: float(columns["nats"].sum() / columns["num_tokens"].sum()),
+            lambda columns: len(columns["nats"]),
+            "sum of -ln p of the first reference's tokens, end mark included / number of these tokens; no smoothing",
+        ),
+    }
+    selection = "loss"
+    data: Summaries
+
+    def __init__(self, settings: SummarizationSettings, *, backbone: str = "transformer") -> None:
+        if backbone not in self.backbones:
+            raise ValueError(f"backbone {backbone!r}: summarization has {', '.join(self.backbones)}")
+        self.config = settings
+
+    def load_data(self, data_root: Path | None, cache: Path) -> Splits:
+        """The three parts; real data from ``sum/`` of the root, or the folder that the settings name."""
+        self.data = load_summaries(self.config.data, data_root, cache)
+        return self.data.splits
+
+    def collate(self, examples: Sequence[Example]) -> SummaryBatch:
+        source, padding = _padded([example.source for example in examples], 0)
+        targets, absent = _padded([example.target for example in examples], PADDED)
+        begin = torch.full((len(examples), 1), self.data.tokenizer.begin)
+        # What the decoder reads at a padded place is seen by nothing that is scored.
+        inputs = torch.cat((begin, targets[:, :-1].masked_fill(absent[:, :-1], self.data.end)), dim=1)
+        wanted = all(example.is_test for example in examples)
+        references = tuple(example.pair.references for example in examples) if wanted else ()
+        return SummaryBatch(
+            source, padding if bool(padding.any()) else None, inputs, targets, (~absent).sum(1), references
+        )
+
+    def build_model(self, attention_for: AttentionFactory) -> nn.Module:
+        """The Transformer for the vocabulary and lengths of the data."""
+        sizes = self.config.model.model_dump(exclude={"label_smoothing"})
+        return Transformer(
+            attention_for,
+            vocab_size=self.data.vocab_size,
+            max_source_length=self.config.data.max_source_tokens,
+            max_target_length=self.config.data.max_target_tokens,
+            **sizes,
+        )
+
+    def loss(self, model: nn.Module, batch: SummaryBatch) -> LossSum:
+        """Smoothed -ln p, summed over target tokens, and their number."""
+        logits = model(batch.source, batch.inputs, batch.source_padding)
+        nats = smoothed_nats(logits, batch.targets, label_smoothing=self.config.model.label_smoothing)
+        return LossSum(nats.sum(), batch.num_tokens.sum())
+
+    def score(self, model: Any, batch: SummaryBatch) -> Mapping[str, Tensor]:
+        """Loss of every example; of test examples ROUGE and lengths of their summaries, free and forced, too."""
+        memory = model.encode(batch.source, batch.source_padding)
+        logits = model.decode(batch.inputs, memory, batch.source_padding)
+        nats = smoothed_nats(logits, batch.targets).double().sum(1)
+        columns = {"nats": nats, "num_tokens": batch.num_tokens.double()}
+        if batch.references:
+            for suffix, found in self._summaries(model, memory, batch.source_padding).items():
+                scores = [_scores(self.text(one), refs) for one, refs in zip(found, batch.references, strict=True)]
+                columns |= {f"{name}{suffix}": _column(score[name] for score in scores) for name in TYPES}
+                columns[f"length{suffix}"] = _column(len(one.tokens) + 1 for one in found)
+                columns[f"cut{suffix}"] = _column(one.cut for one in found)
+        return columns
+
+    def controls(self) -> Mapping[str, Columns]:
+        """``lead_k``: the first k sentences of each document; they have no loss."""
+        test = self.data.splits.test
+        count = self.config.eval.lead_sentences or self.data.lead_sentences
+        texts = [lead(example.pair, count) for example in test]
+        scores = [_scores(text, example.pair.references) for text, example in zip(texts, test, strict=True)]
+        columns = {
+            f"{name}{end}": np.array([score[name] for score in scores]) for name in TYPES for end in ("", "_forced")
+        }
+        unknown = np.full(len(test), np.nan)
+        for name in ("nats", "num_tokens", "length", "length_forced", "cut", "cut_forced"):
+            columns[name] = unknown
+        return {f"lead_{count}": columns}
+
+    def tokens(self, batch: SummaryBatch) -> int:
+        """Tokens of sources and targets."""
+        padded = 0 if batch.source_padding is None else int(batch.source_padding.sum())
+        return batch.source.numel() - padded + int(batch.num_tokens.sum())
+
+    def text(self, summary: Hypothesis) -> str:
+        """What a summary says; half a character at a cut becomes the replacement character."""
+        return self.data.tokenizer.decode(np.array(summary.tokens, dtype=np.int64)).decode("utf-8", errors="replace")
+
+    def curves(self, model: Any) -> dict[str, Any]:
+        """Some test examples' sources, references and summaries, for the report."""
+        test = self.data.splits.test
+        count = min(self.config.eval.num_shown, len(test))
+        shown = [test[index * len(test) // count] for index in range(count)]
+        if not shown:
+            return {"examples": []}
+        batch = self.collate(shown)
+        device = model.output.weight.device
+        padding = None if batch.source_padding is None else batch.source_padding.to(device)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            found = self._summaries(model, model.encode(batch.source.to(device), padding), padding)
+        model.train(was_training)
+        rows = []
+        for index, example in enumerate(shown):
+            pair, free, forced = example.pair, found[""][index], found["_forced"][index]
+            text = "\n\n".join(pair.documents)
+            rows.append(
+                {
+                    "name": pair.name,
+                    "question": pair.question,
+                    "source": text[:SHOWN_CHARACTERS] + ("…" if len(text) > SHOWN_CHARACTERS else ""),
+                    "references": list(pair.references),
+                    "summary": self.text(free),
+                    "summary_forced": self.text(forced),
+                    "rouge1": _scores(self.text(free), pair.references)["rouge1"],
+                }
+            )
+        return {"examples": rows, "forced_min_tokens": self.config.eval.forced_min_tokens}
+
+    def _summaries(self, model: Any, memory: Tensor, padding: Tensor | None) -> dict[str, list[Hypothesis]]:
+        """The summaries that end by themselves, and those with a forced minimum; the source is read once for both."""
+        state, evaluation = model.init_state(memory, padding), self.config.eval
+        found: dict[str, list[Hypothesis]] = {}
+        for suffix, min_length in (("", evaluation.min_tokens), ("_forced", evaluation.forced_min_tokens)):
+            found[suffix] = beam_search(
+                model,
+                state,
+                len(memory),
+                begin=self.data.tokenizer.begin,
+                end=self.data.end,
+                beam_size=evaluation.beam_size,
+                length_penalty=evaluation.length_penalty,
+                min_length=max(min_length, evaluation.min_tokens),
+                max_length=self.config.data.max_target_tokens,
+            )
+        return found
+
+
+def lead(pair: Pair, count: int) -> str:
+    """The first sentences of each document, one a line; the question is no part of them."""
+    return "\n".join(sentence for document in pair.documents for sentence in sentences(document)[:count])
+
+
+def _scores(text: str, references: Sequence[str]) -> dict[str, float]:
+    # The corpus was checked for letters that ROUGE doesn't see when it was loaded.
+    return rouge(one_sentence_a_line(text), [one_sentence_a_line(one) for one in references], max_dropped=1.0)
+
+
+def _column(values: Any) -> Tensor:
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+
+
+def _padded(rows: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:
+    """Side by side, and where nothing stands: int64 and bool (rows, longest)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    absent = torch.arange(int(lengths.max())) >= lengths[:, None]
+    padded = torch.full(absent.shape, value)
+    padded[~absent] = torch.from_numpy(np.concatenate(rows))
+    return padded, absent
