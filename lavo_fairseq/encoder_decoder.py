@@ -1,8 +1,8 @@
 """``attention_transformer``: the Transformer of the summarisation task as an encoder-decoder model of fairseq."""
 
-# No postponed annotations: fairseq makes its flags of the fields' types, and knows Optional but not ``|``.
+# No postponed annotations: fairseq makes its flags of the fields' types.
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -75,7 +75,7 @@ class EncodedSource(NamedTuple):
     """What the decoder reads; ``rows`` says which source each of its rows has, so that beams hold no copies."""
 
     memory: Tensor  # (sources, source length, embed_dim)
-    padding: Optional[Tensor]  # bool (sources, source length), True where padded
+    padding: Tensor | None  # bool (sources, source length), True where padded
     rows: Tensor  # (batch,) int64
 
 
@@ -86,7 +86,7 @@ class SourceEncoder(FairseqEncoder):
         super().__init__(dictionary)
         self.owner, self.longest = (backbone,), longest
 
-    def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None) -> EncodedSource:
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> EncodedSource:
         """src_tokens: (batch, source length), padded on either side."""
         tokens, padding = pad_right(src_tokens, self.dictionary.pad())
         rows = torch.arange(len(tokens), device=tokens.device)
@@ -111,7 +111,7 @@ class TargetDecoder(FairseqIncrementalDecoder):
         self,
         prev_output_tokens: Tensor,
         encoder_out: EncodedSource,
-        incremental_state: Optional[dict[str, Any]] = None,
+        incremental_state: dict[str, Any] | None = None,
     ) -> tuple[Tensor, None]:
         """prev_output_tokens: (batch, length), padded on the right, where no causal attention looks.
 
@@ -124,7 +124,8 @@ class TargetDecoder(FairseqIncrementalDecoder):
             return backbone.decode(prev_output_tokens, memory[rows], padding), None
         state: Any = self.get_incremental_state(incremental_state, STATE)
         if state is None:
-            state = backbone.select(backbone.init_state(memory, padding), rows)  # a source is read once for all its beams
+            # A source is read once for all its beams.
+            state = backbone.select(backbone.init_state(memory, padding), rows)
         logits, state = backbone.extend(prev_output_tokens[:, state.position :], state)
         self.set_incremental_state(incremental_state, STATE, state)
         return logits, None
@@ -139,7 +140,7 @@ class TargetDecoder(FairseqIncrementalDecoder):
         return self.longest
 
 
-def pad_right(tokens: Tensor, pad: int) -> tuple[Tensor, Optional[Tensor]]:
+def pad_right(tokens: Tensor, pad: int) -> tuple[Tensor, Tensor | None]:
     """Tokens (batch, length) with their padding moved to the end, so that real tokens stand at the positions 0, 1, ….
 
     Returns the mask of what is padded besides, None where nothing is.

@@ -32,7 +32,9 @@ class AttentionLanguageModelConfig(FairseqDataclass):
         default="sinusoidal", metadata={"help": "for an attention that encodes none itself"}
     )
     dropout: float = field(default=0.1, metadata={"help": "of embeddings, attention outputs and feed-forward layers"})
-    embedding_std: Optional[float] = field(default=None, metadata={"help": "at the start; embed_dim^-0.5 where left out"})
+    embedding_std: Optional[float] = field(
+        default=None, metadata={"help": "at the start; embed_dim^-0.5 where left out"}
+    )
     add_bos_token: bool = II("task.add_bos_token")
     tokens_per_sample: int = II("task.tokens_per_sample")
     max_target_positions: Optional[int] = II("task.max_target_positions")

@@ -12,4 +12,4 @@ def restore_numpy_compat() -> None:
     and language_pair_dataset.py name it.
     """
     if not hasattr(np, "compat"):
-        np.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]
+        np.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]  # noqa: NPY201

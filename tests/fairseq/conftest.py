@@ -26,7 +26,7 @@ def corpus(tmp_path_factory) -> Path:
     """{train,valid,test}.{src,tgt}: runs of counting words, and the same lines backwards."""
     folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(0)
-    for part, size in (("train", 160), ("valid", 20), ("test", 20)):
+    for part, size in (("train", 160), ("valid", 30), ("test", 20)):
         lines = []
         for _ in range(size):
             start, length = draw.randrange(30), draw.randint(3, 9)

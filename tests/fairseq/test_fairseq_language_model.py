@@ -103,7 +103,7 @@ def trained(lm_bin, tmp_path_factory):
     """A few steps of ``fairseq-train``: the checkpoint's path and the losses of the epochs, in bits."""
     folder = tmp_path_factory.mktemp("checkpoints")
     training = "--optimizer=adam --lr=0.01 --batch-size=16 --max-epoch=3 --clip-norm=1 --no-epoch-checkpoints --cpu"
-    model = f"--arch=attention_lm --attention=lavo --attention-options='{{\"window\": 4, \"rank\": 4}}' {' '.join(SIZES)}"
+    model = f'--arch=attention_lm --attention=lavo --attention-options=\'{{"window": 4, "rank": 4}}\' {" ".join(SIZES)}'
     log = folder / "log"
     command(
         f"fairseq-train {lm_bin} --user-dir={ROOT / 'lavo_fairseq'} {' '.join(LINES)} {model} {training} {ALL_EXAMPLES} "
