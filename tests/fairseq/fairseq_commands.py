@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import options, tasks
+from fairseq import checkpoint_utils, options, tasks
 from fairseq.data.data_utils import collate_tokens
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import FairseqDecoder
@@ -26,6 +26,8 @@ def command(line: str) -> str:
     """What ``fairseq-…`` prints."""
     name, *arguments = shlex.split(line)
     module = importlib.import_module("fairseq_cli." + name.removeprefix("fairseq-").replace("-", "_"))
+    # fairseq keeps the best loss of a process's earlier trainings, and would save no best checkpoint above it.
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
     out, before = io.StringIO(), sys.argv
     sys.argv = [name, *arguments]
     try:
