@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # Lint, format, types, import contracts and the whole test suite; arguments go to pytest.
+# WITH_FAIRSEQ=1 also installs fairseq (.ci/environment.sh), so that tests/fairseq runs.
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=.ci/environment.sh
 . .ci/environment.sh
 prepare_environment dev
+# Compiling goes on beside the checks and the tests that don't need it; those that do come last.
+if [ -n "${WITH_FAIRSEQ:-}" ]; then
+  prepare_fairseq &
+  fairseq=$!
+  trap 'kill "$fairseq" 2>/dev/null || true' EXIT
+fi
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
@@ -12,4 +19,11 @@ prepare_environment dev
 .venv/bin/lint-imports
 # One single-threaded worker a core: small tensors gain nothing from threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec .venv/bin/python -m pytest -n auto --dist worksteal "$@"
+if [ -z "${WITH_FAIRSEQ:-}" ]; then
+  exec .venv/bin/python -m pytest -n auto --dist worksteal "$@"
+fi
+status=0
+.venv/bin/python -m pytest -n auto --dist worksteal --ignore tests/fairseq "$@" || status=$?
+wait "$fairseq" || exit 1 # it said why
+.venv/bin/python -m pytest -n auto --dist loadfile tests/fairseq || status=$?
+exit "$status"

@@ -1,6 +1,7 @@
 # Makes .venv with the pinned set, once; sourced by run_all.sh and run_tests.sh, from the repository's root.
 #   prepare_environment        what the benchmark needs
 #   prepare_environment dev    and what the tests need
+#   prepare_fairseq            and fairseq, after that: its wheel is built once and kept
 
 find_python() {
   local candidate
@@ -39,5 +40,45 @@ prepare_environment() {
     echo "installing the pinned packages into .venv (about 5 GB, some minutes)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".${extra:+[$extra]}"
   fi
+  echo "$wanted" >"$stamp"
+}
+
+# fairseq has no wheel for most Pythons and compiles for some four minutes, so the wheel is kept outside the repository, by
+# Python and torch (it is linked with torch's libraries).  Without build isolation: pip would fetch another torch to build with.
+prepare_fairseq() {
+  local python="$PWD/.venv/bin/python" name=fairseq-fixed log key wheels temporary wanted stamp=.venv/.installed-fairseq
+  wanted="$(cat pyproject.toml .ci/constraints.txt | cksum)"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    return
+  fi
+  # What uv makes has no pip, and uv builds no wheel to keep.
+  "$python" -m pip --version >/dev/null 2>&1 || uv pip install --quiet --python "$python" pip || {
+    echo "prepare_fairseq: .venv has no pip, and uv can't install it" >&2
+    return 1
+  }
+  key="$("$python" -c 'import sys, sysconfig, importlib.metadata as m
+print(sys.implementation.cache_tag, sysconfig.get_platform(), "torch" + m.version("torch"), sep="-")')"
+  wheels="${XDG_CACHE_HOME:-$HOME/.cache}/lavo-bench/wheels/$key"
+  mkdir -p "$wheels"
+  log="$wheels/$name.log"
+  if ! ls "$wheels/${name//-/_}"-*.whl >/dev/null 2>&1; then
+    echo "building fairseq for $key, once (some four minutes)"
+    temporary="$(mktemp -d "$wheels/.build.XXXXXX")"
+    # -g0: debugging symbols take a quarter of the time.
+    "$python" -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt cython numpy setuptools >"$log" 2>&1 &&
+      CFLAGS="-g0 ${CFLAGS:-}" nice -n 10 "$python" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation \
+        -c .ci/constraints.txt -w "$temporary" "$name" >>"$log" 2>&1 &&
+      mv -f "$temporary"/*.whl "$wheels/" || {
+      echo "prepare_fairseq: the wheel of $name was not built; the last lines of $log: $(tail -n 3 "$log" | tr '\n' ' ')" >&2
+      rm -rf "$temporary"
+      return 1
+    }
+    rm -rf "$temporary"
+  fi
+  "$python" -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt --find-links "$wheels" \
+    --no-build-isolation "$name" >"$log" 2>&1 || {
+    echo "prepare_fairseq: $name was not installed; the last lines of $log: $(tail -n 3 "$log" | tr '\n' ' ')" >&2
+    return 1
+  }
   echo "$wanted" >"$stamp"
 }

@@ -31,10 +31,10 @@ ATTENTIONS: dict[str, str] = {
 
 TASKS: dict[str, str] = {
     "language_modeling": "tasks.language_modeling.task:LanguageModeling",
-    "forecasting": "tasks.forecasting.task:Forecasting",
     "text_to_speech": "tasks.text_to_speech.task:TextToSpeech",
-    "point_cloud_completion": "tasks.point_cloud_completion.task:PointCloudCompletion",
     "summarization": "tasks.summarization.task:Summarization",
+    "point_cloud_completion": "tasks.point_cloud_completion.task:PointCloudCompletion",
+    "forecasting": "tasks.forecasting.task:Forecasting",
 }
 
 SHORT_NAMES = {

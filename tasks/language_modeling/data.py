@@ -13,14 +13,13 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tasks.language_modeling.tokens import (
     AnyTokenizer,
     ByteTokenizer,
-    TextCounter,
     load_bpe,
     load_gpt2,
     train_bpe,
@@ -54,6 +53,14 @@ class Sources(NamedTuple):
     fingerprint: str
 
 
+class AnyCounter(Protocol):
+    """How much text a slice of tokens is; previous: the token before it, None where a document begins."""
+
+    def num_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int: ...
+
+    def num_words(self, tokens: np.ndarray, previous: int | None) -> int: ...
+
+
 class TokenizedPart(NamedTuple):
     """One part: all tokens in a row (a memory map), and where each document ends."""
 
@@ -72,7 +79,7 @@ class Example(NamedTuple):
 class Blocks(Sequence[Example]):
     """A part cut into consecutive blocks of ``length`` tokens, each document by itself: its last block may be shorter."""
 
-    def __init__(self, part: TokenizedPart, length: int, counter: TextCounter) -> None:
+    def __init__(self, part: TokenizedPart, length: int, counter: AnyCounter) -> None:
         self.tokens, self.counter = part.tokens, counter
         begins = np.concatenate([[0], part.ends[:-1]])
         self.starts = np.concatenate([np.arange(a, b, length) for a, b in zip(begins, part.ends, strict=True)])
@@ -89,7 +96,7 @@ class Blocks(Sequence[Example]):
         start, stop = self.starts[index], self.stops[index]
         tokens = np.array(self.tokens[start:stop])
         previous = None if self.opens_document[index] else int(self.tokens[start - 1])
-        return Example(tokens, self.counter.num_bytes(tokens), self.counter.num_words(tokens, previous))
+        return Example(tokens, self.counter.num_bytes(tokens, previous), self.counter.num_words(tokens, previous))
 
     @property
     def lengths(self) -> np.ndarray:

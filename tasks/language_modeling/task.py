@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits
 from benchmark.settings import Settings
 from tasks.language_modeling import data, metrics
+from tasks.language_modeling.binarised import JOINS, FairseqTokens, load_binarised
 from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.lengths import length_row, position_curve, shift, streamed_loss
 from tasks.language_modeling.ngram import NGram
@@ -31,7 +32,7 @@ CONTROL_TOKENS = (
 class DataSettings(Settings):
     """Which tokens, in blocks of which length; a limit takes the middles of some documents (``data.limit_documents``)."""
 
-    tokens: Literal["bytes", "bpe", "gpt2"] = "bytes"
+    tokens: Literal["bytes", "bpe", "gpt2", "fairseq", "fairseq_subword_nmt", "fairseq_sentencepiece"] = "bytes"
     vocab_size: int = Field(default=8192, ge=258, le=2**20)  # of bpe, begin token included
     context_length: int = Field(ge=1)  # tokens of a training block
     max_train_bytes: int | None = Field(default=None, ge=64)
@@ -128,44 +129,69 @@ class LanguageModeling:
     def __init__(self, settings: LanguageModelingSettings, *, backbone: str = "gpt") -> None:
         assert backbone in self.backbones
         self.config = settings
-        self.tokenizer: AnyTokenizer
-        self.counter: TextCounter
+        self.tokenizer: AnyTokenizer | FairseqTokens
+        self.counter: data.AnyCounter
+        self.bytes_known = True
         self.parts: dict[str, data.TokenizedPart]
         self.splits: Splits
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """Blocks of the books of ``data_root``, else of the standard library; tokens are kept in ``cache``."""
+        """Blocks of the books of ``data_root``, else of the standard library; tokens are kept in ``cache``.
+
+        With ``data.tokens`` fairseq: of what ``fairseq-preprocess`` wrote to ``data_root``.
+        """
         options = self.config.data
+        if options.tokens in JOINS:
+            return self._load_binarised(data_root)
         sources = data.find_books(data_root) if data_root else data.find_modules()
         limits = {part: getattr(options, f"max_{part}_bytes") for part in data.PARTS}
         documents = {
             part: data.limit_documents(sources.parts[part], limits[part], options.excerpt_bytes) for part in data.PARTS
         }
         train_key = data.cache_key(sources.fingerprint, limits["train"], options.excerpt_bytes, options.vocab_size)
-        self.tokenizer = data.make_tokenizer(
+        self.tokenizer = tokenizer = data.make_tokenizer(
             options.tokens,
             options.vocab_size,
             documents["train"],
             data_root,
             lambda name: cache / f"lm-{train_key}.{name}",
         )
-        self.counter = TextCounter(self.tokenizer)
+        self.counter = TextCounter(tokenizer)
         self.parts = {}
         for part in data.PARTS:
-            key = data.cache_key(
-                sources.fingerprint, part, limits[part], options.excerpt_bytes, self.tokenizer.fingerprint
-            )
+            key = data.cache_key(sources.fingerprint, part, limits[part], options.excerpt_bytes, tokenizer.fingerprint)
             self.parts[part] = data.tokenize(
                 documents[part],
-                self.tokenizer,
+                tokenizer,
                 lambda name, key=key: cache / f"lm-{key}.{name}",  # type: ignore[misc]
             )
+        sizes = {
+            part: {
+                "documents": len(documents[part]),
+                "bytes": sum(document.stop - document.start for document in documents[part]),
+                "tokens": len(self.parts[part].tokens),
+                "whole": list(documents[part]) == list(sources.parts[part]),
+            }
+            for part in data.PARTS
+        }
+        python = {"python": platform.python_version()} if sources.embedded else {}
+        return self._split(sources.name, sources.fingerprint, sources.embedded, self._details(sizes) | python)
+
+    def _load_binarised(self, data_root: Path | None) -> Splits:
+        options = self.config.data
+        limits = {part: getattr(options, f"max_{part}_bytes") for part in data.PARTS}
+        texts = load_binarised(data_root, options.tokens, limits)
+        self.tokenizer, self.counter, self.parts = texts.tokenizer, texts.counter, texts.parts
+        self.bytes_known = texts.bytes_unknown is None
+        if not self.bytes_known:  # no figure rather than a wrong one
+            self.metrics = {name: metric for name, metric in self.metrics.items() if name != "bits_per_byte"}
+        details = self._details(texts.sizes) | {"no_bits_per_byte": texts.bytes_unknown}
+        return self._split(texts.name, texts.fingerprint, False, details)
+
+    def _split(self, name: str, fingerprint: str, embedded: bool, details: dict[str, Any]) -> Splits:
         self._check_lengths()
-        train, validation, test = (self.blocks(part, options.context_length) for part in data.PARTS)
-        details = self._details(sources, documents)
-        self.splits = Splits(
-            train, validation, test, sources.name, sources.fingerprint, sources.embedded, details=details
-        )
+        train, validation, test = (self.blocks(part, self.config.data.context_length) for part in data.PARTS)
+        self.splits = Splits(train, validation, test, name, fingerprint, embedded, details=details)
         return self.splits
 
     def blocks(self, part: str, length: int) -> data.Blocks:
@@ -203,10 +229,11 @@ class LanguageModeling:
     def score(self, model: GPT, batch: TokenBatch) -> Mapping[str, Tensor]:
         """By block: nats, and the tokens, bytes and words they were for."""
         nats = model.nats(batch.inputs, batch.targets)
+        num_bytes = {"num_bytes": batch.num_bytes} if self.bytes_known else {}
         return {
             "nats": nats.double().sum(-1),
             "num_tokens": batch.num_tokens,
-            "num_bytes": batch.num_bytes,
+            **num_bytes,
             "num_words": batch.num_words,
         }
 
@@ -227,9 +254,10 @@ class LanguageModeling:
         examples = list(test)
         counts = {
             "num_tokens": np.array([len(example.tokens) for example in examples]),
-            "num_bytes": np.array([example.num_bytes for example in examples]),
             "num_words": np.array([example.num_words for example in examples]),
         }
+        if self.bytes_known:
+            counts["num_bytes"] = np.array([example.num_bytes for example in examples])
         firsts = np.concatenate([[0], counts["num_tokens"].cumsum()[:-1]])
         orders = {"uniform": -1, "unigram": 0, "bigram": 1} | {f"order_{j}": j for j in range(2, model.order + 1)}
         texts = [example.tokens for example in examples]
@@ -258,7 +286,8 @@ class LanguageModeling:
                 chunk_size=options.chunk_size,
                 num_rows=max(1, options.tokens_at_once // min(length, options.chunk_size)),
             )
-            rows.append(length_row(length, result))
+            row = length_row(length, result)
+            rows.append(row if self.bytes_known else row | {"bits_per_byte": None})
             positions.append(position_curve(length, result))
         model.train(was_training)
         return {
@@ -283,17 +312,8 @@ class LanguageModeling:
                     f"longer texts (data.max_{part}_bytes, data.excerpt_bytes)"
                 )
 
-    def _details(self, sources: data.Sources, documents: Mapping[str, Sequence[data.Document]]) -> dict[str, Any]:
-        sizes = {
-            part: {
-                "documents": len(documents[part]),
-                "bytes": sum(document.stop - document.start for document in documents[part]),
-                "tokens": len(self.parts[part].tokens),
-                "whole": list(documents[part]) == list(sources.parts[part]),
-            }
-            for part in data.PARTS
-        }
-        details = {
+    def _details(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        return {
             "tokens": self.tokenizer.kind,
             "vocab_size": self.tokenizer.vocab_size,
             "tokenizer_sha256": self.tokenizer.fingerprint,
@@ -302,7 +322,6 @@ class LanguageModeling:
             "positions": f"{self.config.model.positions}, none where the attention encodes them",
             "parts": sizes,
         }
-        return details | ({"python": platform.python_version()} if sources.embedded else {})
 
 
 def _highest_order(vocab_size: int) -> int:

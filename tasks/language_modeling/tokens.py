@@ -158,7 +158,8 @@ class TextCounter:
         self.starts_black = np.array([row[:1] == [True] for row in black])
         self.ends_white = np.array([row[-1:] == [False] for row in black])
 
-    def num_bytes(self, tokens: np.ndarray) -> int:
+    def num_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int:
+        del previous  # a piece has its bytes wherever it stands
         return int(self.length[tokens].sum())
 
     def num_words(self, tokens: np.ndarray, previous: int | None) -> int:

@@ -1,0 +1,152 @@
+"""``attention_transformer``: the Transformer of the summarisation task as an encoder-decoder model of fairseq."""
+
+# No postponed annotations: fairseq makes its flags of the fields' types.
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, FairseqIncrementalDecoder, register_model
+from omegaconf import II
+from torch import Tensor
+
+from benchmark.interface import Pattern
+from lavo_fairseq.sites import attention_sites
+from tasks.summarization.transformer import Transformer
+
+PATTERNS: tuple[Pattern, ...] = ("noncausal_self", "causal_self", "causal_cross")
+STATE = "transformer"
+
+
+@dataclass
+class AttentionTransformerConfig(FairseqDataclass):
+    """The flags of ``--arch attention_transformer``; sizes carry fairseq's names."""
+
+    attention: str = field(default="lavo", metadata={"help": "an attention of lavo-bench list attentions"})
+    attention_pattern: str = field(
+        default="causal_cross",
+        metadata={"help": "where it stands: noncausal_self (encoder), causal_self (decoder) or causal_cross"},
+    )
+    attention_options: str = field(default="{}", metadata={"help": "JSON, its options: '{\"rank\": 32}'"})
+    encoder_embed_dim: int = field(default=512, metadata={"help": "width of encoder and decoder"})
+    encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of all feed-forward layers"})
+    encoder_layers: int = field(default=6, metadata={"help": "layers of the encoder"})
+    decoder_layers: int = field(default=6, metadata={"help": "layers of the decoder"})
+    encoder_attention_heads: int = field(default=8, metadata={"help": "heads of every attention layer"})
+    dropout: float = field(default=0.1, metadata={"help": "of embeddings, attention outputs and feed-forward layers"})
+    share_all_embeddings: bool = field(default=False, metadata={"help": "one matrix for source, target and output"})
+    max_source_positions: int = II("task.max_source_positions")
+    max_target_positions: int = II("task.max_target_positions")
+
+
+@register_model("attention_transformer", dataclass=AttentionTransformerConfig)
+class AttentionTransformer(FairseqEncoderDecoderModel):
+    """``backbone`` is the Transformer: its ``state_dict`` goes in and out as it is."""
+
+    def __init__(self, backbone: Transformer, source: Any, target: Any, lengths: tuple[int, int]) -> None:
+        super().__init__(SourceEncoder(source, backbone, lengths[0]), TargetDecoder(target, backbone, lengths[1]))
+        self.backbone = backbone
+
+    @classmethod
+    def build_model(cls, cfg: AttentionTransformerConfig, task: Any) -> "AttentionTransformer":
+        source, target = task.source_dictionary, task.target_dictionary
+        if source != target:
+            raise ValueError(
+                f"attention_transformer: the dictionaries differ ({len(source)} and {len(target)} words), and it has one "
+                "for source and target; make the data by fairseq-preprocess --joined-dictionary"
+            )
+        backbone = Transformer(
+            attention_sites(cfg.attention, cfg.attention_pattern, cfg.attention_options, patterns=PATTERNS),
+            vocab_size=len(target),
+            embed_dim=cfg.encoder_embed_dim,
+            num_encoder_layers=cfg.encoder_layers,
+            num_decoder_layers=cfg.decoder_layers,
+            num_heads=cfg.encoder_attention_heads,
+            feed_forward_dim=cfg.encoder_ffn_embed_dim,
+            max_source_length=cfg.max_source_positions,
+            max_target_length=cfg.max_target_positions,
+            dropout=cfg.dropout,
+            share_embeddings=cfg.share_all_embeddings,
+        )
+        return cls(backbone, source, target, (cfg.max_source_positions, cfg.max_target_positions))
+
+
+class EncodedSource(NamedTuple):
+    """What the decoder reads; ``rows`` says which source each of its rows has, so that beams hold no copies."""
+
+    memory: Tensor  # (sources, source length, embed_dim)
+    padding: Tensor | None  # bool (sources, source length), True where padded
+    rows: Tensor  # (batch,) int64
+
+
+class SourceEncoder(FairseqEncoder):
+    """The encoder's half.  The backbone belongs to the model: registered here too, its weights would be saved twice."""
+
+    def __init__(self, dictionary: Any, backbone: Transformer, longest: int) -> None:
+        super().__init__(dictionary)
+        self.owner, self.longest = (backbone,), longest
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> EncodedSource:
+        """src_tokens: (batch, source length), padded on either side."""
+        tokens, padding = pad_right(src_tokens, self.dictionary.pad())
+        rows = torch.arange(len(tokens), device=tokens.device)
+        return EncodedSource(self.owner[0].encode(tokens, padding), padding, rows)
+
+    def reorder_encoder_out(self, encoder_out: EncodedSource, new_order: Tensor) -> EncodedSource:
+        """The sources of these rows, repeated or left out."""
+        return encoder_out._replace(rows=encoder_out.rows.index_select(0, new_order))
+
+    def max_positions(self) -> int:
+        return self.longest
+
+
+class TargetDecoder(FairseqIncrementalDecoder):
+    """The decoder's half: logits of whole targets, or of the tokens that the state has not read."""
+
+    def __init__(self, dictionary: Any, backbone: Transformer, longest: int) -> None:
+        super().__init__(dictionary)
+        self.owner, self.longest = (backbone,), longest
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncodedSource,
+        incremental_state: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, None]:
+        """prev_output_tokens: (batch, length), padded on the right, where no causal attention looks.
+
+        Returns logits (batch, length, vocabulary); with ``incremental_state`` those of the tokens that are new to it.
+        """
+        (backbone,) = self.owner
+        memory, padding, rows = encoder_out
+        if incremental_state is None:
+            padding = None if padding is None else padding[rows]
+            return backbone.decode(prev_output_tokens, memory[rows], padding), None
+        state: Any = self.get_incremental_state(incremental_state, STATE)
+        if state is None:
+            # A source is read once for all its beams.
+            state = backbone.select(backbone.init_state(memory, padding), rows)
+        logits, state = backbone.extend(prev_output_tokens[:, state.position :], state)
+        self.set_incremental_state(incremental_state, STATE, state)
+        return logits, None
+
+    def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> None:
+        """Keeps these rows of the state, repeated or left out: what beam search asks for after each step."""
+        state: Any = self.get_incremental_state(incremental_state, STATE)
+        if state is not None:
+            self.set_incremental_state(incremental_state, STATE, self.owner[0].select(state, new_order))
+
+    def max_positions(self) -> int:
+        return self.longest
+
+
+def pad_right(tokens: Tensor, pad: int) -> tuple[Tensor, Tensor | None]:
+    """Tokens (batch, length) with their padding moved to the end, so that real tokens stand at the positions 0, 1, ….
+
+    Returns the mask of what is padded besides, None where nothing is.
+    """
+    padding = tokens == pad
+    if not bool(padding.any()):
+        return tokens, None
+    order = padding.to(torch.uint8).argsort(dim=1, stable=True)
+    return tokens.gather(1, order), padding.gather(1, order)

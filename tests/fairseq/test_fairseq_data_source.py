@@ -1,0 +1,47 @@
+"""What our reader makes of fairseq's own files is what fairseq makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.data import Dictionary, data_utils
+from fairseq_commands import built
+
+from tasks.fairseq_data import read_binarised, read_dictionary
+from tasks.language_modeling.task import LanguageModeling, LanguageModelingSettings
+
+SIZES = {"embed_dim": 16, "num_layers": 1, "num_heads": 2}
+
+
+def test_dictionary_and_texts_are_those_that_fairseq_reads(lm_bin):
+    words = read_dictionary(lm_bin / "dict.txt", "dict.txt")
+    dictionary = Dictionary.load(str(lm_bin / "dict.txt"))
+    assert list(words) == dictionary.symbols
+    for part in ("train", "valid", "test"):
+        tokens, ends = read_binarised(lm_bin / part, part, len(words))
+        items = data_utils.load_indexed_dataset(str(lm_bin / part), dictionary)
+        split = np.split(tokens, ends[:-1])
+        assert [one.tolist() for one in split] == [items[index].tolist() for index in range(len(items))]
+
+
+def test_loss_on_it_is_what_fairseq_computes_with_the_same_weights(lm_bin, tmp_path):
+    """One block a part: there fairseq reads </s> first, as our blocks do."""
+    length = int(np.fromfile(lm_bin / "test.bin", np.uint16).size)
+    settings = LanguageModelingSettings(
+        data={"tokens": "fairseq", "context_length": length}, model=SIZES, eval={"lengths": [1]}
+    )
+    ours = LanguageModeling(settings, backbone="gpt")
+    splits = ours.load_data(lm_bin, tmp_path)
+
+    arguments = ("--task=language_modeling", f"--tokens-per-sample={length}", "--arch=attention_lm")
+    sizes = ("--decoder-embed-dim=16", "--decoder-layers=1", "--decoder-attention-heads=2")
+    _, task, model = built(lm_bin, *arguments, *sizes, attention="cosformer")
+    task.load_dataset("test")
+    dataset = task.dataset("test")
+    assert len(dataset) == len(splits.test) == 1
+    loss, num_tokens, _ = CrossEntropyCriterion(task, sentence_avg=False)(model, dataset.collater([dataset[0]]))
+    with torch.no_grad():
+        columns = ours.score(model.decoder.backbone, ours.collate([splits.test[0]]))
+    assert num_tokens == int(columns["num_tokens"])
+    torch.testing.assert_close(loss.double(), columns["nats"][0], rtol=1e-6, atol=0)
