@@ -35,7 +35,9 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:
         """x: (b, n, in_dim).  padded: (b, n).  Returns (b, n, out_dim)."""
-        if self.kernel_size == 1:  # one place alone: nothing of the padding comes in, and a product needs no transposing
+        if (
+            self.kernel_size == 1
+        ):  # one place alone: nothing of the padding comes in, and a product needs no transposing
             return F.linear(x, self.convolution.weight[:, :, 0], self.convolution.bias)
         return self.convolution(without_padding(x, padded).mT).mT
 

@@ -219,7 +219,9 @@ class TextToSpeech:
         """Full synthesis, and beside it the error with the truth given."""
         synthesis = self.synthesise(model, batch)
         rows = []
-        for number, mel, count in zip(batch.numbers.tolist(), synthesis.mel, synthesis.num_frames.tolist(), strict=True):
+        for number, mel, count in zip(
+            batch.numbers.tolist(), synthesis.mel, synthesis.num_frames.tolist(), strict=True
+        ):
             rows.append(self._distortions(self.everyone[number], mel[:count].cpu()))
         columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
         columns["mel_l1"] = self._taught(model, batch, batch.numbers)[1].double()
@@ -283,7 +285,9 @@ class TextToSpeech:
                 synthesis = self.synthesise(model, batch)
                 alignment = None
                 if self.backbone == "transformer_tts":
-                    alignment = shown.cross_alignment(model, lambda batch=batch: self._taught(model, batch, batch.numbers))
+                    alignment = shown.cross_alignment(
+                        model, lambda batch=batch: self._taught(model, batch, batch.numbers)
+                    )
                 mel = synthesis.mel[0].cpu()
                 sounds = {
                     "truth": self.speech.sounds[utterance.name],

@@ -132,7 +132,10 @@ def _cut(path, size):
         (lambda lm: (lm / "dict.txt").write_bytes(b"caf\xe9 3\n"), "lm/dict.txt: byte 3 is not UTF-8"),
         (lambda lm: (lm / "dict.txt").write_text("cat 3\ndog\n"), "lm/dict.txt: line 2, 'dog', is not a word"),
         (lambda lm: (lm / "dict.txt").write_text("cat 3\ncat 2\n"), "lm/dict.txt: line 2: 'cat' is there already"),
-        (lambda lm: (lm / "dict.txt").write_text("cat 3\n"), r"lm/train.bin: token \d+ is \d+, the dictionary has 5 words"),
+        (
+            lambda lm: (lm / "dict.txt").write_text("cat 3\n"),
+            r"lm/train.bin: token \d+ is \d+, the dictionary has 5 words",
+        ),
         (lambda lm: (lm / "valid.idx").unlink(), "lm/valid.idx: no such file"),
         (lambda lm: (lm / "test.bin").unlink(), "lm/test.bin: no such file"),
         (lambda lm: _cut(lm / "train.bin", 11), r"lm/train.bin: has 11 bytes, lm/train.idx tells of [\d,]+: cut off"),
@@ -170,4 +173,12 @@ def test_other_widths_of_tokens_are_read(tmp_path, code, dtype):
 
 def test_an_overwriting_word_gets_a_further_number(tmp_path):
     (tmp_path / "dict.txt").write_text("cat 3\n<unk> 1 #fairseq:overwrite\nB C 2\n")
-    assert read_dictionary(tmp_path / "dict.txt", "dict.txt") == ("<s>", "<pad>", "</s>", "<unk>", "cat", "<unk>", "B C")
+    assert read_dictionary(tmp_path / "dict.txt", "dict.txt") == (
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "cat",
+        "<unk>",
+        "B C",
+    )

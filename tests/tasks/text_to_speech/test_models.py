@@ -128,7 +128,14 @@ def paper(backbone, tmp_path, **model):
 
     settings = resolve("tts", backbone, "paper", AttentionSpec(name="softmax"), []).settings
     small = settings.data.model_copy(
-        update={"num_train": 8, "num_validation": 1, "num_test": 1, "long": False, "max_frames": 900, "max_symbols": 200}
+        update={
+            "num_train": 8,
+            "num_validation": 1,
+            "num_test": 1,
+            "long": False,
+            "max_frames": 900,
+            "max_symbols": 200,
+        }
     )
     task = TextToSpeech(settings.model_copy(update={"data": small}), backbone=backbone)
     task.load_data(None, tmp_path)

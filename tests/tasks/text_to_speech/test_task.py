@@ -53,7 +53,11 @@ def test_a_handful_is_learnt_by_heart(make_task, backbone, bound):
     """Prenet dropout stays on, as published, so Transformer-TTS keeps some noise: its bound is on the frames' error."""
     from benchmark.multihead import AttentionSites
 
-    wide = {"embed_dim": 64, "feed_forward_dim": 128, **({"prenet_dim": 128, "postnet_dim": 64} if backbone[0] == "t" else {"num_bins": 64})}
+    wide = {
+        "embed_dim": 64,
+        "feed_forward_dim": 128,
+        **({"prenet_dim": 128, "postnet_dim": 64} if backbone[0] == "t" else {"num_bins": 64}),
+    }
     task = make_task(backbone, model=wide)
     torch.manual_seed(0)
     model = task.build_model(AttentionSites("softmax", "noncausal_self", {}))
