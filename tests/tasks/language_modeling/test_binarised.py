@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_bytes_and_words_are_those_of_the_text_however_it_is_cut(lm_bin):
         text = "".join(line + "\n" for line in LINES[prefix])
         tokens = texts.parts[part].tokens
         for cuts in ([0, len(tokens)], [0, 1, 2, 9, 10, len(tokens)], range(len(tokens) + 1)):
-            slices = [(tokens[a:b], int(tokens[a - 1]) if a else None) for a, b in zip(cuts, cuts[1:], strict=False)]
+            slices = [(tokens[a:b], int(tokens[a - 1]) if a else None) for a, b in pairwise(cuts)]
             assert sum(texts.counter.num_bytes(*one) for one in slices) == len(text.encode())
             assert sum(texts.counter.num_words(*one) for one in slices) == len(text.split())
         assert texts.sizes[part]["bytes"] == len(text.encode())
@@ -132,7 +133,10 @@ def _cut(path, size):
         (lambda lm: (lm / "dict.txt").write_bytes(b"caf\xe9 3\n"), "lm/dict.txt: byte 3 is not UTF-8"),
         (lambda lm: (lm / "dict.txt").write_text("cat 3\ndog\n"), "lm/dict.txt: line 2, 'dog', is not a word"),
         (lambda lm: (lm / "dict.txt").write_text("cat 3\ncat 2\n"), "lm/dict.txt: line 2: 'cat' is there already"),
-        (lambda lm: (lm / "dict.txt").write_text("cat 3\n"), r"lm/train.bin: token \d+ is \d+, the dictionary has 5 words"),
+        (
+            lambda lm: (lm / "dict.txt").write_text("cat 3\n"),
+            r"lm/train.bin: token \d+ is \d+, the dictionary has 5 words",
+        ),
         (lambda lm: (lm / "valid.idx").unlink(), "lm/valid.idx: no such file"),
         (lambda lm: (lm / "test.bin").unlink(), "lm/test.bin: no such file"),
         (lambda lm: _cut(lm / "train.bin", 11), r"lm/train.bin: has 11 bytes, lm/train.idx tells of [\d,]+: cut off"),
@@ -170,4 +174,12 @@ def test_other_widths_of_tokens_are_read(tmp_path, code, dtype):
 
 def test_an_overwriting_word_gets_a_further_number(tmp_path):
     (tmp_path / "dict.txt").write_text("cat 3\n<unk> 1 #fairseq:overwrite\nB C 2\n")
-    assert read_dictionary(tmp_path / "dict.txt", "dict.txt") == ("<s>", "<pad>", "</s>", "<unk>", "cat", "<unk>", "B C")
+    assert read_dictionary(tmp_path / "dict.txt", "dict.txt") == (
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "cat",
+        "<unk>",
+        "B C",
+    )
