@@ -66,7 +66,7 @@ print(sys.implementation.cache_tag, sysconfig.get_platform(), "torch" + m.versio
     temporary="$(mktemp -d "$wheels/.build.XXXXXX")"
     # -g0: debugging symbols take a quarter of the time.
     "$python" -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt cython numpy setuptools >"$log" 2>&1 &&
-      CFLAGS="-g0 ${CFLAGS:-}" nice -n 10 "$python" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation \
+      CFLAGS="-g0 ${CFLAGS:-}" "$python" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation \
         -c .ci/constraints.txt -w "$temporary" "$name" >>"$log" 2>&1 &&
       mv -f "$temporary"/*.whl "$wheels/" || {
       echo "prepare_fairseq: the wheel of $name was not built; the last lines of $log: $(tail -n 3 "$log" | tr '\n' ' ')" >&2

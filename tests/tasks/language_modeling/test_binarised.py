@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_bytes_and_words_are_those_of_the_text_however_it_is_cut(lm_bin):
         text = "".join(line + "\n" for line in LINES[prefix])
         tokens = texts.parts[part].tokens
         for cuts in ([0, len(tokens)], [0, 1, 2, 9, 10, len(tokens)], range(len(tokens) + 1)):
-            slices = [(tokens[a:b], int(tokens[a - 1]) if a else None) for a, b in zip(cuts, cuts[1:], strict=False)]
+            slices = [(tokens[a:b], int(tokens[a - 1]) if a else None) for a, b in pairwise(cuts)]
             assert sum(texts.counter.num_bytes(*one) for one in slices) == len(text.encode())
             assert sum(texts.counter.num_words(*one) for one in slices) == len(text.split())
         assert texts.sizes[part]["bytes"] == len(text.encode())
