@@ -12,6 +12,7 @@ from lavo import chunked, streaming
 from lavo.basis import BASES, fold_columns, fold_rows, make_basis
 from lavo.blocks import accumulation_dtype, carry_dtype
 from lavo.functional import OUTPUTS, check_inputs, full_precision, lavo_attention, lavo_cross_attention, resolve_backend
+from lavo.parallel import Part, parallel_lavo_attention
 from lavo.streaming import CrossState, SelfState
 
 State = TypeVar("State", SelfState, CrossState)
@@ -83,6 +84,7 @@ class LAVOAttention(nn.Module):
         self.kernel = resolve_backend(backend)
         self.causal = pattern == "causal_self"
         self.basis_kind = basis
+        self.sequence_part: Part | None = None  # see lavo.parallel.sequence_part
         self.basis = make_basis(basis, num_heads=num_heads, rank=rank, head_dim=head_dim, seed=basis_seed)
         self.bias: nn.Parameter | None = None
         if position_bias and dissect and pattern.endswith("self"):
@@ -103,6 +105,8 @@ class LAVOAttention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, backend: str) -> Tensor:
         self._check_heads(q)
+        if self.sequence_part is not None:
+            return self._attend_in_parts(q, k, v, mask)
         self.kernel = resolve_backend(backend)
         if self.pattern.endswith("cross"):
             if k.shape != v.shape:
@@ -121,6 +125,17 @@ class LAVOAttention(nn.Module):
             dissect=self.dissect,
             backend=backend,
         )
+
+    def _attend_in_parts(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        assert self.sequence_part is not None
+        if self.pattern != "causal_self" or mask is not None:
+            raise ValueError(
+                'only "causal_self" without padding attends over a sequence in parts, '
+                f"got {self.pattern!r} and key_padding_mask={'given' if mask is not None else None}"
+            )
+        self.kernel = "torch"
+        options = {"window": self.window, "bias": self.bias, "output": self.output, "dissect": self.dissect}
+        return parallel_lavo_attention(q, k, v, self.basis(), self.sequence_part, **options)
 
     @torch.no_grad()
     def init_state(

@@ -42,23 +42,7 @@ def lavo_attention(
     backend: "auto", "reference", "torch" or "triton".
     Returns (batch, heads, length, head_dim) in the dtype of q; zeros where padded.
     """
-    check_inputs({"q": q, "k": k, "v": v}, basis, key_padding_mask)
-    if q.shape != k.shape:
-        raise ValueError(
-            f"q and k of self-attention must have one shape, got length {q.shape[2]} for q and {k.shape[2]} for k "
-            f"({tuple(q.shape)} and {tuple(k.shape)}); a sequence is continued by LAVOAttention.extend"
-        )
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise ValueError(f"window must be an integer of at least 1, got {window!r}")
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
-    entries = window if causal else 2 * window - 1
-    if bias is not None and (not bias.is_floating_point() or bias.shape != (q.shape[1], entries)):
-        form = "(heads, window)" if causal else "(heads, 2 window - 1)"
-        raise ValueError(
-            f"bias must be floating, of shape {form} = {(q.shape[1], entries)} for causal={causal}, "
-            f"got {bias.dtype} {tuple(bias.shape)}"
-        )
+    check_self(q, k, v, basis, key_padding_mask, window=window, bias=bias, causal=causal, output=output)
     options = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
     with full_precision(q):
         if resolve_backend(backend) == "reference":
@@ -135,6 +119,29 @@ def _without_padding(q, k, v, basis, mask, **options) -> Tensor:
     if order is None:
         return F.pad(out, (0, 0, 0, n - longest))
     return out.new_zeros(*out.shape[:2], n, out.shape[3]).scatter(2, order, out)
+
+
+def check_self(
+    q, k, v, basis, key_padding_mask, *, window: int, bias: Tensor | None, causal: bool, output: str
+) -> None:
+    """The arguments of self-attention."""
+    check_inputs({"q": q, "k": k, "v": v}, basis, key_padding_mask)
+    if q.shape != k.shape:
+        raise ValueError(
+            f"q and k of self-attention must have one shape, got length {q.shape[2]} for q and {k.shape[2]} for k "
+            f"({tuple(q.shape)} and {tuple(k.shape)}); a sequence is continued by LAVOAttention.extend"
+        )
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise ValueError(f"window must be an integer of at least 1, got {window!r}")
+    if output not in OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+    entries = window if causal else 2 * window - 1
+    if bias is not None and (not bias.is_floating_point() or bias.shape != (q.shape[1], entries)):
+        form = "(heads, window)" if causal else "(heads, 2 window - 1)"
+        raise ValueError(
+            f"bias must be floating, of shape {form} = {(q.shape[1], entries)} for causal={causal}, "
+            f"got {bias.dtype} {tuple(bias.shape)}"
+        )
 
 
 def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor | None) -> None:

@@ -1,0 +1,310 @@
+"""One sequence over several processes: each holds a part of it, and what passes between them doesn't grow with it.
+
+Causal LAVO remembers r numbers a head, so the memory before a part is an exclusive scan over the processes of one such
+vector each; the backward pass scans their gradients the other way round.  A window that a boundary cuts lends its tokens
+to the part after it: less than a window of keys and values, and nothing where parts end with windows
+(``split_length``).  Both are all-gathers, so any backend of torch.distributed will do.
+
+    part = share_length(tokens.shape[1], group)          # once a batch; or Part(lengths, rank, group), which asks nobody
+    with sequence_part(model, part):                     # all LAVOAttention of the model
+        nats = loss_sum(model(tokens), targets)          # of the own tokens; positions, if any, begin at part.start
+        nats.backward()                                  # on every process, whole or not at all
+    # then the sums of losses, tokens and gradients over the processes: as in data parallel training
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lavo import chunked
+from lavo.blocks import Workspace, accumulation_dtype, carry_dtype, chunks, store
+from lavo.chunked import Computed, Kept
+from lavo.functional import check_self, full_precision
+
+
+@dataclass
+class Part:
+    """Which part of a sequence this process holds: the ``rank``-th of consecutive parts of these lengths.
+
+    ``bytes_sent`` counts what this process gave to others since the part was made, one copy a receiver.
+    """
+
+    lengths: tuple[int, ...]
+    rank: int
+    group: Any = None  # of torch.distributed; None is all processes
+    bytes_sent: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < len(self.lengths) or min(self.lengths) < 0:
+            raise ValueError(
+                f"a part needs lengths of at least 0 and a rank below their number, got {self.lengths}, {self.rank}"
+            )
+
+    @property
+    def start(self) -> int:
+        """The position of the first own token."""
+        return sum(self.lengths[: self.rank])
+
+    def starts(self) -> list[int]:
+        return [0, *accumulate(self.lengths)][:-1]
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """The tensor of every process, in order; all must be of one shape."""
+        if len(self.lengths) == 1:
+            return [x]
+        x = x.contiguous()
+        gathered = [torch.empty_like(x) for _ in self.lengths]
+        dist.all_gather(gathered, x, group=self.group)
+        self.bytes_sent += x.nbytes * (len(self.lengths) - 1)
+        return gathered
+
+
+def share_length(length: int, group: Any = None, *, device: torch.device | str = "cpu") -> Part:
+    """Tells every process of the group how long the parts of all are.  device: one that the group's backend can send."""
+    world, rank = dist.get_world_size(group), dist.get_rank(group)
+    part = Part((0,) * world, rank, group)
+    lengths = part.gather(torch.tensor([length], device=device))
+    return Part(tuple(int(x) for x in torch.cat(lengths).tolist()), rank, group, part.bytes_sent)
+
+
+def split_length(length: int, num_parts: int, window: int) -> tuple[int, ...]:
+    """Lengths of parts as equal as whole windows allow; nothing but the memory then passes between processes."""
+    windows, rest = divmod(-(-length // window), num_parts)
+    ends = [min(length, (i * windows + min(i, rest)) * window) for i in range(num_parts + 1)]
+    return tuple(b - a for a, b in zip(ends, ends[1:], strict=False))
+
+
+@contextmanager
+def sequence_part(model: nn.Module, part: Part) -> Iterator[None]:
+    """Inside, every LAVOAttention of the model takes its inputs for this part of a sequence."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "sequence_part")]
+    before = [layer.sequence_part for layer in layers]
+    if not layers:
+        raise ValueError("the model has no LAVOAttention: no other attention can attend over a sequence in parts here")
+    try:
+        for layer in layers:
+            layer.sequence_part = part
+        yield
+    finally:
+        for layer, former in zip(layers, before, strict=True):
+            layer.sequence_part = former
+
+
+def parallel_lavo_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    basis: Tensor | None,
+    part: Part,
+    *,
+    window: int = 64,
+    bias: Tensor | None = None,
+    output: str = "joint",
+    dissect: bool = True,
+) -> Tensor:
+    """The rows of ``lavo_attention(…, causal=True)`` over the whole sequence that belong to this process.
+
+    q, k, v: (batch, heads, length of the part, head_dim), without padding; everything else is the same in all processes.
+    All processes of the group must call it, and its backward pass: gradients of q, k and v come out whole, those of
+    basis and bias as this part's share of a sum over processes.
+    Returns (batch, heads, length of the part, head_dim) in the dtype of q.
+    """
+    check_self(q, k, v, basis, None, window=window, bias=bias, causal=True, output=output)
+    if q.shape[2] != part.lengths[part.rank]:
+        raise ValueError(f"this part has {part.lengths[part.rank]} tokens of {part.lengths}, q has {q.shape[2]}")
+    with full_precision(q):
+        dtype = accumulation_dtype(q)
+        basis = None if basis is None else basis.to(dtype)
+        if dissect:
+            e, lse = _local(q, k, v, bias, window, part)
+        else:
+            e, lse, output = v.to(dtype), None, "memory"
+        total = e.sum(2, dtype=carry_dtype(q.device))
+        if basis is not None:
+            total = torch.einsum("bhd,hrd->bhr", total, basis.to(total.dtype))
+        before = _SumBefore.apply(total, part)
+        return _Memory.apply(q, e, lse, before, basis, output, part.start)
+
+
+def _local(q, k, v, bias, window: int, part: Part) -> tuple[Tensor, Tensor]:
+    """e (b, h, n, d) and its log-sum-exps (b, h, n), of windows that may begin before this part."""
+    borrowed = 0
+    if any(start % window for start in part.starts()):
+        borrowed = part.start % window
+        k, v = _Borrow.apply(k, v, part, window)
+        # Queries that are not ours: what comes out for them is cut off again.
+        q = torch.cat([q.new_zeros(*q.shape[:2], borrowed, q.shape[3]), q], 2)
+    if q.shape[2] == borrowed:
+        return v[:, :, borrowed:].to(accumulation_dtype(q)), q.new_zeros(*q.shape[:2], 0, dtype=accumulation_dtype(q))
+    matrix = chunked.bias_matrix(bias, min(window, q.shape[2]), window, True, q)
+    e, lse = _Windows.apply(q, k, v, matrix)
+    return e[:, :, borrowed:], lse[:, :, borrowed:]
+
+
+# What passes between processes.
+
+
+class _SumBefore(torch.autograd.Function):
+    """The sum over all processes before this one: (b, h, r) -> (b, h, r).  The gradient is the sum over those after."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, part: Part) -> Tensor:
+        ctx.part = part
+        return torch.stack([torch.zeros_like(total), *part.gather(total)[: part.rank]]).sum(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        return torch.stack([torch.zeros_like(grad), *ctx.part.gather(grad)[ctx.part.rank + 1 :]]).sum(0), None
+
+
+class _Borrow(torch.autograd.Function):
+    """k and v with what the own first window has before this part: (b, h, n, d) -> (b, h, borrowed + n, d)."""
+
+    @staticmethod
+    def forward(ctx: Any, k: Tensor, v: Tensor, part: Part, window: int) -> tuple[Tensor, Tensor]:
+        ctx.part, ctx.window = part, window
+        size = max(lent(part, window))
+        own = min(size, k.shape[2])
+        tail = k.new_zeros(2, *k.shape[:2], size, k.shape[3])
+        tail[..., size - own :, :] = torch.stack([x[:, :, x.shape[2] - own :] for x in (k, v)])
+        tails = part.gather(tail)
+        pieces = [tails[source][..., size - count :, :] for source, count in loans(part, window, part.rank)]
+        before = torch.cat([tail[..., :0, :], *pieces], -2)
+        return torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dk: Tensor, dv: Tensor) -> tuple:
+        part, window = ctx.part, ctx.window
+        borrowed, size = part.start % window, max(start % window for start in part.starts())
+        front = dk.new_zeros(2, *dk.shape[:2], size, dk.shape[3])
+        front[..., :borrowed, :] = torch.stack([dk[:, :, :borrowed], dv[:, :, :borrowed]])
+        fronts = part.gather(front)
+        own = [dk[:, :, borrowed:].clone(), dv[:, :, borrowed:].clone()]
+        for borrower in range(part.rank + 1, len(part.lengths)):
+            first = 0
+            for source, count in loans(part, window, borrower):
+                if source == part.rank and count:
+                    for x, given in zip(own, fronts[borrower], strict=True):
+                        x[:, :, -count:] += given[:, :, first : first + count]
+                first += count
+        return *own, None, None
+
+
+def lent(part: Part, window: int) -> list[int]:
+    """How many of its last tokens each process lends at most: those after its last window's beginning."""
+    ends = accumulate(part.lengths)
+    return [min(length, end % window) for length, end in zip(part.lengths, ends, strict=True)]
+
+
+def loans(part: Part, window: int, borrower: int) -> list[tuple[int, int]]:
+    """From whom the borrower has the beginning of its first window, in order of time, as (process, tokens)."""
+    wanted, found = part.starts()[borrower] % window, []
+    for source in reversed(range(borrower)):
+        count = min(wanted, part.lengths[source])
+        found.append((source, count))
+        wanted -= count
+    return [loan for loan in reversed(found) if loan[1]]
+
+
+# What each process computes for itself: the two halves of chunked._Causal, between which the scan comes.
+
+
+class _Windows(torch.autograd.Function):
+    """Exact attention inside windows: e (b, h, n, d) and its log-sum-exps (b, h, n), in float32 at least."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        work, cut = Workspace(q), chunked.blocks(q, bias)
+        e = torch.empty(q.shape, dtype=work.dtype, device=q.device)
+        lse = torch.empty(q.shape[:3], dtype=work.dtype, device=q.device)
+        for block in cut:
+            query, key, value = (work.read(name, block.of(x)) for name, x in (("q", q), ("k", k), ("v", v)))
+            chunked.local_block(block, query, key, value, bias, None, Kept(e, lse), e, work)
+        ctx.save_for_backward(q, k, v, bias, e)
+        ctx.cut = cut
+        return e, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, de: Tensor, dlse: Tensor) -> tuple:
+        q, k, v, bias, e = ctx.saved_tensors
+        work = Workspace(q)
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
+        for block in ctx.cut:
+            query, key, value = (work.read(name, block.of(x)) for name, x in (("q", q), ("k", k), ("v", v)))
+            local, given = work.read("e", block.of(e)), work.read("dx", block.of(de))
+            dquery = work.target("dq", block.of(dq)).zero_()
+            lses = block.of(dlse).reshape(*given.shape[:2], 1)
+            chunked.local_block_backward(
+                block, query, key, value, bias, None, None, local, given, lses, dquery, dk, dv, dbias, work
+            )
+            store(block.of(dq), dquery)
+        return dq, dk, dv, dbias
+
+
+class _Memory(torch.autograd.Function):
+    """The output from the local summaries e (b, h, n, d), the sum ``before`` (b, h, r) and the ``start`` tokens in it."""
+
+    @staticmethod
+    def forward(ctx: Any, q, e, lse, before, basis, output: str, start: int) -> Tensor:
+        cut = chunks(q, None) if q.shape[2] else []
+        work, out, sums, starts = Workspace(q), torch.empty_like(q), before.clone(), []
+        for chunk in cut:
+            mean = chunked.RunningMean(chunk, start, work)
+            starts.append(sums[chunk.rows].transpose(0, 1).clone())
+            for block in chunk.blocks(q.shape[1]):
+                query, local = work.read("q", block.of(q)), work.read("e", block.of(e))
+                B = None if basis is None else basis[block.heads]
+                c = chunked.in_basis("scratch", local, B, work)
+                H, so_far = work.take("H", *c.shape), block.carried(sums)
+                so_far.copy_(mean.forward(c, so_far, H))
+                sizes = None if lse is None else block.of(lse)
+                chunked.read_block(block, query, block.tokens(H), B, local, sizes, output, out, work, Computed())
+        ctx.save_for_backward(q, e, lse, before, basis, *starts)
+        ctx.cut, ctx.output, ctx.start = cut, output, start
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        q, e, lse, before, basis, *starts = ctx.saved_tensors
+        work, output = Workspace(q), ctx.output
+        dq, de = torch.zeros_like(q), torch.empty_like(e)
+        dlse = None if lse is None else torch.zeros_like(lse)
+        dbasis = torch.zeros_like(basis) if basis is not None and ctx.needs_input_grad[4] else None
+        later = torch.zeros_like(before)
+        for chunk, so_far in zip(reversed(ctx.cut), reversed(starts), strict=True):
+            mean = chunked.RunningMean(chunk, ctx.start, work)
+            for block in chunk.blocks(q.shape[1]):
+                query, local, given = (work.read(name, block.of(x)) for name, x in (("q", q), ("e", e), ("grad", grad)))
+                dquery, target = work.target("dq", block.of(dq)), work.target("de", block.of(de))
+                B, dB = (None if x is None else x[block.heads] for x in (basis, dbasis))
+                sizes = None if lse is None else block.of(lse)
+                c = chunked.in_basis("scratch", local, B, work)
+                H = work.take("H", *c.shape)
+                mean.forward(c, so_far[block.heads], H)
+                dH, gradient, share = chunked.read_block_backward(
+                    block, query, block.tokens(H), B, local, sizes, output, given, dquery, dB, work, Computed()
+                )
+                dc, after = work.take("product", *H.shape), block.carried(later)
+                after.copy_(mean.backward(dH, after, dc))
+                if dB is not None:
+                    dB.baddbmm_(dc.mT, local)
+                chunked.combine(dc, B, None if output == "memory" else given, share, target)
+                if dlse is not None and gradient is not None:
+                    block.of(dlse).copy_(gradient.view(block.shape))
+                store(block.of(dq), dquery)
+                store(block.of(de), target)
+        return dq, de, dlse, later, dbasis, None, None
