@@ -135,20 +135,20 @@ def test_a_handful_is_learnt_by_heart(attention):
     """Loss near zero, and greedy search gives the summaries back."""
     from tasks.summarization.decoding import beam_search
 
-    model, (source, padding) = tiny(attention, "causal_cross").float().train(), sources((24, 16, 20, 9))
+    model, (source, padding) = tiny(attention, "causal_cross").float().train(), sources((16, 12, 14, 9))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     wanted = torch.randint(0, BEGIN, (4, 8), generator=torch.Generator().manual_seed(5))
     targets = F.pad(wanted, (0, 1), value=END)
     inputs = F.pad(wanted, (1, 0), value=BEGIN)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(150):
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(80):
         loss = smoothed_nats(model(source, inputs, padding), targets).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.02
+    assert loss.item() < 0.05
     model.eval()
     with torch.no_grad():
         state = model.init_state(model.encode(source, padding), padding)
