@@ -51,6 +51,6 @@ def test_references_are_a_list(references):
 
 
 def test_sentences_end_at_newlines_and_full_stops():
-    assert sentences("It is 3.5 m. Good!\nYes") == ["It is 3.5 m.", "Good!", "Yes"]
-    assert one_sentence_a_line("A b. C d.") == "A b.\nC d."
+    assert sentences("It is 3.5 times more. Good!\nYes") == ["It is 3.5 times more.", "Good!", "Yes"]
+    assert one_sentence_a_line("One cat. Two dogs.") == "One cat.\nTwo dogs."
     assert one_sentence_a_line("") == ""

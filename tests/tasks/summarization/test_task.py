@@ -72,9 +72,9 @@ def test_the_loss_is_a_sum_and_its_count(own_task):
     whole = task.loss(model, task.collate(task.data.splits.train[:5]))
     parts = [task.loss(model, task.collate([example])) for example in task.data.splits.train[:5]]
     assert int(whole.num_terms) == sum(int(part.num_terms) for part in parts)
-    assert float(whole.total) == pytest.approx(sum(float(part.total) for part in parts), rel=1e-5)
+    assert float(whole.total.detach()) == pytest.approx(sum(float(part.total.detach()) for part in parts), rel=1e-5)
     columns = evaluate(task, model, task.data.splits.test, batch_size=5)
-    assert columns["nats"].sum() == pytest.approx(float(whole.total), rel=1e-5)
+    assert columns["nats"].sum() == pytest.approx(float(whole.total.detach()), rel=1e-5)
 
 
 def test_forced_summaries_have_their_minimum(own_task):
@@ -86,9 +86,9 @@ def test_forced_summaries_have_their_minimum(own_task):
 
 
 def test_lead_takes_the_first_sentences_of_each_document(own_task):
-    rows = [(["A b. C d. E f.", "G h. I j."], "A b.")]
+    rows = [(["One cat. Two dogs. Three.", "Four hens. Five pigs."], "One cat.")]
     task = own_task(rows, eval={"lead_sentences": 2})
-    assert lead(task.data.splits.test[0].pair, 2) == "A b.\nC d.\nG h.\nI j."
+    assert lead(task.data.splits.test[0].pair, 2) == "One cat.\nTwo dogs.\nFour hens.\nFive pigs."
     controls = task.controls()
     assert set(controls) == {"lead_2"}
     figures = measure(task.metrics, controls["lead_2"])
