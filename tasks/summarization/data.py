@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,7 @@ class DataSettings(Settings):
     source_column: str = Field(default="source", description="of own data: column or key of the texts")
     target_column: str = Field(default="target", description="of own data: column or key of the summaries")
     target: Target = Field(default="sentence", description="of embedded data: how much of a docstring is the summary")
+    signature: bool = Field(default=False, description="of embedded data: the def or class line stands before the body")
     vocab_size: int = Field(default=4096, ge=259, le=2**20, description="of BPE; begin and end mark included")
     max_source_tokens: int = Field(ge=2, description="the end mark included")
     max_target_tokens: int = Field(ge=2, description="the end mark included; for training and generation")
@@ -218,16 +220,22 @@ def _limited(data: RealData, name: str, kind: str, options: DataSettings) -> Tex
 
 def _embedded(options: DataSettings, cache: Path) -> Texts:
     modules, limits = find_modules(), _limits(options)
-    path = cache / f"sum-{cache_key('v1', modules.fingerprint, options.target, limits)}.json"
+    key = cache_key("v2", modules.fingerprint, options.target, options.signature, limits)
+    path = cache / f"sum-{key}.json"
     if not path.exists():
-        found = find_definitions(modules, options.target, limits)
+        found = find_definitions(modules, options.target, limits, signature=options.signature)
         write_atomically(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
     rows = json.loads(path.read_text(encoding="utf-8"))
     parts = {part: tuple(Pair(*(_tuples(value) for value in row)) for row in rows[part]) for part in PARTS}
-    details = {"summary": f"first {options.target} of the docstring", "python": platform.python_version()}
+    details = {
+        "source": "body, signature before it" if options.signature else "body",
+        "summary": f"first {options.target} of the docstring",
+        "python": platform.python_version(),
+    }
     if options.target == "docstring":
         details["summary"] = "the docstring"
-    return Texts(parts, "embedded", "embedded", cache_key(modules.fingerprint, options.target, limits) * 2, details)
+    digest = hashlib.sha256(f"{modules.fingerprint} {key}".encode()).hexdigest()
+    return Texts(parts, "embedded", "embedded", digest, details)
 
 
 def _tuples(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The embedded data: functions and classes of the running interpreter's standard library, and what their docstrings say.
 
-A source is the code of a function or class, its ``def`` or ``class`` line included and every docstring in it taken out;
-its summary is the first sentence of its own docstring.
+A source is the body of a function or class, every docstring in it taken out; its summary is the first sentence of its own
+docstring.  The ``def`` or ``class`` line stands before the body on request: its names are half of the summary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ SENTENCE_END = re.compile(r"(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<=[.!?])[
 MIN_WORDS = 3  # a shorter "sentence" says nothing, or is the beginning of a table
 
 
-def find_definitions(modules: Sources, target: Target, limits: Mapping[str, int | None]) -> dict[str, tuple[Pair, ...]]:
+def find_definitions(
+    modules: Sources, target: Target, limits: Mapping[str, int | None], *, signature: bool = False
+) -> dict[str, tuple[Pair, ...]]:
     """The pairs of each part, by module: the split of the language-modelling task, whose ``find_modules`` finds them.
 
     Of several with the same code the first is kept, so that no code is in two parts.  limits: pairs of a part, from
@@ -47,7 +49,7 @@ def find_definitions(modules: Sources, target: Target, limits: Mapping[str, int 
             if limit is not None and len(kept) >= limit:
                 break
             name = document.path.relative_to(root).as_posix()
-            for pair in pairs_of_module(name, document.path.read_text(encoding="utf-8"), target):
+            for pair in pairs_of_module(name, document.path.read_text(encoding="utf-8"), target, signature=signature):
                 digest = hashlib.sha256(pair.documents[0].encode()).digest()
                 if digest not in seen:
                     seen.add(digest)
@@ -56,8 +58,11 @@ def find_definitions(modules: Sources, target: Target, limits: Mapping[str, int 
     return parts
 
 
-def pairs_of_module(name: str, text: str, target: Target = "sentence") -> Iterator[Pair]:
-    """The pairs of one module, in the order of its text.  name: the module's path, for the names of the pairs."""
+def pairs_of_module(name: str, text: str, target: Target = "sentence", *, signature: bool = False) -> Iterator[Pair]:
+    """The pairs of one module.  name: the module's path, for the names of the pairs.
+
+    What has a docstring and no other body gives none, nor does what has both on one line.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old modules hold escapes that are no longer allowed
         try:
@@ -67,9 +72,17 @@ def pairs_of_module(name: str, text: str, target: Target = "sentence") -> Iterat
     lines = _without_docstrings(tree, text)
     for node in ast.walk(tree):
         if isinstance(node, Definition) and (summary := summary_of(ast.get_docstring(node) or "", target)):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            body = node.body[1:]
+            if not body or body[0].lineno == node.body[0].end_lineno:
+                continue
+            first = _first_line(node if signature else body[0])
             code = "\n".join(line for line in lines[first - 1 : node.end_lineno] if line is not None)
             yield Pair(f"{name}:{node.lineno} {node.name}", (textwrap.dedent(code).strip(),), (summary,))
+
+
+def _first_line(node: ast.stmt) -> int:
+    """Of a definition that of its first decorator."""
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
 
 
 def _without_docstrings(tree: ast.AST, text: str) -> list[str | None]:

@@ -1,0 +1,177 @@
+"""The backbone: sizes, causality, padding, and that it learns."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmark.multihead import AttentionSites
+from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+
+from .conftest import ATTENTIONS, BEGIN, END, VOCAB, sources, tiny
+
+
+def published_parameters(vocab, width, hidden, layers, source_positions, target_positions):
+    """Counted by hand: q, k, v and output projections with biases, two linear maps, norms, three embeddings, positions."""
+    attention, feed_forward, norm = 4 * (width * width + width), 2 * width * hidden + hidden + width, 2 * width
+    encoder, decoder = attention + feed_forward + 2 * norm, 2 * attention + feed_forward + 3 * norm
+    positions = (source_positions + target_positions) * width + 2 * norm
+    return layers * (encoder + decoder) + 3 * vocab * width + positions
+
+
+PAPER = {
+    "vocab_size": 50265,
+    "embed_dim": 512,
+    "num_encoder_layers": 6,
+    "num_decoder_layers": 6,
+    "num_heads": 8,
+    "feed_forward_dim": 2048,
+    "max_source_length": 4096,
+    "max_target_length": 400,
+    "num_target_positions": 512,
+}
+
+
+def test_the_paper_model_has_its_published_size():
+    with torch.device("meta"):
+        model = Transformer(AttentionSites("softmax", "causal_self", {}), **PAPER)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == published_parameters(50265, 512, 2048, 6, 4096, 512) == 123_706_880
+
+
+def test_a_layer_of_ours_is_pytorchs_with_the_same_weights():
+    model, (source, padding) = tiny(), sources((20, 11))
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, activation="gelu", batch_first=True).double().eval()
+    decoder = nn.TransformerDecoderLayer(16, 2, 32, dropout=0.0, activation="gelu", batch_first=True).double().eval()
+    ours, theirs = model.encoder[0], encoder
+    copy_attention(ours.attention, theirs.self_attn)
+    copy_rest(ours, theirs, ("attention_norm", "feed_forward_norm"))
+    own, other = model.decoder[0], decoder
+    copy_attention(own.self_attention, other.self_attn)
+    copy_attention(own.cross_attention, other.multihead_attn)
+    copy_rest(own, other, ("self_attention_norm", "cross_attention_norm", "feed_forward_norm"))
+    with torch.no_grad():
+        x, y = model.source_embedding(source, 0), model.target_embedding(source[:, :9], 0)
+        memory = encoder(x, src_key_padding_mask=padding)
+        real = ~padding
+        assert torch.allclose(ours(x, padding)[real], memory[real], atol=1e-10)
+        mask = nn.Transformer.generate_square_subsequent_mask(9, dtype=torch.float64)
+        expected = decoder(y, x, tgt_mask=mask, memory_key_padding_mask=padding)
+        assert torch.allclose(own(y, x, padding), expected, atol=1e-10)
+
+
+def copy_attention(ours, theirs):
+    weights = [getattr(ours, f"{name}_proj") for name in "qkv"]
+    theirs.in_proj_weight.data = torch.cat([part.weight.data for part in weights])
+    theirs.in_proj_bias.data = torch.cat([part.bias.data for part in weights])
+    theirs.out_proj.load_state_dict(ours.out_proj.state_dict())
+
+
+def copy_rest(ours, theirs, norms):
+    theirs.linear1.load_state_dict(ours.feed_forward.expand.state_dict())
+    theirs.linear2.load_state_dict(ours.feed_forward.contract.state_dict())
+    for number, name in enumerate(norms, start=1):
+        getattr(theirs, f"norm{number}").load_state_dict(getattr(ours, name).state_dict())
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_target_does_not_see_its_future(attention):
+    model, (source, padding) = tiny(attention), sources((30, 12, 5))
+    target = torch.randint(0, VOCAB, (3, 90))
+    other = target.clone()
+    other[:, 70:] = (other[:, 70:] + 1) % VOCAB
+    with torch.no_grad():
+        difference = (model(source, target, padding) - model(source, other, padding)).abs().amax((0, 2))
+    assert difference[:70].max() < 1e-12
+    assert difference[70:].min() > 0
+
+
+@pytest.mark.parametrize("pattern", ["noncausal_self", "causal_cross"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_what_a_padded_place_holds_changes_nothing(attention, pattern):
+    model, (source, padding) = tiny(attention, pattern), sources((80, 70, 3))
+    target = torch.randint(0, VOCAB, (3, 20))
+    with torch.no_grad():
+        one = model(source, target, padding)
+        two = model(source.masked_fill(padding, END), target, padding)
+        longer = F.pad(source, (0, 40))
+        three = model(longer, target, F.pad(padding, (0, 40), value=True))
+    assert torch.equal(one, two)
+    assert torch.allclose(one, three, atol=1e-10)
+
+
+def test_shared_embeddings_are_one_matrix():
+    model = tiny(share_embeddings=True)
+    assert model.source_embedding.tokens.weight is model.output.weight
+    assert model.target_embedding.tokens.weight is model.output.weight
+    assert tiny().output.weight is not tiny().source_embedding.tokens.weight
+
+
+def test_tokens_beyond_the_learned_positions_are_refused():
+    model = tiny(max_source_length=10)
+    with pytest.raises(ValueError, match="11 tokens: the learned positions end at 10"):
+        model.encode(torch.zeros(1, 11, dtype=torch.long))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_loss_is_that_of_the_definition_in_pieces_too(label_smoothing):
+    logits = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 7, (2, 5))
+    targets[1, 3:] = PADDED
+    nats = -logits.log_softmax(-1)
+    expected = (1 - label_smoothing) * nats.gather(2, targets.clamp_min(0)[..., None])[..., 0]
+    expected = (expected + label_smoothing * nats.mean(-1)).masked_fill(targets == PADDED, 0)
+    whole = smoothed_nats(logits, targets, label_smoothing=label_smoothing)
+    pieces = smoothed_nats(logits, targets, label_smoothing=label_smoothing, at_once=15)
+    assert torch.allclose(whole.double(), expected, atol=1e-5)
+    assert torch.equal(whole, pieces)
+    (gradient,) = torch.autograd.grad(pieces.sum(), logits, retain_graph=True)
+    (wanted,) = torch.autograd.grad(expected.sum(), logits)
+    assert torch.allclose(gradient, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_a_handful_is_learnt_by_heart(attention):
+    """Loss near zero, and greedy search gives the summaries back."""
+    from tasks.summarization.decoding import beam_search
+
+    model, (source, padding) = tiny(attention, "causal_cross").float().train(), sources((16, 12, 14, 9))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    wanted = torch.randint(0, BEGIN, (4, 8), generator=torch.Generator().manual_seed(5))
+    targets = F.pad(wanted, (0, 1), value=END)
+    inputs = F.pad(wanted, (1, 0), value=BEGIN)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        loss = smoothed_nats(model(source, inputs, padding), targets).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+    model.eval()
+    with torch.no_grad():
+        state = model.init_state(model.encode(source, padding), padding)
+        found = beam_search(model, state, 4, begin=BEGIN, end=END, max_length=20)
+    assert [one.tokens for one in found] == wanted.tolist()
+
+
+@pytest.mark.slow
+def test_a_step_of_the_paper_model_fits_into_memory():
+    """Two sources of 4,096 tokens, as a micro-batch of the paper preset has them, forwards and backwards."""
+    import resource
+
+    torch.manual_seed(0)
+    model = Transformer(AttentionSites("lavo", "causal_cross", {}), **PAPER)
+    source, target = torch.randint(0, 50000, (2, 4096)), torch.randint(0, 50000, (2, 400))
+    before = [
+        parameter.detach().clone() for parameter in (model.output.weight, model.encoder[0].feed_forward.expand.bias)
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    loss = smoothed_nats(model(source, target), target, label_smoothing=0.1).mean()
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+    after = (model.output.weight, model.encoder[0].feed_forward.expand.bias)
+    assert not any(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 14 * 2**20  # KiB
