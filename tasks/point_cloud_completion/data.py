@@ -23,6 +23,7 @@ from tasks.point_cloud_completion.sources import PARTS, Shape, ShapeSet, find_sh
 
 DATA_VERSION = 1  # raised when the same settings give other clouds: it is part of the cached file's name
 MIN_POINTS = 16  # of a partial cloud: the neighbourhoods of the published grouper
+MAX_RESOLUTION = 1024
 
 
 class DataSettings(Settings):
@@ -36,7 +37,7 @@ class DataSettings(Settings):
     num_views: int = Field(default=1, ge=1, description="partial clouds of a training mesh; validation and test: one")
     num_input: int = Field(default=256, ge=MIN_POINTS, le=2**15 - 1, description="points of a partial cloud, at most")
     num_target: int = Field(default=512, ge=1, description="points of a complete cloud")
-    resolution: int = Field(default=64, ge=8, le=1024, description="pixels of the camera, along a side")
+    resolution: int = Field(default=64, ge=8, le=MAX_RESOLUTION, description="pixels of the camera, along a side")
     frame: Literal["partial", "given"] = Field(
         default="partial",
         description="partial: centre and scale for the model come from the partial cloud; given: the data's own coordinates",
@@ -206,7 +207,13 @@ def scan_mesh(
     complete = sample_surface(mesh, settings.num_target, rng)
     partials = []
     for _ in range(num_views):
-        seen = visible_points(mesh, view_direction(rng), settings.resolution)
+        direction, resolution = view_direction(rng), settings.resolution
+        seen = visible_points(mesh, direction, resolution)
+        while (
+            len(seen) < MIN_POINTS and resolution < MAX_RESOLUTION
+        ):  # a wing from its edge, a candlestick: look closer
+            resolution *= 2
+            seen = visible_points(mesh, direction, resolution)
         seen = seen[rng.permutation(len(seen))[: settings.num_input]]
         partials.append(_coarse(seen))
     return partials, _coarse(complete)
@@ -237,11 +244,8 @@ def _solids(settings: DataSettings) -> Iterator[tuple[str, Scan]]:
         views = settings.num_views if part == "train" else 1
         for index in range(settings.num_shapes if part == "train" else settings.num_eval_shapes):
             rng = np.random.default_rng([settings.seed, number, index])
-            while True:  # a wing seen from its edge covers too few pixels: the next draw is another shape
-                mesh = make_solid(names[index % len(names)], rng)
-                partials, complete = scan_mesh(mesh, views, settings, rng)
-                if min(map(len, partials)) >= MIN_POINTS:
-                    break
+            mesh = make_solid(names[index % len(names)], rng)
+            partials, complete = scan_mesh(mesh, views, settings, rng)
             yield part, Scan(partials, complete, index % len(names), "embedded")
 
 

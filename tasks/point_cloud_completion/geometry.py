@@ -82,8 +82,6 @@ def farthest_points(points: Tensor, num: int, *, padding: Tensor | None = None) 
 def gather(values: Tensor, indices: Tensor) -> Tensor:
     """values: (batch, n, c).  indices: int64 (batch, …).  Returns (batch, …, c)."""
     firsts = torch.arange(len(values), device=values.device).view(-1, *[1] * (indices.dim() - 1)) * values.shape[1]
-    # As an embedding: its backward pass adds whole rows, where those of index_select and of indexing go row by row
-    # through the dispatcher, thirty times slower on a CPU.
     return F.embedding(indices + firsts, values.flatten(0, 1))
 
 
