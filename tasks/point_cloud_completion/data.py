@@ -71,7 +71,7 @@ class Prepared(Sequence[Example]):
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], frame: str) -> None:
-        self.partial, self.count = arrays["partial"], arrays["count"]
+        self.partial, self.counts = arrays["partial"], arrays["count"]
         self.complete, self.shape, self.category = arrays["complete"], arrays["shape"], arrays["category"]
         self.groups = [torch.from_numpy(arrays[name]) for name in Groups._fields]
         self.frame = frame
@@ -84,7 +84,7 @@ class Prepared(Sequence[Example]):
         groups = Groups(*(array[index] for array in self.groups))
         complete = self.complete[self.shape[index]]
         return make_example(
-            self.partial[index, : self.count[index]], complete, self.partial.shape[1], self.frame, groups
+            self.partial[index, : self.counts[index]], complete, self.partial.shape[1], self.frame, groups
         )
 
     def category_of(self, index: int) -> int:
@@ -140,6 +140,7 @@ def load_completion_data(
     found = find_shapes(folder)
     counts = {part: len(found.parts[part]) for part in PARTS}
     details = {"layout": found.layout, "shapes": counts, **found.notes, **_details(settings)}
+    parts: tuple[Prepared | OnDemand, ...]
     if found.layout != "meshes":
         parts = tuple(OnDemand(found.parts[part], found.categories, settings) for part in PARTS)
     else:
@@ -147,7 +148,8 @@ def load_completion_data(
         arrays = _cached(cache, [*key, sizes], lambda: _scan_all(_read_meshes(found, settings), settings, sizes))
         parts = tuple(Prepared(_of_part(arrays, part), settings.frame) for part in PARTS)
         details |= _counts(parts)
-    splits = Splits(*parts, found.name, found.fingerprint, False, details)
+    train, validation, test = parts
+    splits = Splits(train, validation, test, found.name, found.fingerprint, False, details)
     return CompletionData(splits, parts, found.categories)
 
 
@@ -230,10 +232,11 @@ def _embedded(settings: DataSettings, sizes: GroupSizes, cache: Path) -> Complet
     parts = tuple(Prepared(_of_part(arrays, part), settings.frame) for part in PARTS)
     digest = hashlib.sha256()
     for part in parts:
-        for array in (part.partial, part.count, part.complete, part.shape, part.category):
+        for array in (part.partial, part.counts, part.complete, part.shape, part.category):
             digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).tobytes())
     details = {"layout": "procedural solids", **_details(settings), **_counts(parts)}
-    splits = Splits(*parts, "embedded", digest.hexdigest(), True, details)
+    train, validation, test = parts
+    splits = Splits(train, validation, test, "embedded", digest.hexdigest(), True, details)
     return CompletionData(splits, parts, tuple(SOLIDS))
 
 
@@ -317,7 +320,7 @@ def _details(settings: DataSettings) -> dict[str, Any]:
 
 def _counts(parts: Sequence[Any]) -> dict[str, Any]:
     """How full the partial clouds are."""
-    counts = np.concatenate([part.count for part in parts])
+    counts = np.concatenate([part.counts for part in parts])
     return {
         "partial_points": {
             "least": int(counts.min()),

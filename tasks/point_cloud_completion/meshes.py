@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def _trimesh(path: Path) -> Mesh:
     if suffix == ".obj":
         content = plain_obj(content.decode("utf-8")).encode()
     # Bytes, not a path: no material or texture beside the file is looked for.
-    loaded = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False)
+    loaded: Any = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False)
     parts = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]
     if any(not isinstance(part, trimesh.Trimesh | trimesh.PointCloud) for part in parts):
         raise ValueError("it holds something else than triangles and points")
