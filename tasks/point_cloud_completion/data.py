@@ -23,6 +23,7 @@ from tasks.point_cloud_completion.sources import PARTS, Shape, ShapeSet, find_sh
 
 DATA_VERSION = 1  # raised when the same settings give other clouds: it is part of the cached file's name
 MIN_POINTS = 16  # of a partial cloud: the neighbourhoods of the published grouper
+MAX_RESOLUTION = 1024
 
 
 class DataSettings(Settings):
@@ -36,7 +37,7 @@ class DataSettings(Settings):
     num_views: int = Field(default=1, ge=1, description="partial clouds of a training mesh; validation and test: one")
     num_input: int = Field(default=256, ge=MIN_POINTS, le=2**15 - 1, description="points of a partial cloud, at most")
     num_target: int = Field(default=512, ge=1, description="points of a complete cloud")
-    resolution: int = Field(default=64, ge=8, le=1024, description="pixels of the camera, along a side")
+    resolution: int = Field(default=64, ge=8, le=MAX_RESOLUTION, description="pixels of the camera, along a side")
     frame: Literal["partial", "given"] = Field(
         default="partial",
         description="partial: centre and scale for the model come from the partial cloud; given: the data's own coordinates",
@@ -70,7 +71,7 @@ class Prepared(Sequence[Example]):
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], frame: str) -> None:
-        self.partial, self.count = arrays["partial"], arrays["count"]
+        self.partial, self.counts = arrays["partial"], arrays["count"]
         self.complete, self.shape, self.category = arrays["complete"], arrays["shape"], arrays["category"]
         self.groups = [torch.from_numpy(arrays[name]) for name in Groups._fields]
         self.frame = frame
@@ -83,7 +84,7 @@ class Prepared(Sequence[Example]):
         groups = Groups(*(array[index] for array in self.groups))
         complete = self.complete[self.shape[index]]
         return make_example(
-            self.partial[index, : self.count[index]], complete, self.partial.shape[1], self.frame, groups
+            self.partial[index, : self.counts[index]], complete, self.partial.shape[1], self.frame, groups
         )
 
     def category_of(self, index: int) -> int:
@@ -139,6 +140,7 @@ def load_completion_data(
     found = find_shapes(folder)
     counts = {part: len(found.parts[part]) for part in PARTS}
     details = {"layout": found.layout, "shapes": counts, **found.notes, **_details(settings)}
+    parts: tuple[Prepared | OnDemand, ...]
     if found.layout != "meshes":
         parts = tuple(OnDemand(found.parts[part], found.categories, settings) for part in PARTS)
     else:
@@ -146,7 +148,8 @@ def load_completion_data(
         arrays = _cached(cache, [*key, sizes], lambda: _scan_all(_read_meshes(found, settings), settings, sizes))
         parts = tuple(Prepared(_of_part(arrays, part), settings.frame) for part in PARTS)
         details |= _counts(parts)
-    splits = Splits(*parts, found.name, found.fingerprint, False, details)
+    train, validation, test = parts
+    splits = Splits(train, validation, test, found.name, found.fingerprint, False, details)
     return CompletionData(splits, parts, found.categories)
 
 
@@ -206,7 +209,13 @@ def scan_mesh(
     complete = sample_surface(mesh, settings.num_target, rng)
     partials = []
     for _ in range(num_views):
-        seen = visible_points(mesh, view_direction(rng), settings.resolution)
+        direction, resolution = view_direction(rng), settings.resolution
+        seen = visible_points(mesh, direction, resolution)
+        while (
+            len(seen) < MIN_POINTS and resolution < MAX_RESOLUTION
+        ):  # a wing from its edge, a candlestick: look closer
+            resolution *= 2
+            seen = visible_points(mesh, direction, resolution)
         seen = seen[rng.permutation(len(seen))[: settings.num_input]]
         partials.append(_coarse(seen))
     return partials, _coarse(complete)
@@ -223,10 +232,11 @@ def _embedded(settings: DataSettings, sizes: GroupSizes, cache: Path) -> Complet
     parts = tuple(Prepared(_of_part(arrays, part), settings.frame) for part in PARTS)
     digest = hashlib.sha256()
     for part in parts:
-        for array in (part.partial, part.count, part.complete, part.shape, part.category):
+        for array in (part.partial, part.counts, part.complete, part.shape, part.category):
             digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).tobytes())
     details = {"layout": "procedural solids", **_details(settings), **_counts(parts)}
-    splits = Splits(*parts, "embedded", digest.hexdigest(), True, details)
+    train, validation, test = parts
+    splits = Splits(train, validation, test, "embedded", digest.hexdigest(), True, details)
     return CompletionData(splits, parts, tuple(SOLIDS))
 
 
@@ -237,11 +247,8 @@ def _solids(settings: DataSettings) -> Iterator[tuple[str, Scan]]:
         views = settings.num_views if part == "train" else 1
         for index in range(settings.num_shapes if part == "train" else settings.num_eval_shapes):
             rng = np.random.default_rng([settings.seed, number, index])
-            while True:  # a wing seen from its edge covers too few pixels: the next draw is another shape
-                mesh = make_solid(names[index % len(names)], rng)
-                partials, complete = scan_mesh(mesh, views, settings, rng)
-                if min(map(len, partials)) >= MIN_POINTS:
-                    break
+            mesh = make_solid(names[index % len(names)], rng)
+            partials, complete = scan_mesh(mesh, views, settings, rng)
             yield part, Scan(partials, complete, index % len(names), "embedded")
 
 
@@ -313,7 +320,7 @@ def _details(settings: DataSettings) -> dict[str, Any]:
 
 def _counts(parts: Sequence[Any]) -> dict[str, Any]:
     """How full the partial clouds are."""
-    counts = np.concatenate([part.count for part in parts])
+    counts = np.concatenate([part.counts for part in parts])
     return {
         "partial_points": {
             "least": int(counts.min()),

@@ -83,7 +83,8 @@ def _scatter(axis: Axes, view: np.ndarray, middle: np.ndarray, reach: float) -> 
     """Far points first, near ones over them."""
     order = view[:, 2].argsort()[::-1]
     right, up, away = view[order].T
-    axis.scatter(right, up, c=away, s=2.5, cmap=COLOURS, linewidths=0)
+    size = max(2.5, 1500 / len(view))  # few points are drawn larger
+    axis.scatter(right, up, c=away, s=size, cmap=COLOURS, linewidths=0)
     axis.set_xlim(middle[0] - reach, middle[0] + reach)
     axis.set_ylim(middle[1] - reach, middle[1] + reach)
     axis.set_aspect("equal")

@@ -82,8 +82,6 @@ def farthest_points(points: Tensor, num: int, *, padding: Tensor | None = None) 
 def gather(values: Tensor, indices: Tensor) -> Tensor:
     """values: (batch, n, c).  indices: int64 (batch, …).  Returns (batch, …, c)."""
     firsts = torch.arange(len(values), device=values.device).view(-1, *[1] * (indices.dim() - 1)) * values.shape[1]
-    # As an embedding: its backward pass adds whole rows, where those of index_select and of indexing go row by row
-    # through the dispatcher, thirty times slower on a CPU.
     return F.embedding(indices + firsts, values.flatten(0, 1))
 
 
@@ -94,7 +92,7 @@ def _squared_distances(
 
     One matrix product of (−2 x, |x|², 1) and (y, 1, |y|²).  It subtracts large numbers, which costs nothing here: centred
     coordinates of float32 have 24 bits, their squares 48 of float64's 53, so that the order of distances is closer to the
-    truth than by direct differences in float32, and a product takes a third of their time.
+    truth than by direct differences in float32, and a product takes about half their time.
     """
     first, second = first.detach().double(), second.detach().double()
     centre = _mean(second, second_padding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 from pathlib import Path
@@ -99,10 +100,12 @@ def _trimesh(path: Path) -> Mesh:
     """OBJ and PLY; a PLY without faces gives its points."""
     import trimesh
 
-    options: dict[str, Any] = {"skip_materials": True} if path.suffix.lower() == ".obj" else {}
-    with path.open("rb") as file:
-        # A file object, not a path: no material or texture beside the file is looked for.
-        loaded = trimesh.load(file, file_type=path.suffix.lower()[1:], process=False, **options)
+    suffix = path.suffix.lower()
+    content = path.read_bytes()
+    if suffix == ".obj":
+        content = plain_obj(content.decode("utf-8")).encode()
+    # Bytes, not a path: no material or texture beside the file is looked for.
+    loaded: Any = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False)
     parts = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]
     if any(not isinstance(part, trimesh.Trimesh | trimesh.PointCloud) for part in parts):
         raise ValueError("it holds something else than triangles and points")
@@ -113,6 +116,27 @@ def _trimesh(path: Path) -> Mesh:
         np.concatenate([np.zeros((0, 3)), *vertices]),
         np.concatenate([np.zeros((0, 3), np.int64), *(f + first for f, first in zip(faces, firsts, strict=False))]),
     )
+
+
+def plain_obj(text: str) -> str:
+    """The vertices and faces of an OBJ alone, faces as positive vertex indices.
+
+    trimesh counts a negative index from the end of the file; the format counts it from what has been read so far.
+    """
+    lines, num_vertices = [], 0
+    for number, line in enumerate(text.removeprefix("\ufeff").replace("\\\n", " ").splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if words and words[0] == "v":
+            num_vertices += 1
+            lines.append(" ".join(words[:4]))
+        elif words and words[0] == "f":
+            corners = [int(word.partition("/")[0]) for word in words[1:]]
+            corners = [corner if corner > 0 else num_vertices + 1 + corner for corner in corners]
+            if min(corners, default=1) < 1:
+                raise ValueError(f"line {number}: a face names a vertex before the first")
+            if len(corners) > 2:  # two corners are a line
+                lines.append(" ".join(("f", *map(str, corners))))
+    return "\n".join(lines) + "\n"
 
 
 def parse_off(text: str) -> Mesh:

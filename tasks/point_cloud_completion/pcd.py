@@ -38,8 +38,7 @@ def _header(content: bytes) -> tuple[dict[str, list[str]], int]:
     while "DATA" not in header:
         end = content.find(b"\n", start)
         if end < 0 or end - start > 4096:
-            missing = ", ".join(key for key in NEEDED if key not in header)
-            raise ValueError(f"its header has no {missing}")
+            raise ValueError(f"its header has no {', '.join(key for key in NEEDED if key not in header)}")
         words = content[start:end].decode("ascii").partition("#")[0].split()
         if words:
             header[words[0].upper()] = words[1:]

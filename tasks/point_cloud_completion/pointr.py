@@ -16,7 +16,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.interface import AttentionFactory
+from benchmark.interface import AttentionFactory, Pattern
 from tasks.point_cloud_completion.geometry import gather, neighbours
 from tasks.point_cloud_completion.grouping import Groups, GroupSizes, find_groups
 
@@ -70,20 +70,22 @@ class PoinTr(nn.Module):
         self.proxy_map = PointMap(group_dims[-1], embed_dim, embed_dim)
         self.position_map = PointMap(3, 128, embed_dim)
 
-        def block(layer: int, max_length: int, *, decoder: bool) -> nn.Module:
-            sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "bias": False}
-            attentions = [attention_for("noncausal_self", max_length=max_length, **sizes)]
-            if decoder:
-                attentions.append(attention_for("noncausal_cross", max_length=max(max_length, num_proxies), **sizes))
-            made = [NeighbourAttention(one, embed_dim, branch=layer < num_branches) for one in attentions]
-            mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
-            return (
-                DecoderBlock(*made, mlp, embed_dim, drop_path)
-                if decoder
-                else EncoderBlock(*made, mlp, embed_dim, drop_path)
+        def site(pattern: Pattern, max_length: int, layer: int) -> NeighbourAttention:
+            attention = attention_for(
+                pattern, max_length=max_length, embed_dim=embed_dim, num_heads=num_heads, bias=False
             )
+            return NeighbourAttention(attention, embed_dim, branch=layer < num_branches)
 
-        self.encoder = nn.ModuleList(block(i, num_proxies, decoder=False) for i in range(num_encoder_layers))
+        def encoder_block(layer: int) -> EncoderBlock:
+            own = site("noncausal_self", num_proxies, layer)
+            return EncoderBlock(own, Mlp(embed_dim, int(embed_dim * mlp_ratio)), embed_dim, drop_path)
+
+        def decoder_block(layer: int) -> DecoderBlock:
+            own = site("noncausal_self", num_queries, layer)
+            cross = site("noncausal_cross", max(num_queries, num_proxies), layer)
+            return DecoderBlock(own, cross, Mlp(embed_dim, int(embed_dim * mlp_ratio)), embed_dim, drop_path)
+
+        self.encoder = nn.ModuleList(map(encoder_block, range(num_encoder_layers)))
         self.global_map = PointMap(embed_dim, global_dim, global_dim)
         self.coarse_head = nn.Sequential(
             nn.Linear(global_dim, global_dim), nn.ReLU(), nn.Linear(global_dim, 3 * num_queries)
@@ -95,7 +97,7 @@ class PoinTr(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Linear(global_dim, embed_dim),
         )
-        self.decoder = nn.ModuleList(block(i, num_queries, decoder=True) for i in range(num_decoder_layers))
+        self.decoder = nn.ModuleList(map(decoder_block, range(num_decoder_layers)))
         self.result_map = PointMap(embed_dim, global_dim, global_dim)
         self.reduce = nn.Linear(global_dim + embed_dim + 3, embed_dim)
         self.fold = Fold(embed_dim, fold_dim, fold_size)
@@ -139,8 +141,9 @@ class Grouper(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Features (b, m, dims[-1]), positions (b, m, 3) and padding (b, m) of the proxies, None where none is padded."""
         centre_padding = groups.centre_padding if bool(groups.centre_padding.any()) else None
-        proxy_padding = groups.centre_padding[:, :num_proxies]
-        proxy_padding = proxy_padding if bool(proxy_padding.any()) else None
+        proxy_padding = None if centre_padding is None else centre_padding[:, :num_proxies]
+        if proxy_padding is not None and not bool(proxy_padding.any()):
+            proxy_padding = None
         f = self.first(points)
         f = self.layers[0](f, f, groups.of_points, padding)
         f = self.layers[1](gather(f, groups.centres), f, groups.of_centres, centre_padding)

@@ -141,9 +141,10 @@ class PointCloudCompletion:
         return self.data.splits
 
     def collate(self, examples: Sequence[Example]) -> CompletionBatch:
-        *tensors, groups = zip(*examples, strict=True)
+        partial, padding, complete, centre, scale, groups = zip(*examples, strict=True)
         known = None if None in groups else _wide(Groups(*map(torch.stack, zip(*groups, strict=True))))
-        return CompletionBatch(*map(torch.stack, tensors), known)
+        stack = torch.stack
+        return CompletionBatch(stack(partial), stack(padding), stack(complete), stack(centre), stack(scale), known)
 
     def build_model(self, attention_for: AttentionFactory) -> nn.Module:
         return PoinTr(attention_for=attention_for, **self.options.model.model_dump())
@@ -216,7 +217,11 @@ class PointCloudCompletion:
             return []
         batch = self.collate(examples)
         device = next(model.parameters()).device
-        there = CompletionBatch(*(x.to(device) if isinstance(x, Tensor) else x and _moved(x, device) for x in batch))
+        there = batch._replace(
+            partial=batch.partial.to(device),
+            padding=batch.padding.to(device),
+            groups=None if batch.groups is None else Groups(*(x.to(device) for x in batch.groups)),
+        )
         was_training = model.training
         model.eval()
         with torch.no_grad():
