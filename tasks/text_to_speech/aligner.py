@@ -64,7 +64,9 @@ def log_prior(num_symbols: Tensor, num_frames: Tensor, m: int, n: int) -> Tensor
     Returns (batch, n, m); padded places hold some finite number.
     """
     device = num_symbols.device
-    log_gamma = torch.lgamma(torch.arange(m + n + 3, device=device, dtype=torch.float64).clamp_min(1))  # [k] = ln (k-1)!
+    log_gamma = torch.lgamma(
+        torch.arange(m + n + 3, device=device, dtype=torch.float64).clamp_min(1)
+    )  # [k] = ln (k-1)!
     last = (num_symbols - 1)[:, None, None]
     total = num_frames[:, None, None]
     k = torch.minimum(torch.arange(m, device=device)[None, None], last)

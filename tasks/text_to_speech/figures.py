@@ -81,7 +81,9 @@ def _alignments(group: Sequence[Record], title: str) -> Figure | None:
         return None
     figure, axes = _panels(len(panels), f"{title}: alignment of the last cross-attention, mean over heads")
     for axis, (name, weights) in zip(axes, panels, strict=True):
-        axis.imshow(weights, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=max(1e-6, float(np.max(weights))))
+        axis.imshow(
+            weights, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=max(1e-6, float(np.max(weights)))
+        )
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("decoder step", fontsize=8)
     _label_left(axes, "symbol")

@@ -36,7 +36,9 @@ def find_folder(data_root: Path, folder: str | None) -> Path:
     root = data_root / "tts"
     if folder is not None:
         if not (root / folder / TABLE).is_file():
-            raise ValueError(f"data.folder {folder!r}: tts/{folder}/{TABLE} is not there; expected are {TABLE} and wavs/")
+            raise ValueError(
+                f"data.folder {folder!r}: tts/{folder}/{TABLE} is not there; expected are {TABLE} and wavs/"
+            )
         return root / folder
     if not (root / FULL / TABLE).is_file() and (root / ARCHIVE).is_file():
         unpack(root / ARCHIVE, root)
@@ -45,7 +47,9 @@ def find_folder(data_root: Path, folder: str | None) -> Path:
     found = sorted(path.parent for path in root.glob(f"*/{TABLE}"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise ValueError(f"tts/: one folder with {TABLE} and wavs/ is expected, found {names}; name it with data.folder")
+        raise ValueError(
+            f"tts/: one folder with {TABLE} and wavs/ is expected, found {names}; name it with data.folder"
+        )
     return found[0]
 
 

@@ -93,9 +93,7 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     By differences, not by the expanded square: equal frames are 0 apart.
     """
-    return torch.cdist(
-        torch.from_numpy(a), torch.from_numpy(b), compute_mode="donot_use_mm_for_euclid_dist"
-    ).numpy()
+    return torch.cdist(torch.from_numpy(a), torch.from_numpy(b), compute_mode="donot_use_mm_for_euclid_dist").numpy()
 
 
 def root_mean_square(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -111,7 +109,7 @@ def warp(cost: np.ndarray) -> Warped:
     """
     n, m = cost.shape
     skewed = np.full((n + m - 1, n), np.inf)
-    rows, columns = np.indices(cost.shape, sparse=True)
+    rows, columns = np.arange(n)[:, None], np.arange(m)
     skewed[rows + columns, rows] = cost
     total = np.full((n + m, n + 1), np.inf)  # one more of each: what lies before the first
     length = np.zeros((n + m, n + 1), dtype=np.int64)
@@ -171,11 +169,15 @@ def cepstra(waveform: Any, sample_rate: int) -> Cepstra:
     samples = torch.as_tensor(waveform, dtype=torch.float32)
     module = _mfcc(sample_rate)
     if samples.ndim != 1 or len(samples) <= module.MelSpectrogram.n_fft // 2:
-        raise ValueError(f"a waveform of more than {module.MelSpectrogram.n_fft // 2} samples is needed, got {tuple(samples.shape)}")
+        raise ValueError(
+            f"a waveform of more than {module.MelSpectrogram.n_fft // 2} samples is needed, got {tuple(samples.shape)}"
+        )
     power = module.MelSpectrogram.spectrogram(samples)  # (bins, frames)
     log_mel = (module.MelSpectrogram.mel_scale(power).double() + FLOOR).log().mT  # (frames, 80)
     mfcc = log_mel @ _cosines()[:, :NUM_COEFFICIENTS]
     bands = (power.mT @ _speech_filters(sample_rate)).double()
-    floor = (RELATIVE_FLOOR * bands.max()).clamp_min(torch.finfo(torch.float32).tiny)  # all silence has no largest power
+    floor = (RELATIVE_FLOOR * bands.max()).clamp_min(
+        torch.finfo(torch.float32).tiny
+    )  # all silence has no largest power
     cepstrum = bands.clamp_min(floor).log() @ _cosines()[:, 1:] / math.sqrt(2 * NUM_MELS)
     return Cepstra(mfcc.numpy(), log_mel.numpy(), cepstrum.numpy())

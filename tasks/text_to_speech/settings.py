@@ -23,10 +23,14 @@ class EvalSettings(Settings):
     """How speech is made from spectrograms, and what of it is kept."""
 
     griffin_lim_iterations: int = Field(default=32, ge=1, description="of the test part")
-    selection_iterations: int = Field(default=8, ge=1, description="of the validation part, which chooses the checkpoint")
+    selection_iterations: int = Field(
+        default=8, ge=1, description="of the validation part, which chooses the checkpoint"
+    )
     vocoder_checkpoint: str | None = Field(default=None, description="a HiFi-GAN generator's, instead of Griffin-Lim")
     vocoder_config: str | None = Field(default=None, description="its config.json")
-    num_shown: int = Field(default=2, ge=0, le=MOST_SHOWN, description="test utterances, the shortest, whose sound the record keeps")
+    num_shown: int = Field(
+        default=2, ge=0, le=MOST_SHOWN, description="test utterances, the shortest, whose sound the record keeps"
+    )
 
     @model_validator(mode="after")
     def _both_files(self) -> EvalSettings:

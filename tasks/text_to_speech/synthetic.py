@@ -16,7 +16,15 @@ VOICES = {"f": "en-us+f2", "m": "en-us+m3", "d": "en-us", "r": "en-gb-x-rp+f4"}
 RATES = {"slow": 150, "plain": 185, "fast": 220}
 PAUSE = "_"
 
-SUBJECTS = ["the old ship", "a grey whale", "my brother", "the captain", "our teacher", "the north wind", "a small bird"]
+SUBJECTS = [
+    "the old ship",
+    "a grey whale",
+    "my brother",
+    "the captain",
+    "our teacher",
+    "the north wind",
+    "a small bird",
+]
 SUBJECTS += ["the doctor", "every child", "the queen", "a stranger", "the river", "the black horse", "your sister"]
 SUBJECTS += ["the young king", "a tired soldier", "the judge", "some women", "the last train", "my uncle"]
 VERBS = ["turned", "looked", "went back", "sailed", "came down", "ran", "walked slowly", "moved", "fell", "called"]
@@ -24,7 +32,14 @@ VERBS += ["waited", "stood up", "returned", "spoke quietly", "jumped"]
 PLACES = ["to the north", "into the dark", "over the hills", "near the gate", "before noon", "under a cold moon"]
 PLACES += ["without a word", "towards the house", "along the shore", "after supper", "in the garden", "behind the wall"]
 PLACES += ["at the bridge", "from the island", "across five fields", "beside a wooden table"]
-ENDS = ["and nobody saw it", "but it was late", "as she had said", "and that was all", "for the first time", "so we waited"]
+ENDS = [
+    "and nobody saw it",
+    "but it was late",
+    "as she had said",
+    "and that was all",
+    "for the first time",
+    "so we waited",
+]
 ENDS += ["because of the storm", "while others slept", "and laughed", "which pleased them"]
 
 

@@ -138,7 +138,8 @@ class TransformerTTS(nn.Module):
         seeds: (b,), of the rows' prenet dropout, so that a row's draws depend neither on its batch nor on its place in it.
         """
         source, no_symbol = self.encode(symbols, num_symbols)
-        states = [layer.init_states(source, no_symbol) for layer in self.decoder]
+        layers: list[Any] = list(self.decoder)  # nn.ModuleList's own type knows no methods
+        states = [layer.init_states(source, no_symbol) for layer in layers]
         keep = self.prenet.draws(seeds, self.max_steps)
         group = source.new_zeros(len(source), 1, self.num_mels * self.num_frames_per_step)
         num_steps = torch.full((len(source),), self.max_steps, device=source.device)
@@ -146,7 +147,7 @@ class TransformerTTS(nn.Module):
         groups = []
         for step in range(self.max_steps):
             x = self._embed(group, step, keep[:, step : step + 1])
-            for number, layer in enumerate(self.decoder):
+            for number, layer in enumerate(layers):
                 x, states[number] = layer.step(x, states[number])
             x = self.decoder_norm(x)
             group = self.mel_projection(x)

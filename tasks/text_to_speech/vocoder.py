@@ -128,7 +128,13 @@ class HifiGan:
             settings = HifiGanSettings.model_validate(json.loads(content))
         except (ValidationError, ValueError) as error:
             raise ValueError(f"{config.name}: not the config.json of a HiFi-GAN generator ({_first(error)})") from None
-        for key, ours in (("num_mels", NUM_MELS), ("n_fft", N_FFT), ("hop_size", HOP), ("sampling_rate", SAMPLE_RATE), ("fmax", F_MAX)):
+        for key, ours in (
+            ("num_mels", NUM_MELS),
+            ("n_fft", N_FFT),
+            ("hop_size", HOP),
+            ("sampling_rate", SAMPLE_RATE),
+            ("fmax", F_MAX),
+        ):
             if (found := getattr(settings, key)) != ours:
                 raise ValueError(f"{config.name}: {key} {found}, the spectrograms here have {ours}")
         self.generator = HifiGanGenerator(settings).eval().requires_grad_(False)
