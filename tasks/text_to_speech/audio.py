@@ -20,6 +20,7 @@ NUM_MELS = 80
 F_MIN, F_MAX = 20.0, 8000.0
 FLOOR = 1e-5  # of the mel magnitudes, before the logarithm
 MEL_SCALE = "slaney"  # scale and normalisation of features and vocoder; the distortions have HTK's (metrics.py)
+LEAST_FRAMES = 4  # of a sound: a shorter one can't be reflected at its ends by half a window
 VOCODER_SEED = 0  # of Griffin-Lim's first phases
 WANTED = "a wav (or FLAC) file of 8 to 64 bits, any rate, any number of channels"
 
@@ -114,12 +115,16 @@ def griffin_lim(mel: Tensor, num_iterations: int) -> Tensor:
 
     One utterance at a time: of a batch each row would get other first phases by its place.
     """
-    linear = (mel.detach().float().cpu().exp() @ _inverse_filters()).clamp_min(0).mT
-    if len(mel) == 1:  # one frame has no hop: torch's inverse needs two
-        linear = linear.expand(-1, 2)
+    linear = (at_least(mel.detach().float().cpu(), LEAST_FRAMES).exp() @ _inverse_filters()).clamp_min(0).mT
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(VOCODER_SEED)
         return audio.griffinlim(linear, _window(), N_FFT, HOP, WINDOW, 1.0, num_iterations, 0.0, None, True)
+
+
+def at_least(mel: Tensor, num_frames: int) -> Tensor:
+    """mel: (frames, NUM_MELS); its last frame is held where there are fewer."""
+    missing = max(0, num_frames - len(mel))
+    return torch.cat((mel, mel[-1:].expand(missing, -1)))
 
 
 def to_mp3(samples: Tensor) -> bytes:

@@ -252,7 +252,9 @@ def _measure_all(
 ) -> tuple[list[Utterance], dict[str, Any]]:
     """Utterances, and notes of what was converted and what was left out."""
     phonemize = Phonemizer()
-    utterances, left_out, conversions = [], [], []
+    utterances: list[Utterance] = []
+    left_out: list[str] = []
+    conversions: list[str] = []
     for row in rows:
         recording = _samples(folder, row.name)
         conversions += recording.conversions

@@ -59,7 +59,7 @@ class Espeak:
         source = Path(espeakng_loader.get_library_path())
         # Loaded from a copy that is removed at once; where a loaded library can't be removed, the system's clean-up does it.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            self.library: Any = ctypes.CDLL(shutil.copy(source, Path(folder, source.name)))
+            self.library: Any = ctypes.CDLL(str(shutil.copy(source, Path(folder, source.name))))
         self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         options = PHONEME_EVENTS | PHONEME_IPA | NO_EXIT
         rate = self.library.espeak_Initialize(SYNCHRONOUS, 200, espeakng_loader.get_data_path().encode(), options)

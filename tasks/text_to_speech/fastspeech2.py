@@ -157,7 +157,7 @@ class FastSpeech2(nn.Module):
         x = x + self.pitch_embedding(pitch)
         predicted_energy = self.energy_predictor(x, padded)
         x = x + self.energy_embedding(energy)
-        mel, num_frames = self._decode(x, durations)
+        mel, num_frames = self._decode(x, durations, truth.mel.shape[1])
         stopped = torch.ones_like(num_frames, dtype=torch.bool)
         spoken = Spoken(mel, num_frames, log_durations, predicted_pitch, predicted_energy, stopped)
         return spoken, Targets(durations, pitch, energy, alignment)
@@ -170,9 +170,12 @@ class FastSpeech2(nn.Module):
             x = block(x, padded)
         return x, padded
 
-    def _decode(self, x: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (b, m, e).  Returns (b, n, num_mels), zeros where padded, and the number of frames (b,)."""
-        x, num_frames = regulate_length(x, durations)
+    def _decode(self, x: Tensor, durations: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """x: (b, m, e).  Returns (b, n, num_mels), zeros where padded, and the number of frames (b,).
+
+        length: n, that of the longest row where left out.
+        """
+        x, num_frames = regulate_length(x, durations, length)
         padded = padding_mask(num_frames, x.shape[1])
         x = self.dropout(x + self.decoder_positions(0, x.shape[1]))
         for block in self.decoder:
@@ -180,11 +183,11 @@ class FastSpeech2(nn.Module):
         return without_padding(self.projection(x), padded), num_frames
 
 
-def regulate_length(x: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
+def regulate_length(x: Tensor, durations: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
     """Each symbol as often as it has frames.  x: (b, m, e); durations: (b, m).  Returns (b, n, e), zeros behind, and (b,)."""
     ends = durations.cumsum(1)
     num_frames = ends[:, -1]
-    frames = torch.arange(int(num_frames.max()), device=x.device).expand(len(x), -1).contiguous()
+    frames = torch.arange(length or int(num_frames.max()), device=x.device).expand(len(x), -1).contiguous()
     symbol = torch.searchsorted(ends, frames, right=True).clamp_max(x.shape[1] - 1)
     repeated = x.gather(1, symbol[:, :, None].expand(-1, -1, x.shape[2]))
     return without_padding(repeated, padding_mask(num_frames, frames.shape[1])), num_frames

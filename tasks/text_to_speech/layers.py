@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -73,10 +75,11 @@ class ConvolutionStack(nn.Module):
 
     def __init__(self, sizes: list[int], kernel_size: int, dropout: float, *, activation: str, last: bool) -> None:
         super().__init__()
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(itertools.pairwise(sizes))
         self.convolutions = nn.ModuleList(Convolution(a, b, kernel_size) for a, b in pairs)
         self.norms = nn.ModuleList(MaskedBatchNorm(b) for _, b in pairs)
-        self.activation = {"relu": F.relu, "tanh": torch.tanh}[activation]
+        activations: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
+        self.activation = activations[activation]
         self.num_activated = len(pairs) if last else len(pairs) - 1
         self.dropout = nn.Dropout(dropout)
 

@@ -109,7 +109,7 @@ def warp(cost: np.ndarray) -> Warped:
     """
     n, m = cost.shape
     skewed = np.full((n + m - 1, n), np.inf)
-    rows, columns = np.indices(cost.shape, sparse=True)
+    rows, columns = np.arange(n)[:, None], np.arange(m)
     skewed[rows + columns, rows] = cost
     total = np.full((n + m, n + 1), np.inf)  # one more of each: what lies before the first
     length = np.zeros((n + m, n + 1), dtype=np.int64)

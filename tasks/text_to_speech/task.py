@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,11 +42,10 @@ class SpeechBatch(NamedTuple):
 
 
 class Synthesis(NamedTuple):
-    """What a model makes of texts."""
+    """What a model makes of a text."""
 
-    mel: Tensor  # (b, n, NUM_MELS), natural logarithm, not standardised
-    num_frames: Tensor  # (b,)
-    stopped: Tensor  # (b,) bool
+    mel: Tensor  # (frames, NUM_MELS), natural logarithm, not standardised, on the CPU
+    stopped: bool  # False where the bound of the length ended it
 
 
 def _per_frame(cost: str, card: str) -> Metric:
@@ -168,7 +168,7 @@ class TextToSpeech:
     def build_model(self, attention_for: AttentionFactory) -> nn.Module:
         """The backbone for the symbols and lengths of the data."""
         sizes = self.options.model.model_dump()
-        lengths = {"max_symbols": self.speech.max_symbols, "max_frames": self.speech.max_frames}
+        lengths: dict[str, Any] = {"max_symbols": self.speech.max_symbols, "max_frames": self.speech.max_frames}
         if self.backbone == "fastspeech2":
             train = self.speech.parts[0]
             return FastSpeech2(
@@ -206,26 +206,32 @@ class TextToSpeech:
             return _fastspeech2_loss(model, batch)
         return _transformer_tts_loss(model, batch, seeds)
 
-    def synthesise(self, model: nn.Module, batch: SpeechBatch) -> Synthesis:
-        """From text alone."""
+    def synthesise(self, model: nn.Module, batch: SpeechBatch) -> list[Synthesis]:
+        """From text alone, one entry a row.
+
+        FastSpeech 2 takes each text by itself: of a batch the last bit of a frame depends on its neighbours, and
+        Griffin-Lim makes much of little where there is silence.  Transformer-TTS has as many passes as steps, and takes
+        the batch together.
+        """
+        mean, deviation = self.mean.to(batch.mel.device), self.deviation.to(batch.mel.device)
         if self.backbone == "fastspeech2":
-            spoken = model(batch.symbols, batch.num_symbols)
+            lengths = zip(batch.symbols, batch.num_symbols, strict=True)
+            spoken = [model(row[None, : int(length)], length[None]) for row, length in lengths]
+            rows = [(one.mel[0], bool(one.stopped[0])) for one in spoken]
         else:
-            spoken = model.generate(batch.symbols, batch.num_symbols, batch.numbers)  # type: ignore[operator]
-        mel = spoken.mel.float() * self.deviation.to(spoken.mel.device) + self.mean.to(spoken.mel.device)
-        return Synthesis(mel, spoken.num_frames, spoken.stopped)
+            made = model.generate(batch.symbols, batch.num_symbols, batch.numbers)  # type: ignore[operator]
+            ends = zip(made.mel, made.num_frames.tolist(), made.stopped.tolist(), strict=True)
+            rows = [(mel[:count], stopped) for mel, count, stopped in ends]
+        return [Synthesis((mel.float() * deviation + mean).cpu(), stopped) for mel, stopped in rows]
 
     def score(self, model: nn.Module, batch: SpeechBatch) -> Mapping[str, Tensor]:
         """Full synthesis, and beside it the error with the truth given."""
-        synthesis = self.synthesise(model, batch)
-        rows = []
-        for number, mel, count in zip(
-            batch.numbers.tolist(), synthesis.mel, synthesis.num_frames.tolist(), strict=True
-        ):
-            rows.append(self._distortions(self.everyone[number], mel[:count].cpu()))
+        made = self.synthesise(model, batch)
+        named = zip(batch.numbers.tolist(), made, strict=True)
+        rows = [self._distortions(self.everyone[number], one.mel) for number, one in named]
         columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
         columns["mel_l1"] = self._taught(model, batch, batch.numbers)[1].double()
-        columns["unstopped"] = (~synthesis.stopped).double()
+        columns["unstopped"] = torch.tensor([not one.stopped for one in made], dtype=torch.float64)
         return columns
 
     def _distortions(self, utterance: Utterance, mel: Tensor) -> dict[str, float]:
@@ -282,13 +288,10 @@ class TextToSpeech:
         with torch.no_grad():
             for utterance in utterances:
                 batch = SpeechBatch(*(x.to(device) for x in self.collate([utterance])))
-                synthesis = self.synthesise(model, batch)
+                mel = self.synthesise(model, batch)[0].mel
                 alignment = None
                 if self.backbone == "transformer_tts":
-                    alignment = shown.cross_alignment(
-                        model, lambda batch=batch: self._taught(model, batch, batch.numbers)
-                    )
-                mel = synthesis.mel[0].cpu()
+                    alignment = shown.cross_alignment(model, partial(self._taught, model, batch, batch.numbers))
                 sounds = {
                     "truth": self.speech.sounds[utterance.name],
                     "vocoded_truth": self.speech.sounds[vocoded(utterance.name)],

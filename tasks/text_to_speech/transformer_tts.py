@@ -102,7 +102,7 @@ class TransformerTTS(nn.Module):
         self.mel_projection = nn.Linear(embed_dim, group_dim)
         self.stop_projection = nn.Linear(embed_dim, 1)
         self.postnet = ConvolutionStack(
-            [num_mels, *[postnet_dim] * (postnet_layers - 1), num_mels],
+            [group_dim, *[postnet_dim] * (postnet_layers - 1), group_dim],
             kernel_size,
             convolution_dropout,
             activation="tanh",
@@ -138,7 +138,8 @@ class TransformerTTS(nn.Module):
         seeds: (b,), of the rows' prenet dropout, so that a row's draws depend neither on its batch nor on its place in it.
         """
         source, no_symbol = self.encode(symbols, num_symbols)
-        states = [layer.init_states(source, no_symbol) for layer in self.decoder]
+        layers: list[Any] = list(self.decoder)  # nn.ModuleList's own type knows no methods
+        states = [layer.init_states(source, no_symbol) for layer in layers]
         keep = self.prenet.draws(seeds, self.max_steps)
         group = source.new_zeros(len(source), 1, self.num_mels * self.num_frames_per_step)
         num_steps = torch.full((len(source),), self.max_steps, device=source.device)
@@ -146,7 +147,7 @@ class TransformerTTS(nn.Module):
         groups = []
         for step in range(self.max_steps):
             x = self._embed(group, step, keep[:, step : step + 1])
-            for number, layer in enumerate(self.decoder):
+            for number, layer in enumerate(layers):
                 x, states[number] = layer.step(x, states[number])
             x = self.decoder_norm(x)
             group = self.mel_projection(x)
@@ -171,9 +172,11 @@ class TransformerTTS(nn.Module):
         return self.encoder_norm(x), padded
 
     def polish(self, before: Tensor, num_frames: Tensor) -> Tensor:
-        """The postnet added, over a whole utterance.  (b, n, num_mels)"""
-        padded = padding_mask(num_frames, before.shape[1])
-        return without_padding(before + self.postnet(before, padded), padded)
+        """The postnet added, over the groups of a whole utterance.  (b, n, num_mels)"""
+        groups = self.group(before, num_frames)
+        num_steps = -(-num_frames // self.num_frames_per_step)
+        residual = self._ungroup(self.postnet(groups, padding_mask(num_steps, groups.shape[1])))[:, : before.shape[1]]
+        return without_padding(before + residual, padding_mask(num_frames, before.shape[1]))
 
     def group(self, mel: Tensor, num_frames: Tensor) -> Tensor:
         """(b, n, num_mels) -> (b, steps, num_frames_per_step * num_mels), zeros behind the end."""

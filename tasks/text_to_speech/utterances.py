@@ -123,7 +123,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """To a temporary name, then renamed: another worker may be writing the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # its own keywords are bool
     os.replace(file.name, path)
 
 

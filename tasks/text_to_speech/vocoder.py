@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from benchmark.settings import Settings
-from tasks.text_to_speech.audio import F_MAX, HOP, N_FFT, NUM_MELS, SAMPLE_RATE, griffin_lim
+from tasks.text_to_speech.audio import F_MAX, HOP, LEAST_FRAMES, N_FFT, NUM_MELS, SAMPLE_RATE, at_least, griffin_lim
 
 SLOPE = 0.1  # of the leaky ReLUs
 
@@ -154,7 +154,7 @@ class HifiGan:
 
     @torch.no_grad()
     def __call__(self, mel: Tensor) -> Tensor:
-        return self.generator(mel.detach().float().cpu().mT[None])[0]
+        return self.generator(at_least(mel.detach().float().cpu(), LEAST_FRAMES).mT[None])[0]
 
 
 def _read(path: Path) -> bytes:

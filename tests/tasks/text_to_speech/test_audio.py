@@ -91,7 +91,8 @@ def test_griffin_lim_repeats_itself_and_keeps_the_spectrogram():
     again = audio.log_mel(audio.magnitudes(sounds[0]))
     loud = mel > mel.max() - 5
     assert float((again - mel)[loud].abs().mean()) < 0.5 < float(mel.std())  # partials between two bands lose some
-    assert len(audio.griffin_lim(mel[:1], 2)) >= 256
+    for count in (1, 2, 3, 4):  # an utterance has at least one frame
+        assert len(audio.griffin_lim(mel[:count], 2)) == 768
 
 
 @pytest.mark.parametrize("hertz", [80.0, 120.5, 220.0, 440.0, 700.0])

@@ -155,9 +155,9 @@ def test_what_is_longer_is_refused_by_name(make_task, write_folder, setting, lim
 
 def test_a_folder_that_is_not_there_is_refused(make_task, write_folder):
     root = write_folder(GOOD)
-    with pytest.raises(ValueError, match="data.folder 'other'"):
+    with pytest.raises(ValueError, match=r"data\.folder 'other'"):
         load(make_task, root, folder="other")
-    with pytest.raises(ValueError, match="data.alignments 'none'"):
+    with pytest.raises(ValueError, match=r"data\.alignments 'none'"):
         load(make_task, root, alignments="none")
 
 

@@ -56,7 +56,7 @@ def test_convolutions_take_padding_as_absent():
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_what_stands_in_padding_changes_nothing(make_task, build, backbone, attention):
-    task = make_task(backbone)
+    task = make_task(backbone, data={"max_symbols": 60, "max_frames": 400})
     model = build(task, attention, "noncausal_self").eval()
     batch = some_batch(task, 3)
     number = int(batch.num_frames.argmin())
@@ -69,10 +69,15 @@ def test_what_stands_in_padding_changes_nothing(make_task, build, backbone, atte
                 task._taught(model, alone, alone.numbers), task._taught(model, other, other.numbers), strict=True
             ):
                 torch.testing.assert_close(many[number], one[0], atol=1e-5, rtol=1e-4)
-            short, long = task.synthesise(model, alone), task.synthesise(model, other)
-            assert int(short.num_frames[0]) == int(long.num_frames[number])
-            count = int(short.num_frames[0])
-            torch.testing.assert_close(long.mel[number, :count], short.mel[0, :count], atol=1e-4, rtol=1e-4)
+            short, long = task.synthesise(model, alone)[0], task.synthesise(model, other)[number]
+            assert short.stopped == long.stopped
+            torch.testing.assert_close(long.mel, short.mel, atol=1e-4, rtol=1e-4)
+            if backbone == "fastspeech2":  # synthesis takes rows one by one; the model itself takes batches too
+                spoken = model(other.symbols, other.num_symbols)
+                wanted = model(alone.symbols, alone.num_symbols)
+                count = int(wanted.num_frames[0])
+                assert int(spoken.num_frames[number]) == count
+                torch.testing.assert_close(spoken.mel[number, :count], wanted.mel[0, :count], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pattern", ["noncausal_self", "causal_self", "causal_cross"])
@@ -83,13 +88,11 @@ def test_streamed_is_teacher_forced(make_task, build, attention, pattern):
     model = build(task, attention, pattern).eval()
     batch = some_batch(task, 3)
     with torch.no_grad():
-        torch.nn.init.constant_(model.stop_projection.bias, -1.0)
-        generated = model.generate(batch.symbols, batch.num_symbols, batch.numbers)
-        groups = -(-generated.mel.shape[1] // model.num_frames_per_step)
-        assert groups > 8
+        torch.nn.init.constant_(model.stop_projection.bias, -100.0)
         # The feedback is what stood before the postnet: with the postnet silent it is the output.
         model.postnet.norms[-1].weight.zero_(), model.postnet.norms[-1].bias.zero_()
         generated = model.generate(batch.symbols, batch.num_symbols, batch.numbers)
+        assert generated.mel.shape[1] == 4 * model.max_steps > 100
         taught = model(batch.symbols, batch.num_symbols, generated.mel, generated.num_frames, batch.numbers)
     torch.testing.assert_close(taught.after, generated.mel, atol=2e-4, rtol=1e-3)
 
@@ -122,7 +125,7 @@ def test_generation_always_ends_and_has_a_frame(make_task, build):
         assert spoken.stopped.tolist() == [frames == 1] * 2
 
 
-def paper(backbone, tmp_path, **model):
+def paper(backbone, tmp_path):
     """The task with the paper preset's model on a few embedded utterances."""
     from benchmark.config import AttentionSpec, resolve
 
@@ -144,9 +147,6 @@ def paper(backbone, tmp_path, **model):
 
 @pytest.mark.parametrize(("backbone", "published"), [("fastspeech2", 41), ("transformer_tts", 54)])
 def test_the_paper_preset_has_the_published_size(backbone, published, tmp_path):
-    with torch.device("meta"):
-        model = None
-        task = None
     task = paper(backbone, tmp_path)
     with torch.device("meta"):
         model = task.build_model(AttentionSites("softmax", "noncausal_self", {}))

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.config import AttentionSpec, resolve
 from benchmark.interface import PRESETS
+from benchmark.multihead import AttentionSites
 from tasks.text_to_speech.exhibits import exhibits
 from tasks.text_to_speech.figures import figures
 from tasks.text_to_speech.shown import unpack
@@ -14,6 +16,10 @@ from tasks.text_to_speech.task import SpeechBatch, TextToSpeech
 from tasks.text_to_speech.vocoder import HifiGan, HifiGanGenerator, HifiGanSettings
 
 BACKBONES = ("fastspeech2", "transformer_tts")
+WIDER = {
+    "fastspeech2": {"embed_dim": 64, "feed_forward_dim": 128, "num_bins": 64},
+    "transformer_tts": {"embed_dim": 64, "feed_forward_dim": 128, "prenet_dim": 128, "postnet_dim": 64},
+}
 
 
 def columns_of(task, model, batch_size):
@@ -48,50 +54,38 @@ def test_the_loss_does_not_depend_on_the_grouping(make_task, build, backbone):
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("backbone", "bound"), [("fastspeech2", 0.12), ("transformer_tts", 0.4)])
-def test_a_handful_is_learnt_by_heart(make_task, backbone, bound):
-    """Prenet dropout stays on, as published, so Transformer-TTS keeps some noise: its bound is on the frames' error."""
-    from benchmark.multihead import AttentionSites
-
-    wide = {
-        "embed_dim": 64,
-        "feed_forward_dim": 128,
-        **({"prenet_dim": 128, "postnet_dim": 64} if backbone[0] == "t" else {"num_bins": 64}),
-    }
-    task = make_task(backbone, model=wide)
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_handful_is_learnt_by_heart(make_task, backbone):
+    """The prenet's dropout, which is always on, is the same at every step here: else there would be no end of noise."""
+    task = make_task(backbone, model=WIDER[backbone])
     torch.manual_seed(0)
     model = task.build_model(AttentionSites("softmax", "noncausal_self", {}))
-    batch = task.collate(task.speech.parts[0][:3])
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
-    first = None
-    for _ in range(200):
-        loss = task.loss(model, batch)
+    batch = task.collate(task.speech.parts[0][:2])
+    optimizer = torch.optim.Adam(model.parameters(), lr=6e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, 180)
+    losses = []
+    for _ in range(180):
+        loss = task._taught(model, batch, batch.numbers)[0].mean()
         optimizer.zero_grad()
-        (loss.total / loss.num_terms).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-        first = first or float(loss.total.detach() / loss.num_terms)
-    last = float(loss.total.detach() / loss.num_terms)
-    with torch.no_grad():
-        error = float(task._taught(model, batch)[1].mean())
-    assert error < bound, (first, last, error)
-    assert last < 0.25 * first
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0], (losses[0], losses[-1])
 
 
 def test_the_aligner_learns_durations_where_none_are_given(make_task):
     """Characters have no given durations: the aligner's sum to the frames, and the loss falls."""
-    from benchmark.multihead import AttentionSites
-
     task = make_task("fastspeech2", data={"text": "characters"})
     assert not task.speech.aligned
     torch.manual_seed(0)
     model = task.build_model(AttentionSites("softmax", "noncausal_self", {}))
-    batch = task.collate(task.speech.parts[0][:4])
+    batch = task.collate(task.speech.parts[0][:3])
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     losses = []
-    for _ in range(40):
+    for _ in range(25):
         loss = task.loss(model, batch)
         optimizer.zero_grad()
         loss.total.backward()
@@ -235,8 +229,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_a_line(tmp_path):
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid(name, backbone):
-    from benchmark.config import AttentionSpec, resolve
-
     resolved = resolve("tts", backbone, name, AttentionSpec(name="softmax"), [])
     assert resolved.train.batch_size >= 1
     assert backbone in TextToSpeech.backbones
