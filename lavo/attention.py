@@ -134,8 +134,17 @@ class LAVOAttention(nn.Module):
                 f"got {self.pattern!r} and key_padding_mask={'given' if mask is not None else None}"
             )
         self.kernel = "torch"
-        options = {"window": self.window, "bias": self.bias, "output": self.output, "dissect": self.dissect}
-        return parallel_lavo_attention(q, k, v, self.basis(), self.sequence_part, **options)
+        return parallel_lavo_attention(
+            q,
+            k,
+            v,
+            self.basis(),
+            self.sequence_part,
+            window=self.window,
+            bias=self.bias,
+            output=self.output,
+            dissect=self.dissect,
+        )
 
     @torch.no_grad()
     def init_state(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ def split_length(length: int, num_parts: int, window: int) -> tuple[int, ...]:
     """Lengths of parts as equal as whole windows allow; nothing but the memory then passes between processes."""
     windows, rest = divmod(-(-length // window), num_parts)
     ends = [min(length, (i * windows + min(i, rest)) * window) for i in range(num_parts + 1)]
-    return tuple(b - a for a, b in zip(ends, ends[1:], strict=False))
+    return tuple(b - a for a, b in pairwise(ends))
 
 
 @contextmanager
