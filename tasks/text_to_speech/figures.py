@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,11 +94,11 @@ def _alignments(group: Sequence[Record], title: str) -> Figure | None:
 def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
     columns = min(PER_ROW, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(3.2 * columns + 0.4, 2.2 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(3.2 * columns + 0.4, 2.2 * rows + 0.7), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[count:]:
         axis.set_axis_off()
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(textwrap.fill(title, 24 * columns), fontsize=9)
     for axis in axes:
         axis.tick_params(labelsize=7)
     return figure, list(axes[:count])

@@ -91,17 +91,21 @@ class ConvolutionStack(nn.Module):
 
 
 class ScaledPositions(nn.Module):
-    """Sinusoids times a learned scale.  rate: how many steps of the table a position counts."""
+    """Sinusoids times a learned scale.
+
+    rate: how many steps a position counts.  longest: the period of the slowest sinusoid in steps, by 2 pi.
+    scale: where the learned scale starts.
+    """
 
     table: Tensor
 
-    def __init__(self, embed_dim: int, max_length: int, *, rate: float = 1.0) -> None:
+    def __init__(self, embed_dim: int, max_length: int, *, rate: float = 1.0, longest: float = 10_000.0, scale: float = 1.0) -> None:
         super().__init__()
         positions = torch.arange(max_length)[:, None] * rate
-        frequencies = torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(10_000.0) / embed_dim))
+        frequencies = torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(longest) / embed_dim))
         angles = positions * frequencies
         self.register_buffer("table", torch.stack((angles.sin(), angles.cos()), 2).flatten(1), persistent=False)
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.full((), scale))
 
     def forward(self, first: int, length: int) -> Tensor:
         """(length, embed_dim), from position ``first`` on."""

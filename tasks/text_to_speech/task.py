@@ -182,7 +182,7 @@ class TextToSpeech:
                 **sizes,
             )
         if sizes.pop("match_positions"):
-            sizes["source_rate"] = self._steps_per_symbol()
+            sizes |= {"source_rate": self._steps_per_symbol(), "diagonal_start": True}
         return TransformerTTS(len(self.vocabulary), NUM_MELS, attention_for=attention_for, **lengths, **sizes)
 
     def _steps_per_symbol(self) -> float:

@@ -39,6 +39,9 @@ class TransformerTTS(nn.Module):
     max_symbols           longest text; max_frames: longest utterance, where generation is stopped
     num_frames_per_step   frames of a group
     source_rate           what one symbol counts in the encoder's positions, 1 as published
+    diagonal_start        queries and keys of the cross-attention start from the same projection, so that what has the same
+                          position starts alike (Deep Voice 3, arXiv 1710.07654), and the sinusoids' periods end at the
+                          longest utterance and weigh twice; False as published
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class TransformerTTS(nn.Module):
         max_frames: int,
         num_frames_per_step: int = 4,
         source_rate: float = 1.0,
+        diagonal_start: bool = False,
         embed_dim: int = 512,
         num_heads: int = 4,
         num_encoder_layers: int = 6,
@@ -67,6 +71,8 @@ class TransformerTTS(nn.Module):
         super().__init__()
         self.num_mels, self.num_frames_per_step = num_mels, num_frames_per_step
         self.max_steps = -(-max_frames // num_frames_per_step)
+        # Of few steps most of the published sinusoids see hardly any difference.
+        positions = {"longest": float(self.max_steps), "scale": 2.0} if diagonal_start else {}
         self.embedding = nn.Embedding(num_symbols, embed_dim, padding_idx=PADDING_ID)
         nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5)
         nn.init.zeros_(self.embedding.weight[PADDING_ID])
@@ -74,7 +80,7 @@ class TransformerTTS(nn.Module):
             [embed_dim] * (encoder_prenet_layers + 1), kernel_size, convolution_dropout, activation="relu", last=True
         )
         self.encoder_projection = nn.Linear(embed_dim, embed_dim)
-        self.encoder_positions = ScaledPositions(embed_dim, max_symbols, rate=source_rate)
+        self.encoder_positions = ScaledPositions(embed_dim, max_symbols, rate=source_rate, **positions)
         sizes: dict[str, Any] = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": dropout}
         self.encoder = nn.ModuleList(
             EncoderLayer(
@@ -86,7 +92,7 @@ class TransformerTTS(nn.Module):
         group_dim = num_mels * num_frames_per_step
         self.prenet = Prenet(group_dim, prenet_dim)
         self.decoder_projection = nn.Linear(prenet_dim, embed_dim)
-        self.decoder_positions = ScaledPositions(embed_dim, self.max_steps)
+        self.decoder_positions = ScaledPositions(embed_dim, self.max_steps, **positions)
         longest = max(max_symbols, self.max_steps)
         self.decoder = nn.ModuleList(
             DecoderLayer(
@@ -98,6 +104,9 @@ class TransformerTTS(nn.Module):
             )
             for _ in range(num_decoder_layers)
         )
+        if diagonal_start:
+            for layer in self.decoder:
+                layer.start_on_the_diagonal()
         self.decoder_norm = nn.LayerNorm(embed_dim)
         self.mel_projection = nn.Linear(embed_dim, group_dim)
         self.stop_projection = nn.Linear(embed_dim, 1)
@@ -271,6 +280,11 @@ class DecoderLayer(nn.Module):
         x = x + self.self_attention(self.norm1(x))
         x = x + self.cross_attention(self.norm2(x), source, key_padding_mask=no_symbol)
         return x + self.feed_forward(self.norm3(x))
+
+    @torch.no_grad()
+    def start_on_the_diagonal(self) -> None:
+        """Keys get the queries' projection."""
+        self.cross_attention.k_proj.weight.copy_(self.cross_attention.q_proj.weight)
 
     def init_states(self, source: Tensor, no_symbol: Tensor) -> tuple[Any, Any]:
         """Of a decoder that has read the source, and no step yet."""
