@@ -99,7 +99,9 @@ class ScaledPositions(nn.Module):
 
     table: Tensor
 
-    def __init__(self, embed_dim: int, max_length: int, *, rate: float = 1.0, longest: float = 10_000.0, scale: float = 1.0) -> None:
+    def __init__(
+        self, embed_dim: int, max_length: int, *, rate: float = 1.0, longest: float = 10_000.0, scale: float = 1.0
+    ) -> None:
         super().__init__()
         positions = torch.arange(max_length)[:, None] * rate
         frequencies = torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(longest) / embed_dim))
