@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -94,7 +95,7 @@ class TransformerTTS(nn.Module):
         self.decoder_projection = nn.Linear(prenet_dim, embed_dim)
         self.decoder_positions = ScaledPositions(embed_dim, self.max_steps, **positions)
         longest = max(max_symbols, self.max_steps)
-        self.decoder = nn.ModuleList(
+        self.decoder: Sequence[DecoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             DecoderLayer(
                 attention_for("causal_self", max_length=self.max_steps, **sizes),
                 attention_for("causal_cross", max_length=longest, **sizes),
