@@ -50,6 +50,9 @@ class DataSettings(Settings):
     alignments: str | None = Field(default=None, description="folder beside wavs/ with TextGrid or .npy durations")
     max_symbols: int | None = Field(default=None, ge=3, description="longest text; that of the data where left out")
     max_frames: int | None = Field(default=None, ge=8, description="longest utterance, also of synthesis")
+    longest_train_seconds: float | None = Field(
+        default=None, gt=0, description="longer utterances are left out of training, never of validation or test"
+    )
     voices: tuple[str, ...] = Field(default=("f", "m"), description="of the embedded data")
     rates: tuple[str, ...] = Field(default=("slow", "plain", "fast"), description="of the embedded data")
     long: bool = Field(default=False, description="embedded sentences of four parts, not three")
@@ -102,7 +105,8 @@ def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, voc
         loaded = _load_embedded(settings, cache, vocoders)
     else:
         loaded = _load_real(settings, data_root, cache, vocoders)
-    source, parts, (references, sounds) = loaded
+    source, whole, (references, sounds) = loaded
+    parts, num_left_out = _shorter(whole, settings.longest_train_seconds)
     longest_text = max(len(utterance.symbols) for part in parts for utterance in part)
     longest_sound = max(len(utterance.mel) for part in parts for utterance in part)
     _refuse_longer(parts, settings)
@@ -117,6 +121,7 @@ def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, voc
             for part, utterances in zip(PARTS, parts, strict=True)
         },
         "durations": "given" if aligned else "by the aligner, learned with the model",
+        "train_left_out_as_longer": num_left_out,
         "longest_symbols": longest_text,
         "longest_frames": longest_sound,
     }
@@ -321,6 +326,15 @@ def vocoded(name: str) -> str:
 def shortest(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
     """The shortest of them, first by frames, then by name."""
     return sorted(utterances, key=lambda utterance: (len(utterance.mel), utterance.name))[:count]
+
+
+def _shorter(parts: _Parts, seconds: float | None) -> tuple[_Parts, int]:
+    """Without the training utterances that are longer, and their number."""
+    train, validation, test = parts
+    kept = [u for u in train if seconds is None or len(u.mel) * audio.HOP <= seconds * audio.SAMPLE_RATE]
+    if not kept:
+        raise ValueError(f"data.longest_train_seconds {seconds}: all {len(train)} training utterances are longer")
+    return (kept, validation, test), len(train) - len(kept)
 
 
 def _refuse_longer(parts: Sequence[Sequence[Utterance]], settings: DataSettings) -> None:

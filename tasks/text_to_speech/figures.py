@@ -98,7 +98,7 @@ def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[count:]:
         axis.set_axis_off()
-    figure.suptitle(textwrap.fill(title, 24 * columns), fontsize=9)
+    figure.suptitle(textwrap.fill(title, max(48, 26 * columns)), fontsize=9)
     for axis in axes:
         axis.tick_params(labelsize=7)
     return figure, list(axes[:count])

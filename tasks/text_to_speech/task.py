@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
 from tasks.text_to_speech import shown
 from tasks.text_to_speech.audio import NUM_MELS, SAMPLE_RATE
-from tasks.text_to_speech.data import Speech, load_speech, shortest, vocoded
+from tasks.text_to_speech.data import LONGER, Speech, load_speech, shortest, vocoded
 from tasks.text_to_speech.fastspeech2 import FastSpeech2, Scale, Truth
 from tasks.text_to_speech.layers import mean_by_row, padding_mask
 from tasks.text_to_speech.metrics import Cepstra, cepstra, mcd_frames, root_mean_square, warp
@@ -122,6 +122,8 @@ class TextToSpeech:
         everyone = [*train, *validation, *test]
         self.numbers = {utterance.name: number for number, utterance in enumerate(everyone)}
         self.everyone = everyone
+        # So much slower than the slowest training utterance speaks no one: there synthesis is stopped.
+        self.most_frames_per_symbol = LONGER * max(len(u.mel) / len(u.symbols) for u in train)
         self.test_names = {utterance.name for utterance in test}
         unknown = sum(symbol not in self.vocabulary.symbols for u in everyone[len(train) :] for symbol in u.symbols)
         details = {
@@ -219,7 +221,8 @@ class TextToSpeech:
             spoken = [model(row[None, : int(length)], length[None]) for row, length in lengths]
             rows = [(one.mel[0], bool(one.stopped[0])) for one in spoken]
         else:
-            made = model.generate(batch.symbols, batch.num_symbols, batch.numbers)  # type: ignore[operator]
+            most_frames = (batch.num_symbols * self.most_frames_per_symbol).ceil().long()
+            made = model.generate(batch.symbols, batch.num_symbols, batch.numbers, most_frames)  # type: ignore[operator]
             ends = zip(made.mel, made.num_frames.tolist(), made.stopped.tolist(), strict=True)
             rows = [(mel[:count], stopped) for mel, count, stopped in ends]
         return [Synthesis((mel.float() * deviation + mean).cpu(), stopped) for mel, stopped in rows]

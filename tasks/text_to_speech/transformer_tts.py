@@ -142,9 +142,12 @@ class TransformerTTS(nn.Module):
         return Taught(before, self.polish(before, num_frames), self.stop_projection(x)[:, :, 0])
 
     @torch.no_grad()
-    def generate(self, symbols: Tensor, num_symbols: Tensor, seeds: Tensor) -> Generated:
-        """Free running through the attentions' states, until each row has stopped or has max_frames.
+    def generate(
+        self, symbols: Tensor, num_symbols: Tensor, seeds: Tensor, most_frames: Tensor | None = None
+    ) -> Generated:
+        """Free running through the attentions' states, until each row has stopped or has its most frames.
 
+        most_frames: (b,), at most and by default max_frames.
         seeds: (b,), of the rows' prenet dropout, so that a row's draws depend neither on its batch nor on its place in it.
         """
         source, no_symbol = self.encode(symbols, num_symbols)
@@ -153,6 +156,8 @@ class TransformerTTS(nn.Module):
         keep = self.prenet.draws(seeds, self.max_steps)
         group = source.new_zeros(len(source), 1, self.num_mels * self.num_frames_per_step)
         num_steps = torch.full((len(source),), self.max_steps, device=source.device)
+        if most_frames is not None:
+            num_steps = torch.minimum(num_steps, -(-most_frames // self.num_frames_per_step)).clamp_min(1)
         stopped = torch.zeros(len(source), dtype=torch.bool, device=source.device)
         groups = []
         for step in range(self.max_steps):
@@ -162,10 +167,11 @@ class TransformerTTS(nn.Module):
             x = self.decoder_norm(x)
             group = self.mel_projection(x)
             groups.append(group)
-            ends = (self.stop_projection(x)[:, 0, 0] > 0) & ~stopped  # probability above one half
+            # Probability above one half; a row that its bound has ended can't stop any more.
+            ends = (self.stop_projection(x)[:, 0, 0] > 0) & ~stopped & (step < num_steps)
             num_steps[ends] = step + 1
             stopped |= ends
-            if bool(stopped.all()):
+            if bool((num_steps <= step + 1).all()):
                 break
         num_frames = num_steps * self.num_frames_per_step
         mel = self._ungroup(torch.cat(groups, 1))
