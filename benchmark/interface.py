@@ -193,6 +193,7 @@ class Task(Protocol):
                     runs; a model that forbids unknown keys.  ``presets.yaml`` beside the module fills it.
     metrics         name -> Metric, computed from the columns that ``score`` gives; the first is the headline
     selection       the metric that chooses the checkpoint, on validation data
+    floors          controls that no trivial rule is, but what is best possible here (a tuple, a plain literal; may be left out)
     """
 
     name: ClassVar[str]

@@ -26,7 +26,7 @@ from benchmark.report import build_report, compare, comparison_table, numbers, p
 from benchmark.report.crossing import crossing
 from benchmark.report.document import Shown, inline_svg, render_html, render_markdown
 from benchmark.report.figures import time_and_memory
-from benchmark.report.groups import group_records
+from benchmark.report.groups import floors, group_records
 from benchmark.report.latex import escape, to_latex
 from benchmark.report.scaling import Reach, reach, reach_figure, roofline, share_table, slope
 from benchmark.report.speed import crossing_table, read_sweeps
@@ -642,3 +642,15 @@ def test_the_margin_over_the_best_control_is_stated(groups):
     words = f"softmax is {'better' if ahead > 0 else 'worse'} by {numbers.significant(abs(ahead))}"
     assert f"Against the best control, {best} " in table.notes[0]
     assert words in table.notes[0]
+
+
+def test_a_floor_is_no_rule_to_be_beaten(tmp_path, monkeypatch):
+    believable.write_cell(tmp_path, "forecasting", "informer", "causal_self", "softmax", 0)
+    (group,) = group_records(records([tmp_path]))
+    assert set(group.rules()) == {"repeat", "dlinear"}
+    monkeypatch.setattr("benchmark.report.groups.floors", lambda task: ("dlinear",))
+    assert set(group.rules()) == {"repeat"}
+    assert "Against the best control, repeat" in metric_tables(group)[0].notes[0]
+    monkeypatch.undo()
+    assert floors("text_to_speech") == ("vocoded_truth",)
+    assert floors("forecasting") == floors("no_such_task") == ()

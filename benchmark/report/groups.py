@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from benchmark.interface import PATTERNS, Metric
-from benchmark.registry import ATTENTIONS, TASKS, attention_declarations, load_task
+from benchmark.registry import ATTENTIONS, TASKS, attention_declarations, load_task, task_declarations
 
 Record = Mapping[str, Any]
 SHARED = ("data", "model", "eval", "train", "limit")
@@ -93,6 +93,10 @@ class Group:
         order = [name for name in task_metrics(self.task) if name in found]
         return {name: found[name] for name in [*order, *(name for name in found if name not in order)]}
 
+    def rules(self) -> dict[str, dict[str, list[float]]]:
+        """The controls that are trivial rules."""
+        return {name: values for name, values in self.controls().items() if name not in floors(self.task)}
+
     def controls(self) -> dict[str, dict[str, list[float]]]:
         """Control -> metric -> its distinct values over the records (a rule without randomness has one)."""
         found: dict[str, dict[str, list[float]]] = {}
@@ -123,6 +127,15 @@ def task_metrics(task: str) -> Mapping[str, Metric]:
         return metrics
     except (ValueError, ImportError):
         return {}
+
+
+@cache
+def floors(task: str) -> tuple[str, ...]:
+    """Controls that are the best possible, not trivial rules; none where the task isn't installed."""
+    try:
+        return tuple(task_declarations(task).get("floors", ()))
+    except (ValueError, ImportError):
+        return ()
 
 
 def group_records(records: Iterable[Record]) -> list[Group]:

@@ -52,7 +52,7 @@ def _figures(group: Group) -> dict[str, str]:
     summaries = {label: summarise(found) for label, found in values.items() if found}
     places = decimals(list(summaries.values()))
     figures = {label: mean_and_deviation(summary, places) for label, summary in summaries.items()}
-    rules = {name: found[metric][0] for name, found in group.controls().items() if found.get(metric)}
+    rules = {name: found[metric][0] for name, found in group.rules().items() if found.get(metric)}
     if rules:
         higher = group.metrics()[metric]["higher_is_better"]
         best = (max if higher else min)(rules, key=lambda name: rules[name])

@@ -235,9 +235,7 @@ def margin_note(group: Group, entries: Sequence[Entry], names: Sequence[str]) ->
         for entry in entries
         if entry.is_control and (summary := summary_of(entry, names[0])) is not None
     }
-    found |= {
-        name: summarise(values[names[0]]).mean for name, values in group.controls().items() if values.get(names[0])
-    }
+    found |= {name: summarise(values[names[0]]).mean for name, values in group.rules().items() if values.get(names[0])}
     own = summary_of(reference, names[0])
     if own is None or not found:
         return ""

@@ -104,6 +104,7 @@ class TextToSpeech:
         ),
     }
     selection = "mcd"
+    floors = ("vocoded_truth",)  # true mel through the same vocoder: no rule, but the best that can be had
 
     def __init__(self, settings: Any, *, backbone: str) -> None:
         if backbone not in self.backbones:
