@@ -39,7 +39,7 @@ SETTINGS: Any = {
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.w_pad": 0.09,  # inches: a reader's font may be a little wider than ours
     "figure.facecolor": "white",
-    "savefig.dpi": 200,
+    "savefig.dpi": 150,
     "svg.fonttype": "none",  # text stays text: small files, and words that can be searched
     "svg.hashsalt": "lavo-bench",  # the same bytes for the same figure
     "pdf.fonttype": 42,

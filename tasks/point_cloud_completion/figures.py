@@ -84,7 +84,8 @@ def _scatter(axis: Axes, view: np.ndarray, middle: np.ndarray, reach: float) -> 
     order = view[:, 2].argsort()[::-1]
     right, up, away = view[order].T
     size = max(2.5, 1500 / len(view))  # few points are drawn larger
-    axis.scatter(right, up, c=away, s=size, cmap=COLOURS, linewidths=0)
+    # As pixels in the vector formats too: a path a point makes a megabyte a figure.
+    axis.scatter(right, up, c=away, s=size, cmap=COLOURS, linewidths=0, rasterized=True)
     axis.set_xlim(middle[0] - reach, middle[0] + reach)
     axis.set_ylim(middle[1] - reach, middle[1] + reach)
     axis.set_aspect("equal")
