@@ -30,7 +30,7 @@ class LAVOAttention(nn.Module):
         "none" (an ablation: the memory is empty, and the output is the windows' alone).
     position_bias: a learned bias by distance inside the windows, zero at the start.
     dissect: False compresses the values as they are, and has no windows (an ablation).
-    backend: "auto", "torch" or "reference"; ``kernel`` tells what ran last.
+    backend: "auto" (triton on a CUDA device, else torch), "triton", "torch" or "reference"; ``kernel`` tells what ran last.
     basis_seed: of the random bases, and of the one that a learned basis starts from.
     """
 
@@ -107,16 +107,18 @@ class LAVOAttention(nn.Module):
         self._check_heads(q)
         if self.sequence_part is not None:
             return self._attend_in_parts(q, k, v, mask)
-        self.kernel = resolve_backend(backend)
+        basis = self.basis()
+        window = self.window if self.dissect and self.pattern.endswith("self") else 1
+        self.kernel = resolve_backend(backend, q, window, 0 if basis is None else self.rank)
         if self.pattern.endswith("cross"):
             if k.shape != v.shape:
                 raise ValueError(f"k and v must have one shape, got {tuple(k.shape)} and {tuple(v.shape)}")
-            return lavo_cross_attention(q, v, self.basis(), key_padding_mask=mask, backend=backend)
+            return lavo_cross_attention(q, v, basis, key_padding_mask=mask, backend=backend)
         return lavo_attention(
             q,
             k,
             v,
-            self.basis(),
+            basis,
             window=self.window,
             bias=self.bias,
             causal=self.causal,
@@ -170,11 +172,20 @@ class LAVOAttention(nn.Module):
         self._check_batch(q, state.keys)
         if q.shape != k.shape:
             raise ValueError(f"q and k must be the same new tokens, got {q.shape[2]} and {k.shape[2]} of them")
-        self.kernel = "torch"
         with full_precision(q):
             basis = self.basis()
-            basis = None if basis is None else basis.to(accumulation_dtype(q))
             output = self.output if self.dissect else "memory"
+            self.kernel = resolve_backend(
+                self.backend, q, self.window if self.dissect else 1, 0 if basis is None else self.rank
+            )
+            if self.kernel == "triton":
+                from lavo import fused_streaming
+
+                found = fused_streaming.extend(q, k, v, basis, self.bias, state, output=output)
+                if found is not None:
+                    return found
+            self.kernel = "torch"
+            basis = None if basis is None else basis.to(accumulation_dtype(q))
             return streaming.extend(q, k, v, basis, self.bias, state, output=output)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CrossState:

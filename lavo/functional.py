@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -45,13 +47,19 @@ def lavo_attention(
     check_self(q, k, v, basis, key_padding_mask, window=window, bias=bias, causal=causal, output=output)
     options = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
     with full_precision(q):
-        if resolve_backend(backend) == "reference":
+        backend = resolve_backend(backend, q, window if dissect else 1, 0 if basis is None else basis.shape[1])
+        if backend == "reference":
             return reference.self_attention(
                 q, k, v, basis_or_axes(basis, q), key_padding_mask=key_padding_mask, **options
             )
+        attend = chunked.self_attention
+        if backend == "triton":
+            from lavo import fused
+
+            attend = fused.self_attention
         if key_padding_mask is None or not key_padding_mask.any():
-            return chunked.self_attention(q, k, v, basis, lengths=None, **options)
-        return _without_padding(q, k, v, basis, key_padding_mask, **options)
+            return attend(q, k, v, basis, lengths=None, **options)
+        return _without_padding(attend, q, k, v, basis, key_padding_mask, **options)
 
 
 def lavo_cross_attention(
@@ -73,19 +81,48 @@ def lavo_cross_attention(
     if q.shape[:2] != v.shape[:2]:
         raise ValueError(f"q and v must agree in batch and heads, got {tuple(q.shape)} and {tuple(v.shape)}")
     with full_precision(q):
-        if resolve_backend(backend) == "reference":
+        backend = resolve_backend(backend, q, 1, 0 if basis is None else basis.shape[1])
+        if backend == "reference":
             return reference.cross_attention(q, v, basis_or_axes(basis, q), key_padding_mask=key_padding_mask)
+        if backend == "triton":
+            from lavo import fused
+
+            return fused.cross_attention(q, v, basis, key_padding_mask)
         mean = chunked.source_mean(v, basis, key_padding_mask)
         return chunked.read_memory(q, mean, basis)
 
 
-def resolve_backend(backend: str) -> str:
-    """The backend that will run."""
+def resolve_backend(backend: str, q: Tensor | None = None, window: int = 1, rank: int = 0) -> str:
+    """The backend that will run for such queries; "torch" stands in for "triton" where that lacks a kernel for them.
+
+    rank: of a basis that is a matrix, else 0.  Without queries: what a layer reports before it has seen any.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "triton":
-        raise ValueError('backend "triton" is not available in this version; use "torch", "reference" or "auto"')
-    return "torch" if backend == "auto" else backend
+    if backend in ("torch", "reference"):
+        return backend
+    if not triton_runs():
+        if backend == "triton":
+            raise ValueError('backend "triton" needs triton and a CUDA device; use "torch", "reference" or "auto"')
+        return "torch"
+    # Under the interpreter, which is for tests, "triton" runs where it is asked for by name.
+    if q is None or (backend == "auto" and q.device.type != "cuda"):
+        return "torch" if backend == "auto" else "triton"
+    from lavo import fused
+
+    return "torch" if fused.why_not(q, window, rank) else "triton"
+
+
+@cache
+def triton_runs() -> bool:
+    """Whether there is triton, and something that it runs on."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
 
 
 def basis_or_axes(basis: Tensor | None, q: Tensor) -> Tensor:
@@ -96,7 +133,7 @@ def basis_or_axes(basis: Tensor | None, q: Tensor) -> Tensor:
     return torch.eye(q.shape[3], device=q.device, dtype=dtype).expand(q.shape[1], -1, -1)
 
 
-def _without_padding(q, k, v, basis, mask, **options) -> Tensor:
+def _without_padding(attend, q, k, v, basis, mask, **options) -> Tensor:
     """Compacts the real tokens of each row to the left, attends, and spreads the result again."""
     n = q.shape[2]
     lengths = (~mask).sum(1)
@@ -114,7 +151,7 @@ def _without_padding(q, k, v, basis, mask, **options) -> Tensor:
         (x[:, :, :longest] if order is None else x.gather(2, order)).masked_fill(padded[:, None, :, None], 0)
         for x in (q, k, v)
     )
-    out = chunked.self_attention(q, k, v, basis, lengths=lengths, **options)
+    out = attend(q, k, v, basis, lengths=lengths, **options)
     out = out.masked_fill(padded[:, None, :, None], 0)
     if order is None:
         return F.pad(out, (0, 0, 0, n - longest))

@@ -144,7 +144,10 @@ def _local(q, k, v, bias, window: int, part: Part) -> tuple[Tensor, Tensor]:
         # Queries that are not ours: what comes out for them is cut off again.
         q = torch.cat([q.new_zeros(*q.shape[:2], borrowed, q.shape[3]), q], 2)
     if q.shape[2] == borrowed:
-        return v[:, :, borrowed:].to(accumulation_dtype(q)), q.new_zeros(*q.shape[:2], 0, dtype=accumulation_dtype(q))
+        lse = q.new_zeros(*q.shape[:2], 0, dtype=accumulation_dtype(q))
+        if bias is not None:  # in the graph as in every process: whoever sums gradients waits for all of them
+            lse = lse + bias[:, :1].to(lse.dtype)[:, :0]
+        return v[:, :, borrowed:].to(lse.dtype), lse
     matrix = chunked.bias_matrix(bias, min(window, q.shape[2]), window, True, q)
     e, lse = _Windows.apply(q, k, v, matrix)
     return e[:, :, borrowed:], lse[:, :, borrowed:]

@@ -18,6 +18,9 @@ def self_attention(q, k, v, basis, *, window, bias, causal, key_padding_mask, ou
     rows = []
     for q_row, k_row, v_row, padded in zip(q, k, v, key_padding_mask, strict=True):
         real = (~padded).nonzero()[:, 0]  # a padded token does not exist: it is taken out, and zeros put in its place
+        if not len(real):  # no mean of no token: its gradient would be none for the basis as well
+            rows.append(torch.zeros_like(q_row))
+            continue
         out = _sequence(q_row[None, :, real], k_row[None, :, real], v_row[None, :, real], basis, **options)
         rows.append(torch.zeros_like(q_row).index_copy(1, real, out[0]))
     return torch.stack(rows) if rows else torch.zeros_like(q)

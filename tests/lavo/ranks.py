@@ -89,19 +89,15 @@ def text(length: int) -> torch.Tensor:
 def train_step(part: Part | None, length: int) -> dict[str, torch.Tensor]:
     """Loss and gradients, summed over the processes of the part where there is one."""
     gpt, tokens = model(), text(length)
-
-    def gradients() -> dict[str, torch.Tensor]:
-        return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in gpt.named_parameters()}
-
     if part is None:
         loss = token_nats(gpt(tokens[:, :-1]), tokens[:, 1:]).sum()
         loss.backward()
-        return {"loss": loss.detach()} | gradients()
+        return {"loss": loss.detach()} | {name: p.grad for name, p in gpt.named_parameters() if p.grad is not None}
     with sequence_part(gpt, part):
         logits = gpt(part_of(tokens[:, :-1], part, 1))
         loss = token_nats(logits, part_of(tokens[:, 1:], part, 1)).sum()
         loss.backward()
-    found = {"loss": loss.detach()} | gradients()
+    found = {"loss": loss.detach()} | {name: p.grad for name, p in gpt.named_parameters() if p.grad is not None}
     for x in found.values():
         dist.all_reduce(x, group=part.group)
     return found

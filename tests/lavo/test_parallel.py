@@ -36,6 +36,7 @@ def found(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(ranks.OPTIONS)))
 @pytest.mark.parametrize("lengths", ranks.SPLITS, ids=str)
 def test_parts_together_are_the_whole(found, lengths, number):
@@ -57,6 +58,7 @@ def test_parts_together_are_the_whole(found, lengths, number):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", ranks.SPLITS, ids=str)
 def test_a_model_has_the_loss_and_gradients_of_one_process(found, lengths):
     want = ranks.train_step(None, sum(lengths))
@@ -69,6 +71,7 @@ def test_a_model_has_the_loss_and_gradients_of_one_process(found, lengths):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["windows", "anywhere"])
 def test_bytes_sent_do_not_grow_with_the_sequence(found, cut):
     counts = [

@@ -1,0 +1,346 @@
+"""LAVO's kernels on a GPU, in 8 minutes at most: ``python -m benchmark.gpu_run -o DIR``.
+
+Three parts, each in a process of its own and with its own limit of time, so that one that fails or hangs leaves the others
+and what it has written itself:
+
+correctness  the kernels against the definition in float64, outputs and gradients: ``correctness.csv``
+speed        LAVO (learned basis, and identity) against flash attention, bfloat16, 8 heads of 64, causal, some 16,384
+             tokens a batch, 256 to 131,072 tokens, forward and forward+backward: ``efficiency.csv``
+one-pass     the causal form by look-back against two passes: the same output, twice the same bits, and its speed:
+             ``one_pass.csv``.  Last, because programs that wait for each other may wait for ever.
+
+``summary.txt`` says what came out.  Times are of CUDA events, the cache emptied before each call, contenders in turns.
+``--dry-run`` goes through the same on a CPU, with the backend "torch" and little of everything: its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import importlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmark.peaks import measure_peaks, read_peaks, write_peaks
+from benchmark.points import Point, read_points, write_points
+from benchmark.registry import build_attention
+from benchmark.report.crossing import crossing
+from benchmark.statistics import bootstrap_interval
+from benchmark.workloads import device_name
+
+PARTS = {"correctness": 180, "speed": 220, "one-pass": 70}  # seconds that each may take
+LIMITS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}  # share of the root mean square
+NUM_HEADS, HEAD_DIM, TOKENS = 8, 64, 16384
+LENGTHS = [2**power for power in range(8, 18)]
+CACHE_BYTES = 1 << 28  # larger than any GPU's cache
+ROUNDS, SECONDS_A_POINT = 20, 3.0
+
+# Each differs from the first in one thing: every line costs some compilations.
+CASES: list[dict[str, Any]] = [
+    {"pattern": pattern} | change
+    for pattern in ("causal_self", "noncausal_self")
+    for change in (
+        {},
+        {"dtype": "float32"},
+        {"dtype": "float16", "basis": "identity"},
+        {"window": 256, "n": 1000},
+        {"window": 48, "rank": 17, "head_dim": 80},
+        {"head_dim": 128, "output": "sum"},
+        {"padded": True},
+    )
+] + [{"pattern": "causal_cross"}, {"pattern": "noncausal_cross", "padded": True, "dtype": "float32"}]
+
+
+def main(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("results/gpu"),
+    dry_run: Annotated[bool, typer.Option(help="On a CPU, to see that it runs.")] = False,
+    part: Annotated[str | None, typer.Option(help="One part only, in this process.")] = None,
+) -> None:
+    if part is not None and part not in PARTS:
+        raise typer.BadParameter(f"must be one of {', '.join(PARTS)}, got {part!r}", param_hint="--part")
+    if not dry_run and not torch.cuda.is_available():
+        raise typer.BadParameter("there is no CUDA device; --dry-run goes through it on a CPU")
+    output.mkdir(parents=True, exist_ok=True)
+    if part is not None:
+        run = {"correctness": correctness, "speed": speed, "one-pass": one_pass}[part]
+        run(output, torch.device("cpu" if dry_run else "cuda"))
+        return
+    ended = {name: in_a_process(name, seconds, output, dry_run) for name, seconds in PARTS.items()}
+    text = summary(output, ended)
+    (output / "summary.txt").write_text(text, encoding="utf-8")
+    typer.echo(text)
+    if any(outcome != "completed" for outcome in ended.values()):
+        raise typer.Exit(1)
+
+
+def in_a_process(part: str, seconds: float, output: Path, dry_run: bool) -> str:
+    """How a part ended."""
+    command = [sys.executable, "-m", "benchmark.gpu_run", "-o", str(output), "--part", part]
+    try:
+        ended = subprocess.run(command + ["--dry-run"] * dry_run, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {seconds:g} s"
+    return "completed" if ended.returncode == 0 else f"failed with status {ended.returncode}"
+
+
+# Correctness.
+
+
+def correctness(output: Path, device: torch.device) -> None:
+    """One row a case and quantity.  Ends with status 1 where a limit is exceeded."""
+    if device.type == "cuda":
+        for kernel in importlib.import_module("lavo.fused").AUTOTUNED:
+            kernel.configs = kernel.configs[:1]  # all do the same; trying them would take the time that cases need
+    wrong = 0
+    with rows_into(output / "correctness.csv", ["case", "kernel", "quantity", "error", "limit"]) as write:
+        for case in CASES if device.type == "cuda" else [CASES[0] | {"n": 70}]:
+            kernel, errors = errors_of(case, device)
+            limit = LIMITS[case.get("dtype", "bfloat16")]
+            for quantity, error in errors.items():
+                write([describe(case), kernel, quantity, f"{error:.3g}", limit])
+                wrong += not error <= limit
+    if wrong:
+        raise typer.Exit(1)
+
+
+def errors_of(case: Mapping[str, Any], device: torch.device) -> tuple[str, dict[str, float]]:
+    """The kernel that ran, and the root mean square of each difference over that of what is wanted."""
+    dtype = getattr(torch, case.get("dtype", "bfloat16"))
+    head_dim, n = case.get("head_dim", 64), case.get("n", 777)
+    options = {name: case[name] for name in ("window", "rank", "basis", "output") if name in case}
+    if case["pattern"].endswith("cross"):
+        options.pop("window", None)
+    module = build_attention("lavo", pattern=case["pattern"], num_heads=3, head_dim=head_dim, **options).to(device)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():  # a bias that is zero would hide its faults
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(device))
+    inputs = [torch.randn(2, 3, n, head_dim, generator=generator).to(device, dtype) for _ in range(3)]
+    upstream = torch.randn(2, 3, n, head_dim, generator=generator).to(device, dtype)
+    mask = None
+    if case.get("padded"):
+        mask = torch.arange(n, device=device) >= torch.tensor([[n], [n // 3]], device=device)
+    exact: Any = copy.deepcopy(module).double()
+    results = []
+    for attend, layer, precision in ((module, module, dtype), (exact.definition, exact, torch.float64)):
+        leaves = [x.to(precision, copy=True).requires_grad_() for x in inputs]
+        parameters = list(layer.parameters())
+        out = attend(*leaves, key_padding_mask=mask)
+        found = torch.autograd.grad(out, [*leaves, *parameters], upstream.to(out.dtype), allow_unused=True)
+        results.append([out, *found])
+    names = ["out", "q", "k", "v", *(name for name, _ in module.named_parameters())]
+    pairs = zip(names, *results, strict=True)
+    return str(module.kernel), {
+        name: relative(got, want) for name, got, want in pairs if got is not None and want is not None
+    }
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    got, want = got.detach(), want.detach()
+    norm = float(want.double().square().mean().sqrt())
+    return float((got.double() - want).square().mean().sqrt()) / (norm if norm > 1e-9 else 1.0)
+
+
+def describe(case: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in case.items())
+
+
+# Speed.
+
+
+def speed(output: Path, device: torch.device) -> None:
+    """``efficiency.csv`` grows point by point; bandwidth is held against the device's own, in ``machine.json``."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    write_peaks(output, measure_peaks(device, dtype))
+    contenders = {"flash": flash, "lavo": lavo("learned", device), "lavo:identity": lavo("identity", device)}
+    points: list[Point] = []
+    for length in LENGTHS if device.type == "cuda" else LENGTHS[:3]:
+        for mode in ("forward", "backward"):
+            points += timed(contenders, mode, length, dtype, device)
+            write_points(output / "efficiency.csv", points)
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if q.is_cuda else nullcontext():
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def lavo(basis: str, device: torch.device) -> nn.Module:
+    module = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
+    return module.to(device)
+
+
+def timed(
+    contenders: Mapping[str, Any], mode: str, length: int, dtype: torch.dtype, device: torch.device
+) -> list[Point]:
+    """A point of each: the median over rounds with its interval, and what the first call took beyond it."""
+    batch = max(1, (TOKENS if device.type == "cuda" else 256) // length)
+    q, k, v, grad = (torch.randn(batch, NUM_HEADS, length, HEAD_DIM, device=device, dtype=dtype) for _ in range(4))
+    cache = torch.empty(CACHE_BYTES if device.type == "cuda" else 1024, dtype=torch.int8, device=device)
+    calls, first = {}, {}
+    for name, attend in contenders.items():
+        calls[name] = step(attend, mode, q, k, v, grad)
+        started = time.perf_counter()
+        calls[name]()
+        synchronize(device)
+        first[name] = time.perf_counter() - started
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    began = time.perf_counter()
+    while len(samples["lavo"]) < ROUNDS and (time.perf_counter() - began < SECONDS_A_POINT or len(samples["lavo"]) < 5):
+        for name, call in calls.items():
+            samples[name].append(seconds_of(call, cache, device))
+    # Each tensor once: q, k, v, o; and in the backward pass q, k, v, do, dq, dk, dv.
+    moved = q.nbytes * (4 if mode == "forward" else 11)
+    points = []
+    for name, values in samples.items():
+        median, (low, high) = float(np.median(values)), bootstrap_interval(values)
+        points.append(
+            Point(
+                mode=mode,
+                pattern="causal_self",
+                batch=batch,
+                length=length,
+                num_heads=NUM_HEADS,
+                head_dim=HEAD_DIM,
+                attention=name,
+                dtype=str(dtype).removeprefix("torch."),
+                device=device_name(device),
+                kernel=str(
+                    getattr(
+                        contenders[name], "kernel", "flash" if device.type == "cuda" else "scaled_dot_product_attention"
+                    )
+                ),
+                rounds=len(values),
+                seconds=median,
+                seconds_low=low,
+                seconds_high=high,
+                compile_seconds=max(0.0, first[name] - median),
+                moved_bytes=moved,
+                status="completed",
+            )
+        )
+    return points
+
+
+def step(attend: Any, mode: str, q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Callable[[], object]:
+    if mode == "forward":
+        return torch.no_grad()(lambda: attend(q, k, v))
+    parameters = list(attend.parameters()) if isinstance(attend, nn.Module) else []
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    return lambda: torch.autograd.grad(attend(*leaves), [*leaves, *parameters], grad)
+
+
+def seconds_of(call: Callable[[], object], cache: Tensor, device: torch.device) -> float:
+    """Of one call with a cold cache; on a GPU between events, which launches count in only where the GPU waits for them."""
+    cache.zero_()
+    if device.type != "cuda":
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
+    call()
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after) / 1e3
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# The single pass.
+
+
+def one_pass(output: Path, device: torch.device) -> None:
+    """Two passes and one on the same inputs, with many programs in flight."""
+    header = ["length", "two_passes_seconds", "one_pass_seconds", "error", "same_bits_in_20_runs"]
+    with rows_into(output / "one_pass.csv", header) as write:
+        if device.type != "cuda":
+            return
+        fused: Any = importlib.import_module("lavo.fused")
+        module = lavo("learned", device)
+        cache = torch.empty(CACHE_BYTES, dtype=torch.int8, device=device)
+        for length in (256, 1024, 16384, 131072):
+            batch = max(1, TOKENS // length)
+            q, k, v = torch.randn(3, batch, NUM_HEADS, length, HEAD_DIM, device=device, dtype=torch.bfloat16)
+            results, seconds = {}, {}
+            for fused.LOOK_BACK in (False, True):
+                call = torch.no_grad()(lambda q=q, k=k, v=v: module(q, k, v))
+                results[fused.LOOK_BACK] = [call() for _ in range(20)]
+                seconds[fused.LOOK_BACK] = float(np.median([seconds_of(call, cache, device) for _ in range(ROUNDS)]))
+            outs = results[True]
+            same = all(torch.equal(out, outs[0]) for out in outs)
+            error = relative(outs[0], results[False][0].double())
+            write([length, f"{seconds[False]:.6g}", f"{seconds[True]:.6g}", f"{error:.3g}", same])
+
+
+# What came out.
+
+
+def summary(output: Path, ended: Mapping[str, str]) -> str:
+    lines = [f"{name}: {outcome}" for name, outcome in ended.items()]
+    if (output / "correctness.csv").exists():
+        with (output / "correctness.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        wrong = [row for row in rows if not float(row["error"]) <= float(row["limit"])]
+        lines.append(f"correctness: {len(rows) - len(wrong)} of {len(rows)} errors within their limits")
+        lines += [f"  {row['case']}: {row['quantity']} {row['error']}, limit {row['limit']}" for row in wrong]
+    points = read_points(output / "efficiency.csv") if (output / "efficiency.csv").exists() else []
+    peaks = read_peaks([output])
+    for mode in dict.fromkeys(point.mode for point in points):
+        lines += ["", *table(mode, [point for point in points if point.mode == mode], peaks)]
+    if (output / "one_pass.csv").exists():
+        lines += ["", (output / "one_pass.csv").read_text(encoding="utf-8").strip()]
+    return "\n".join(lines) + "\n"
+
+
+def table(mode: str, points: Sequence[Point], peaks: Sequence[Any]) -> list[str]:
+    """Milliseconds, ratio to flash and share of the measured bandwidth, by length; and the crossing."""
+    exact = {point.length: point for point in points if point.attention == "flash"}
+    lines = [f"{mode}, {points[0].dtype}, {NUM_HEADS} heads of {HEAD_DIM}, {points[0].device}"]
+    for name in dict.fromkeys(point.attention for point in points):
+        own = [point for point in points if point.attention == name]
+        for point in own:
+            seconds, flash_seconds = point.seconds or float("nan"), exact[point.length].seconds or float("nan")
+            share = (point.moved_bytes or 0) / seconds / peaks[0].bytes_per_second if peaks else float("nan")
+            lines.append(
+                f"  {name:14} {point.length:7} x {point.batch:3}: {1e3 * seconds:9.3f} ms ({point.kernel}), "
+                f"{flash_seconds / seconds:7.2f} times flash, {share:5.1%} of the bandwidth"
+            )
+        found = crossing(own, list(exact.values())) if name != "flash" else None
+        if found is not None:
+            reached = f"about {found.estimate:.0f}" if found.estimate else f"{found.high or 'not reached'}"
+            lines.append(f"  {name}: faster than flash from {reached} (between {found.low} and {found.high})")
+    return lines
+
+
+@contextmanager
+def rows_into(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Any]], None]]:
+    """A CSV file whose rows are on disk as soon as they are written."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+
+        def write(row: Sequence[Any]) -> None:
+            writer.writerow(row)
+            file.flush()
+
+        write(header)
+        yield write
+
+
+if __name__ == "__main__":
+    typer.run(main)

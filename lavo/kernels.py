@@ -1,0 +1,392 @@
+"""The Triton kernels of LAVO, forward and decoding; ``fused.py`` launches them and says in which order.
+
+A program works on a tile: BLOCK consecutive tokens of one window of one head, in registers.  A window has TILES tiles, of
+which the last may reach beyond it; the tiles of a head are numbered in order of time.  The memory is held by its running
+sum over the summaries e, in the head's own axes: B of a sum is the sum of B, so a tile hands on d numbers.
+
+Names as in docs/notation.md.  x_… are the strides of q, k, v, y_… those of the outputs and their gradients; the stride
+along head_dim is 1.  Capitals are constants of the compilation: D and R are head_dim d and rank r up to a power of two.
+Products are taken in the inputs' precision with sums in float32; softmax, means and the memory are float32.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# fmt: off
+# One argument a line, as the formatter would have it, the kernels would be twice as long and half as readable.
+
+JOINT, SUM, MEMORY = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+HIDDEN = tl.constexpr(-1e30)  # a score; finite, so that a row that sees nothing gives numbers, which are then masked
+
+
+@triton.jit
+def dot(a, b, DOT: tl.constexpr):
+    """a @ b with sums in float32.  DOT: how products of float32 are taken."""
+    return tl.dot(a, b.to(a.dtype), input_precision=DOT)
+
+
+@triton.jit
+def load_rows(base, tokens, stride, valid, d, D: tl.constexpr):
+    """(BLOCK, D), zeros where not valid."""
+    columns = tl.arange(0, D)
+    at = base + tokens.to(tl.int64)[:, None] * stride + columns[None, :]
+    return tl.load(at, mask=valid[:, None] & (columns < d)[None, :], other=0.0)
+
+
+@triton.jit
+def store_rows(base, tokens, stride, valid, d, x, D: tl.constexpr):
+    columns = tl.arange(0, D)
+    at = base + tokens.to(tl.int64)[:, None] * stride + columns[None, :]
+    tl.store(at, x.to(base.dtype.element_ty), mask=valid[:, None] & (columns < d)[None, :])
+
+
+@triton.jit
+def load_basis(basis_ptr, head, r, d, R: tl.constexpr, D: tl.constexpr):
+    """(R, D), zeros beyond r and d."""
+    units, columns = tl.arange(0, R), tl.arange(0, D)
+    at = basis_ptr + head * r * d + units[:, None] * d + columns[None, :]
+    return tl.load(at, mask=(units < r)[:, None] & (columns < d)[None, :], other=0.0)
+
+
+@triton.jit
+def window_scores(
+    q, k, bias_ptr, rows, keys, first, n, window, scale, CAUSAL: tl.constexpr, BIASED: tl.constexpr, DOT: tl.constexpr
+):
+    """Scores of rows against keys, both counted from the window's first token; HIDDEN where there is no such pair."""
+    scores = dot(q, tl.trans(k), DOT) * scale
+    distance = rows[:, None] - keys[None, :]
+    seen = ((keys < window) & (first + keys < n))[None, :] & (rows < window)[:, None]
+    if CAUSAL:
+        seen = seen & (distance >= 0)
+    if BIASED:
+        entry = distance if CAUSAL else distance + window - 1
+        scores += tl.load(bias_ptr + entry, mask=seen, other=0.0)
+    return tl.where(seen, scores, HIDDEN)
+
+
+@triton.jit
+def local_attention(
+    q, k_base, v_base, x_token, bias_ptr, first, part, n, window, d, scale, BLOCK: tl.constexpr, TILES: tl.constexpr,
+    D: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr, DOT: tl.constexpr,
+):
+    """e (BLOCK, D) and its log-sum-exp (BLOCK,) of one tile: exact attention to its window, key tile by key tile."""
+    rows = part * BLOCK + tl.arange(0, BLOCK)
+    peak = tl.full((BLOCK,), HIDDEN, tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    e = tl.zeros((BLOCK, D), tl.float32)
+    for tile in range(part + 1 if CAUSAL else TILES):
+        keys = tile * BLOCK + tl.arange(0, BLOCK)
+        valid = (keys < window) & (first + keys < n)
+        k = load_rows(k_base, first + keys, x_token, valid, d, D)
+        v = load_rows(v_base, first + keys, x_token, valid, d, D)
+        scores = window_scores(q, k, bias_ptr, rows, keys, first, n, window, scale, CAUSAL, BIASED, DOT)
+        higher = tl.maximum(peak, tl.max(scores, 1))
+        weights = tl.exp(scores - higher[:, None])
+        shrink = tl.exp(peak - higher)
+        total = total * shrink + tl.sum(weights, 1)
+        e = e * shrink[:, None] + dot(weights.to(v.dtype), v, DOT)
+        peak = higher
+    return e / total[:, None], peak + tl.log(total)
+
+
+@triton.jit
+def summaries(
+    q, k_base, v_base, x_token, bias_ptr, first, part, n, window, d, scale, BLOCK: tl.constexpr, TILES: tl.constexpr,
+    D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWS: tl.constexpr, BIASED: tl.constexpr, DOT: tl.constexpr,
+):
+    """e, zeros where there is no token, and lse; without windows the values as they are."""
+    rows = part * BLOCK + tl.arange(0, BLOCK)
+    valid = (rows < window) & (first + rows < n)
+    if WINDOWS:
+        e, lse = local_attention(
+            q, k_base, v_base, x_token, bias_ptr, first, part, n, window, d, scale, BLOCK, TILES, D, CAUSAL, BIASED, DOT
+        )
+        e = tl.where(valid[:, None], e, 0.0)
+    else:
+        e = load_rows(v_base, first + rows, x_token, valid, d, D).to(tl.float32)
+        lse = tl.full((BLOCK,), HIDDEN, tl.float32)
+    return e, lse
+
+
+@triton.jit
+def running_mean(e, before, tokens):
+    """The mean over all tokens so far, (BLOCK, D).  before: (D,), the sum before this tile."""
+    return (before[None, :] + tl.cumsum(e, 0)) / (tokens + 1).to(tl.float32)[:, None]
+
+
+@triton.jit
+def memory_softmax(a, H, lse, r, scale, R: tl.constexpr, OUTPUT: tl.constexpr):
+    """Weights of the units (BLOCK, R) and, where joint, the window's share (BLOCK,)."""
+    scores = tl.where((tl.arange(0, R) < r)[None, :], a * H * scale, float("-inf"))
+    peak = tl.max(scores, 1)
+    if OUTPUT == JOINT:
+        peak = tl.maximum(peak, lse)
+    weights = tl.exp(scores - peak[:, None])
+    total = tl.sum(weights, 1)
+    share = tl.zeros_like(total)
+    if OUTPUT == JOINT:
+        share = tl.exp(lse - peak)
+        total += share
+    return weights / total[:, None], share / total
+
+
+@triton.jit
+def read_memory(
+    q, e, lse, H, basis, r, scale, R: tl.constexpr, IDENTITY: tl.constexpr, OUTPUT: tl.constexpr, DOT: tl.constexpr,
+):
+    """The output (BLOCK, D).  H: (BLOCK, R), or (1, R) where all tokens share one."""
+    a = q.to(tl.float32) if IDENTITY else dot(q, tl.trans(basis), DOT)
+    weights, share = memory_softmax(a, H, lse, r, scale, R, OUTPUT)
+    x = weights * H
+    out = x if IDENTITY else dot(x.to(q.dtype), basis, DOT)
+    if OUTPUT == JOINT:
+        out += share[:, None] * e
+    if OUTPUT == SUM:
+        out += e
+    return out
+
+
+# Forward: sums of the tiles, then their scan, then the output; or the last two in one pass by look-back.
+
+
+@triton.jit
+def sums_kernel(
+    q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr,
+    sums_ptr,  # (b, h, tiles, d)
+    x_batch, x_head, x_token, n, window, num_heads, d, entries, scale, BLOCK: tl.constexpr, TILES: tl.constexpr,
+    D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    batch, head = row // num_heads, row % num_heads
+    if RAGGED:
+        n = tl.load(lengths_ptr + batch)
+    offset = batch * x_batch + head * x_head
+    part, first = tile % TILES, tile // TILES * window
+    rows = part * BLOCK + tl.arange(0, BLOCK)
+    q = load_rows(q_ptr + offset, first + rows, x_token, (rows < window) & (first + rows < n), d, D)
+    e, _ = summaries(
+        q, k_ptr + offset, v_ptr + offset, x_token, bias_ptr + head * entries, first, part, n, window, d, scale,
+        BLOCK, TILES, D, CAUSAL, WINDOWS, BIASED, DOT,
+    )
+    columns = tl.arange(0, D)
+    tl.store(sums_ptr + (row * tl.num_programs(0) + tile) * d + columns, tl.sum(e, 0), mask=columns < d)
+
+
+@triton.jit
+def scan_kernel(sums_ptr, out_ptr, num_tiles, d, REVERSE: tl.constexpr, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
+    """The sum over all tiles before each (REVERSE: after), (b, h, tiles, d) in float32, carried on in float64."""
+    row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    base = row * num_tiles * d
+    carried = tl.zeros((COLUMNS,), tl.float64)
+    for start in range(0, num_tiles, SPAN):
+        steps = start + tl.arange(0, SPAN)
+        tiles = num_tiles - 1 - steps if REVERSE else steps
+        before = tiles + 1 if REVERSE else tiles - 1
+        # Shifted by one and summed: a difference of sums would round with what it must not depend on.
+        there = (before >= 0) & (before < num_tiles) & (steps < num_tiles)
+        x = tl.load(
+            sums_ptr + base + before[:, None] * d + columns[None, :],
+            mask=there[:, None] & (columns < d)[None, :],
+            other=0.0,
+        )
+        so_far = carried[None, :] + tl.cumsum(x, 0).to(tl.float64)
+        tl.store(
+            out_ptr + base + tiles[:, None] * d + columns[None, :],
+            so_far.to(tl.float32),
+            mask=(steps < num_tiles)[:, None] & (columns < d)[None, :],
+        )
+        carried += tl.sum(x, 0).to(tl.float64)
+
+
+@triton.jit
+def output_kernel(
+    q_ptr, k_ptr, v_ptr,
+    basis_ptr,  # (h, r, d)
+    bias_ptr, lengths_ptr,
+    before_ptr,  # causal: (b, h, tiles, d), the sums before each tile
+    H_ptr,  # else: (b, h, r)
+    out_ptr, x_batch, x_head, x_token, y_batch, y_head, y_token, n, window, num_heads, d, r, entries, scale,
+    BLOCK: tl.constexpr, TILES: tl.constexpr, D: tl.constexpr, R: tl.constexpr, CAUSAL: tl.constexpr,
+    WINDOWS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr, IDENTITY: tl.constexpr,
+    OUTPUT: tl.constexpr, DOT: tl.constexpr,
+):
+    tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    batch, head = row // num_heads, row % num_heads
+    if RAGGED:
+        n = tl.load(lengths_ptr + batch)
+    offset = batch * x_batch + head * x_head
+    part, first = tile % TILES, tile // TILES * window
+    rows = part * BLOCK + tl.arange(0, BLOCK)
+    tokens, columns = first + rows, tl.arange(0, D)
+    valid = (rows < window) & (tokens < n)
+    q = load_rows(q_ptr + offset, tokens, x_token, valid, d, D)
+    e = tl.zeros((BLOCK, D), tl.float32)
+    lse = tl.full((BLOCK,), HIDDEN, tl.float32)
+    if CAUSAL or (WINDOWS and OUTPUT != MEMORY):  # else nobody asks for e
+        e, lse = summaries(
+            q, k_ptr + offset, v_ptr + offset, x_token, bias_ptr + head * entries, first, part, n, window, d, scale,
+            BLOCK, TILES, D, CAUSAL, WINDOWS, BIASED, DOT,
+        )
+    basis = 0.0 if IDENTITY else load_basis(basis_ptr, head, r, d, R, D).to(q.dtype)
+    if CAUSAL:
+        at = before_ptr + (row * tl.num_programs(0) + tile) * d + columns
+        mean = running_mean(e, tl.load(at, mask=columns < d, other=0.0), tokens)
+        H = mean if IDENTITY else dot(mean.to(q.dtype), tl.trans(basis), DOT)
+    else:
+        units = tl.arange(0, R)
+        H = tl.load(H_ptr + row * r + units, mask=units < r, other=0.0)[None, :]
+    out = read_memory(q, e, lse, H, basis, r, scale, R, IDENTITY, OUTPUT, DOT)
+    store_rows(out_ptr + batch * y_batch + head * y_head, tokens, y_token, valid, d, out, D)
+
+@triton.jit
+def look_back(
+    own, sums_ptr, groups_ptr, flags_ptr, row, tile, num_rows, num_tiles, d, D: tl.constexpr, GROUP: tl.constexpr,
+):
+    """The sum before this tile, (D,), from what the programs of earlier tiles publish while they run.
+
+    Tiles stand in groups.  A tile waits for those before it in its group, and for the sum before the group, which the last
+    tile of the group before it publishes: one fixed order of summation, whoever comes first.  It waits only for programs
+    with lower tickets, and those are running.
+    """
+    columns = tl.arange(0, D)
+    num_groups = tl.cdiv(num_tiles, GROUP)
+    tile_flags = flags_ptr + 1 + row * num_tiles
+    group_flags = flags_ptr + 1 + num_rows * num_tiles + row * num_groups
+    tl.store(sums_ptr + (row * num_tiles + tile) * d + columns, own, mask=columns < d)
+    tl.debug_barrier()  # all threads have written before one of them says so
+    tl.atomic_xchg(tile_flags + tile, 1, sem="release")
+    group = tile // GROUP
+    earlier = group * GROUP + tl.arange(0, GROUP)
+    wanted = earlier < tile
+    there = tl.sum(tl.where(wanted, 0, 1), 0)
+    while there < GROUP:
+        there = tl.sum(tl.where(wanted, tl.atomic_add(tile_flags + earlier, 0, mask=wanted, sem="acquire"), 1), 0)
+    if group > 0:
+        ready = tl.atomic_add(group_flags + group, 0, sem="acquire")
+        while ready == 0:
+            ready = tl.atomic_add(group_flags + group, 0, sem="acquire")
+    tl.debug_barrier()
+    in_group = tl.load(
+        sums_ptr + (row * num_tiles + earlier)[:, None] * d + columns[None, :],
+        mask=wanted[:, None] & (columns < d)[None, :], other=0.0, cache_modifier=".cg",
+    )
+    at = groups_ptr + (row * num_groups + group) * d + columns
+    before = tl.load(at, mask=(columns < d) & (group > 0), other=0.0, cache_modifier=".cg") + tl.sum(in_group, 0)
+    if (tile % GROUP == GROUP - 1) & (group + 1 < num_groups):
+        tl.store(at + d, before + own, mask=columns < d)
+        tl.debug_barrier()
+        tl.atomic_xchg(group_flags + group + 1, 1, sem="release")
+    return before
+
+
+@triton.jit
+def one_pass_kernel(
+    q_ptr, k_ptr, v_ptr, basis_ptr, bias_ptr,
+    before_ptr,  # (b, h, tiles, d), written for the backward pass
+    sums_ptr,  # (b, h, tiles, d)
+    groups_ptr,  # (b, h, groups, d), the sums before each group
+    flags_ptr,  # zeros: a counter, a flag a tile, a flag a group
+    out_ptr,
+    x_batch, x_head, x_token, y_batch, y_head, y_token, n, window, num_heads, num_rows, num_tiles, d, r, entries, scale,
+    BLOCK: tl.constexpr, TILES: tl.constexpr, D: tl.constexpr, R: tl.constexpr, WINDOWS: tl.constexpr,
+    BIASED: tl.constexpr, IDENTITY: tl.constexpr, OUTPUT: tl.constexpr, GROUP: tl.constexpr, DOT: tl.constexpr,
+):
+    """The causal form with q, k and v read once and the output written once."""
+    # A ticket, not the program's number: nothing says in which order programs start.
+    ticket = tl.atomic_add(flags_ptr, 1)
+    tile, row = ticket // num_rows, (ticket % num_rows).to(tl.int64)
+    batch, head = row // num_heads, row % num_heads
+    offset = batch * x_batch + head * x_head
+    part, first = tile % TILES, tile // TILES * window
+    rows = part * BLOCK + tl.arange(0, BLOCK)
+    tokens, columns = first + rows, tl.arange(0, D)
+    valid = (rows < window) & (tokens < n)
+    q = load_rows(q_ptr + offset, tokens, x_token, valid, d, D)
+    e, lse = summaries(
+        q, k_ptr + offset, v_ptr + offset, x_token, bias_ptr + head * entries, first, part, n, window, d, scale,
+        BLOCK, TILES, D, True, WINDOWS, BIASED, DOT,
+    )
+    before = look_back(tl.sum(e, 0), sums_ptr, groups_ptr, flags_ptr, row, tile, num_rows, num_tiles, d, D, GROUP)
+    tl.store(before_ptr + (row * num_tiles + tile) * d + columns, before, mask=columns < d)
+    basis = 0.0 if IDENTITY else load_basis(basis_ptr, head, r, d, R, D).to(q.dtype)
+    mean = running_mean(e, before, tokens)
+    H = mean if IDENTITY else dot(mean.to(q.dtype), tl.trans(basis), DOT)
+    out = read_memory(q, e, lse, H, basis, r, scale, R, IDENTITY, OUTPUT, DOT)
+    store_rows(out_ptr + batch * y_batch + head * y_head, tokens, y_token, valid, d, out, D)
+
+
+# One token at a time.
+
+
+@triton.jit(do_not_specialize=["num_read"])
+def decode_kernel(
+    q_ptr, k_ptr, v_ptr,  # (b, h, d)
+    basis_ptr, bias_ptr,
+    keys_ptr, values_ptr,  # (b, h, window, d)
+    sums_ptr,  # (b, h, r), float64
+    new_keys_ptr, new_values_ptr, new_sums_ptr, out_ptr,
+    num_read, window, num_heads, d, r, scale,
+    BLOCK: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BIASED: tl.constexpr, IDENTITY: tl.constexpr,
+    OUTPUT: tl.constexpr,
+):
+    """The output for one token and the state after it, in new memory: a state is never written to."""
+    row = tl.program_id(0).to(tl.int64)
+    head, filled = row % num_heads, num_read % window
+    columns, units = tl.arange(0, D), tl.arange(0, R)
+    inside, known = columns < d, units < r
+    q = tl.load(q_ptr + row * d + columns, mask=inside, other=0.0).to(tl.float32)
+    k = tl.load(k_ptr + row * d + columns, mask=inside, other=0.0)
+    v = tl.load(v_ptr + row * d + columns, mask=inside, other=0.0)
+    peak, total = tl.full((), HIDDEN, tl.float32), tl.full((), 0.0, tl.float32)
+    e = tl.zeros((D,), tl.float32)
+    for start in range(0, window, BLOCK):
+        steps = start + tl.arange(0, BLOCK)
+        at = (row * window + steps)[:, None] * d + columns[None, :]
+        stored = (steps < window)[:, None] & inside[None, :]
+        newest = (steps == filled)[:, None]
+        keys = tl.where(newest, k[None, :], tl.load(keys_ptr + at, mask=stored, other=0.0))
+        values = tl.where(newest, v[None, :], tl.load(values_ptr + at, mask=stored, other=0.0))
+        tl.store(new_keys_ptr + at, keys, mask=stored)
+        tl.store(new_values_ptr + at, values, mask=stored)
+        scores = tl.sum(keys.to(tl.float32) * q[None, :], 1) * scale
+        seen = steps <= filled
+        if BIASED:
+            scores += tl.load(bias_ptr + head * window + filled - steps, mask=seen, other=0.0)
+        scores = tl.where(seen, scores, HIDDEN)
+        higher = tl.maximum(peak, tl.max(scores, 0))
+        weights, shrink = tl.exp(scores - higher), tl.exp(peak - higher)
+        # What the buffer holds beyond the filled part may be anything: nan times a weight of 0 is nan.
+        seen_values = tl.where(seen[:, None], values.to(tl.float32), 0.0)
+        e = e * shrink + tl.sum(weights[:, None] * seen_values, 0)
+        total = total * shrink + tl.sum(weights, 0)
+        peak = higher
+    e, lse = e / total, peak + tl.log(total)
+    if IDENTITY:
+        c, a = e, q
+    else:
+        basis = load_basis(basis_ptr, head, r, d, R, D).to(tl.float32)
+        c, a = tl.sum(basis * e[None, :], 1), tl.sum(basis * q[None, :], 1)
+    sums = tl.load(sums_ptr + row * r + units, mask=known, other=0.0) + c.to(tl.float64)
+    tl.store(new_sums_ptr + row * r + units, sums, mask=known)
+    H = (sums / (num_read + 1)).to(tl.float32)
+    scores = tl.where(known, a * H * scale, float("-inf"))
+    peak = tl.max(scores, 0)
+    if OUTPUT == JOINT:
+        peak = tl.maximum(peak, lse)
+    weights = tl.exp(scores - peak)
+    total = tl.sum(weights, 0)
+    if OUTPUT == JOINT:
+        total += tl.exp(lse - peak)
+    x = weights / total * H
+    if IDENTITY:
+        out = x
+    else:
+        out = tl.sum(basis * x[:, None], 0)
+    if OUTPUT == JOINT:
+        out += tl.exp(lse - peak) / total * e
+    if OUTPUT == SUM:
+        out += e
+    tl.store(out_ptr + row * d + columns, out.to(out_ptr.dtype.element_ty), mask=inside)
