@@ -276,7 +276,11 @@ def efficiency(
         str, typer.Option("--lengths", help="FROM:TO in powers of two, or lengths with commas between.")
     ] = "256:16384",
     mode: Annotated[
-        str, typer.Option("--mode", help="forward, backward, prefill, decode; with commas between.")
+        str,
+        typer.Option(
+            "--mode",
+            help="forward, backward, prefill, decode; training, checkpointed, generation of a whole model; commas between.",
+        ),
     ] = "forward,backward",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for efficiency.csv.")] = Path(
         "results/efficiency"

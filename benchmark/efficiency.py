@@ -353,7 +353,7 @@ def counted(point: Point, workload: Workload, device: torch.device) -> Point:
 def _repeats(seconds: float, point: Point, rounds: int) -> int:
     """Calls in one sample; a context that is being decoded grows by an eighth at most in all rounds together."""
     repeats = min(max(math.ceil(_SAMPLE_SECONDS / max(seconds, 1e-9)), 1), _MOST_REPEATS)
-    return min(repeats, max(1, point.length // (8 * rounds))) if point.mode == "decode" else repeats
+    return min(repeats, max(1, point.length // (8 * rounds))) if point.mode in ("decode", "generation") else repeats
 
 
 def _timed_rounds(ready: Mapping[str, Ready], shape: Shape, rounds: int) -> dict[str, list[float] | Exception]:

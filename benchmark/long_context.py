@@ -11,21 +11,18 @@ import csv
 import io
 import itertools
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import torch
 import typer
 
 from benchmark import memory
-from benchmark.config import AttentionSpec, Override, resolve
 from benchmark.efficiency import is_out_of_memory
-from benchmark.multihead import AttentionSites
-from benchmark.registry import load_task
+from benchmark.end_to_end import make_gpt
 from benchmark.results import write_bytes
 from benchmark.statistics import bootstrap_interval
 
@@ -63,27 +60,12 @@ def bins(length: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def make_model(attention: str, length: int, preset: str, device: str) -> tuple[Any, Any]:
-    """The task's gpt in evaluation mode, for texts of this length; and the task."""
-    overrides = [Override(key, value, key) for key, value in {"data.context_length": 256, "eval.lengths": [1]}.items()]
-    resolved = resolve("language_modeling", "gpt", preset, AttentionSpec(name=attention), overrides)
-    task = load_task("language_modeling")(resolved.settings, backbone="gpt")
-    with tempfile.TemporaryDirectory() as cache:
-        task.load_data(None, Path(cache))
-    sites = AttentionSites(attention, "causal_self", resolved.options)
-
-    def attention_for(pattern: Any, **settings: Any) -> Any:
-        return sites(pattern, **(settings | {"max_length": length}))
-
-    torch.manual_seed(0)
-    return task.build_model(attention_for).to(device).eval(), task
-
-
 @torch.no_grad()
 def stream(attention: str, length: int, chunk_size: int, preset: str, device: str, budget: Budget) -> list[Bin]:
     """One row a bin; the bin in which a budget ended it says so and is the last."""
     memory.keep_freed_memory()
-    model, task = make_model(attention, length, preset, device)
+    model, vocab_size = make_gpt(attention, length, preset=preset, settings={"data.context_length": 256}, options={})
+    model = model.to(device).eval()
     generator = torch.Generator().manual_seed(0)
     state, rows, began = model.init_state(1), [], time.perf_counter()
     for start, stop in bins(length):
@@ -91,7 +73,7 @@ def stream(attention: str, length: int, chunk_size: int, preset: str, device: st
         row, samples = Bin(attention, start, stop), []
         for first in range(start, stop, chunk_size):
             count = min(chunk_size, stop - first)
-            tokens = torch.randint(task.tokenizer.vocab_size, (1, count), generator=generator).to(device)
+            tokens = torch.randint(vocab_size, (1, count), generator=generator).to(device)
             before = time.perf_counter()
             try:
                 logits, state = model.extend(tokens, state)

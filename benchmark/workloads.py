@@ -13,10 +13,11 @@ from benchmark.interface import UnsupportedPattern
 from benchmark.points import Point
 from benchmark.registry import attention_options, build_attention, load_attention
 
-MODES = ("forward", "backward", "prefill", "decode")
+MODES = ("forward", "backward", "prefill", "decode", "training", "checkpointed", "generation")
 """forward: without gradients.  backward: forward and backward, as in a training step.  prefill: what a generation reads
 before its first token, the prompt into an empty state or the source of a cross-attention.  decode: one token more, after a
-context of that length."""
+context of that length.  The last three are of a whole model (``end_to_end.py``): a training step, the same with blocks
+computed again in its backward pass, and one token more of a generation."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,18 @@ class Workload:
         return sum(tensor.nbytes for tensor in tensors) + self.state_bytes()
 
     def kernel(self) -> str | None:
-        return getattr(self.module, "kernel", None)
+        """What the attention says that ran; of a whole model, that of its attention layers."""
+        return next((str(part.kernel) for part in self.module.modules() if getattr(part, "kernel", None)), None)
 
 
 def build_workload(shape: Shape, point: Point) -> Workload:
     """Module, inputs and call of a point.  Raises UnsupportedPattern where the attention can't do it."""
+    if point.mode in ("training", "checkpointed", "generation"):
+        from benchmark import end_to_end  # which has its shapes from here
+
+        if point.mode == "generation":
+            return end_to_end.generation(shape, point)
+        return end_to_end.training_step(shape, point, checkpointing=point.mode == "checkpointed")
     build = {"forward": _forward, "backward": _backward, "prefill": _prefill, "decode": _decode}[point.mode]
     return build(_module(shape, point), shape, point)
 
@@ -133,7 +141,7 @@ def _prefill(module: Any, shape: Shape, point: Point) -> Workload:
     raise UnsupportedPattern(f"{point.pattern} is not run token by token, so there is no state to fill")
 
 
-_PREFILL_TOKENS = 1024  # read at once while the context is filled: bounds what a quadratic attention holds
+PREFILL_TOKENS = 1024  # read at once while the context is filled: bounds what a quadratic attention holds
 
 
 @torch.no_grad()
@@ -144,8 +152,8 @@ def _decode(module: Any, shape: Shape, point: Point) -> Workload:
     state: Any
     if point.pattern == "causal_self":
         state = module.init_state(point.batch, device=shape.device, dtype=shape.dtype)
-        for start in range(0, point.length, _PREFILL_TOKENS):
-            part = slice(start, start + _PREFILL_TOKENS)
+        for start in range(0, point.length, PREFILL_TOKENS):
+            part = slice(start, start + PREFILL_TOKENS)
             _, state = module.extend(q[:, :, part], k[:, :, part], v[:, :, part], state)
         advance, operands = module.extend, new
     elif point.pattern == "causal_cross":

@@ -160,7 +160,12 @@ MODE_WORDS = {
     "backward": "forward and backward",
     "prefill": "filling a state",
     "decode": "decoding",
+    "training": "training steps of gpt",
+    "checkpointed": "training steps of gpt with checkpointing",
+    "generation": "generation by gpt",
 }
+BY_TOKEN = ("decode", "generation")  # modes whose call is one token
+WHOLE_MODEL = ("training", "checkpointed", "generation")
 
 
 def time_and_memory(points: Sequence[Point]) -> Figure | None:
@@ -172,7 +177,7 @@ def time_and_memory(points: Sequence[Point]) -> Figure | None:
     panels = (
         (
             axes[0, 0],
-            "seconds a token" if points[0].mode == "decode" else "time a call",
+            "seconds a token" if points[0].mode in BY_TOKEN else "time a call",
             _seconds,
             numbers.duration,
             10,

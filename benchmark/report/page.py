@@ -16,8 +16,17 @@ from benchmark.interface import Exhibit, Sound
 from benchmark.peaks import Peaks, peak_files, read_peaks
 from benchmark.registry import TASKS
 from benchmark.report.document import Block, Folded, Heading, Picture, Shown, Warned, render_html, render_markdown
+from benchmark.report.figures import WHOLE_MODEL
 from benchmark.report.groups import Group, Record, group_records, variant, words
-from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, sweep_files, time_table
+from benchmark.report.speed import (
+    Sweep,
+    crossing_table,
+    memory_table,
+    read_sweeps,
+    sweep_files,
+    throughput_table,
+    time_table,
+)
 from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
 from benchmark.results import EXAMPLES_SUFFIX, record_files, records, write_bytes
 
@@ -251,6 +260,8 @@ class _Builder:
             caption = f"{sweep.title}: time and memory by length, with 95 % intervals. {sweep.conditions}."
             picture = self.gallery.draw(sweep.slug, caption, partial(time_and_memory, sweep.points))
             blocks += [Heading(3, f"{sweep.title}"), *picture, time_table(sweep), memory_table(sweep)]
+            if sweep.mode in WHOLE_MODEL:
+                blocks.append(throughput_table(sweep))
             blocks += self._limits(sweep, scaling.peaks_of(sweep, known))
         write_bytes(self.tables / "efficiency.txt", (scaling.listing(sweeps) + "\n").encode())
         return [*blocks, Folded("All points: mode B T H D attention", f"```text\n{scaling.listing(sweeps)}\n```")]

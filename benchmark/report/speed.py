@@ -10,7 +10,7 @@ from benchmark.points import FILE_NAME, Point, merge, read_points
 from benchmark.registry import ATTENTIONS
 from benchmark.report import numbers
 from benchmark.report.crossing import crossing
-from benchmark.report.figures import MODE_WORDS
+from benchmark.report.figures import BY_TOKEN, MODE_WORDS
 from benchmark.report.groups import declared, words
 from benchmark.report.tables import Cell, Row, Table, escape
 
@@ -98,7 +98,7 @@ def time_table(sweep: Sweep) -> Table:
         return numbers.duration(point.seconds)
 
     table = _by_length(sweep, "time", as_words, "seconds", "seconds_low", "seconds_high", "kernel", "status", "reason")
-    what = "a token after a context of that length" if sweep.mode == "decode" else "a call"
+    what = "a token after a context of that length" if sweep.mode in BY_TOKEN else "a call"
     table.caption = f"{sweep.title}: median seconds of {what}. {sweep.conditions}."
     rounds = sorted({point.rounds for point in sweep.points if point.rounds})
     if rounds:
@@ -122,6 +122,24 @@ def memory_table(sweep: Sweep) -> Table:
     table.caption = (
         f"{sweep.title}: most memory that a call holds beyond parameters, inputs and state. {sweep.conditions}."
     )
+    return table
+
+
+def throughput_table(sweep: Sweep) -> Table:
+    """Tokens per second, of the modes that measure a whole model."""
+
+    def rate(point: Point) -> float | None:
+        tokens = point.batch * (1 if point.mode in BY_TOKEN else point.length)
+        return None if point.seconds is None else tokens / point.seconds
+
+    def as_words(point: Point) -> str:
+        found = rate(point)
+        return numbers.MISSING if found is None else numbers.significant(found)
+
+    table = _by_length(sweep, "throughput", as_words, "batch")
+    for value, point in zip(table.values, sweep.points, strict=True):
+        value["tokens_per_second"] = rate(point)
+    table.caption = f"{sweep.title}: tokens per second by length of the context. {sweep.conditions}."
     return table
 
 

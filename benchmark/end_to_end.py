@@ -1,0 +1,110 @@
+"""A whole model to measure: ``gpt`` with an attention inside, its training step and its generation, for sweep and stream."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.config import AttentionSpec, Override, resolve
+from benchmark.interface import UnsupportedPattern
+from benchmark.multihead import AttentionSites
+from benchmark.points import Point
+from benchmark.registry import load_task
+from benchmark.workloads import PREFILL_TOKENS, Shape, Workload
+
+NUM_LAYERS = 2  # of the measured model: its cost by token and layer is what lengths change
+
+
+def make_gpt(
+    attention: str, length: int, *, preset: str, settings: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[Any, int]:
+    """The language-modelling task's model with this attention, for texts of this length; and its vocabulary's size."""
+    overrides = [Override(key, value, key) for key, value in {**settings, "eval.lengths": [1]}.items()]
+    spec = AttentionSpec(name=attention, options=dict(options))
+    resolved = resolve("language_modeling", "gpt", preset, spec, overrides)
+    task: Any = load_task("language_modeling")(resolved.settings, backbone="gpt")
+    with tempfile.TemporaryDirectory() as cache:
+        task.load_data(None, Path(cache))  # whose tokenizer it is built for
+    sites = AttentionSites(attention, "causal_self", resolved.options)
+
+    def attention_for(pattern: Any, **sizes: Any) -> Any:
+        return sites(pattern, **(sizes | {"max_length": length}))
+
+    torch.manual_seed(0)
+    return task.build_model(attention_for), task.tokenizer.vocab_size
+
+
+def training_step(shape: Shape, point: Point, *, checkpointing: bool) -> Workload:
+    """Loss of every next token, its gradients, and an update by AdamW.
+
+    Blocks are computed again in the backward pass with checkpointing; the loss is always taken piece by piece.
+    """
+    model, vocab_size = _model(shape, point, checkpointing)
+    tokens, targets = _tokens(shape, point, vocab_size, point.length + 1).unfold(1, point.length, 1).unbind(1)
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-5)
+
+    def call() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(shape.device.type, shape.dtype, enabled=shape.dtype != torch.float32):
+            loss = model.nats(tokens, targets).mean()
+        loss.backward()
+        optimizer.step()
+
+    # Weights are read twice, their gradients written and read, and two moments read and written, as the weights are.
+    return Workload(model, call, (tokens,), lambda: 9 * _weight_bytes(model) + tokens.nbytes)
+
+
+def generation(shape: Shape, point: Point) -> Workload:
+    """One token more, the likeliest, after a text of that length: what every token of a generation costs there."""
+    model, vocab_size = _model(shape, point, False)
+    model.eval()
+    text = _tokens(shape, point, vocab_size, point.length)
+    token = text[:, -1:]
+    with torch.no_grad():
+        state = model.init_state(point.batch)
+        for start in range(0, point.length, PREFILL_TOKENS):
+            _, state = model.extend(text[:, start : start + PREFILL_TOKENS], state)
+
+    @torch.no_grad()
+    def call() -> Tensor:
+        nonlocal state, token
+        with torch.autocast(shape.device.type, shape.dtype, enabled=shape.dtype != torch.float32):
+            logits, state = model.extend(token, state)
+        token = logits.argmax(-1)
+        return token
+
+    def state_bytes() -> int:
+        return model.state_bytes(state)
+
+    return Workload(model, call, (token,), lambda: _weight_bytes(model) + state_bytes(), state_bytes)
+
+
+def _model(shape: Shape, point: Point, checkpointing: bool) -> tuple[Any, int]:
+    if point.pattern != "causal_self":
+        raise UnsupportedPattern(f"gpt has causal_self alone, not {point.pattern}")
+    settings = {
+        "model.embed_dim": shape.num_heads * shape.head_dim,
+        "model.num_heads": shape.num_heads,
+        "model.num_layers": NUM_LAYERS,
+        "model.checkpointing": checkpointing,
+    }
+    options = shape.options.get(point.attention, {})
+    model, vocab_size = make_gpt(  # generation goes a little beyond the context
+        point.attention, 2 * point.length, preset="smoke", settings=settings, options=options
+    )
+    return model.to(shape.device), vocab_size
+
+
+def _tokens(shape: Shape, point: Point, vocab_size: int, length: int) -> Tensor:
+    """(batch, length), the same for every attention: what a token is changes nothing of its cost."""
+    generator = torch.Generator().manual_seed(shape.seed)
+    return torch.randint(vocab_size, (point.batch, length), generator=generator).to(shape.device)
+
+
+def _weight_bytes(model: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())
