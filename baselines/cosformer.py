@@ -2,6 +2,9 @@
 
 Differs from the authors' code where that lets a sequence's result depend on its batch: the length in the angle is a
 fixed option, positions count real tokens, nothing is clamped.
+
+Operations of a token and head: 2 d features times [v, 1] into the sum and out of it, 4·d·(d + 1) each; causal, inside a chunk
+of c tokens 2·c·d for scores, which need no doubled features, and 2·c·(d + 1) for values.  The state is 2·d·(d + 1) numbers.
 """
 
 from __future__ import annotations

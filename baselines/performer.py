@@ -3,6 +3,10 @@
 Features are kept as logarithms until they are taken relative to a reference.  For keys that is, by feature, a maximum
 over keys that every query concerned sees, and it is part of the state; for queries it is the row's own maximum.  Both
 cancel, so there is no ε, no clamp, and nothing that a later key could move.
+
+Operations of a token and head: features of q, 2·f·d, and of k, 2·f·(d + 1); the sum of k's with [v, 1] and its product with
+q's, 2·f·(d + 1) each; causal, inside a chunk of c tokens 2·c·f for scores and 2·c·(d + 1) for values.  The state is f·(d + 1)
+numbers.
 """
 
 from __future__ import annotations

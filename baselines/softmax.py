@@ -1,7 +1,8 @@
 """Exact softmax attention, spelled out: product, softmax, product.
 
 The quadratic baseline in time and memory: the (n, m) matrix of weights is held.  No fused kernel runs under this name;
-``flash`` is the same function by fused kernels.
+``flash`` is the same function by fused kernels.  Two products of n·m·d make 4·m·d operations a query, causal or not: the
+future is computed, then hidden.
 """
 
 from __future__ import annotations

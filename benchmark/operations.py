@@ -7,6 +7,7 @@ are n·(n + 1)/2 left, and so many are counted.  What is no product (exponential
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 def count_operations(call: Callable[[], Any]) -> int | None:
     """Of one call; None for nothing that the counter knows, which isn't "no work"."""
-    with FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_FUSED | _IN_PLACE) as counter:
         call()
     return counter.get_total_flops() or None
 
@@ -53,6 +54,11 @@ def _backward_causal_at(place: int) -> Callable[..., int]:
     return count
 
 
+def _product(_: Any, a: Any, b: Any, **__: Any) -> int:
+    """x += a b.  a: (…, n, k).  b: (…, k, m)"""
+    return 2 * math.prod(a) * b[-1]
+
+
 _aten = torch.ops.aten
 _FUSED = {  # places as in the operators' schemas
     _aten._scaled_dot_product_flash_attention_for_cpu: _causal_at(4),
@@ -62,3 +68,4 @@ _FUSED = {  # places as in the operators' schemas
     _aten._scaled_dot_product_efficient_attention: _causal_at(6),
     _aten._scaled_dot_product_efficient_attention_backward: _backward_causal_at(12),
 }
+_IN_PLACE = {_aten.addmm_: _product, _aten.baddbmm_: _product}  # which torch's own counter leaves out

@@ -3,6 +3,11 @@
 Shapes inside a block are those of blocks.py.  The backward pass is written by hand: it keeps q, k, v, the local
 summaries e and their log-sum-exps, and computes the rest again, block by block.  What a short sequence computes is kept
 whole: its size has a bound, and a fifth of the time is saved.
+
+Operations of a token and head, forward: scores and values of a whole window, 4·w·d (half of a causal window's are computed to
+be hidden); products with the basis for e, q and the output, 2·r·d each, none where the basis is the head's own axes and none
+for e where not causal, whose mean comes first; the causal running mean, 2·16·r.  The causal state is r numbers and a window's
+keys and values.
 """
 
 from __future__ import annotations

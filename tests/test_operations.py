@@ -1,0 +1,47 @@
+"""Operations by formula, as the attentions' docstrings derive them, against what torch's counter sees.
+
+A token of a head, forward, with d = head_dim, n tokens of q, m of k and v: f features, c tokens of a chunk, w of a window, r rank.
+"""
+
+import pytest
+import torch
+
+from benchmark.efficiency import measure
+from benchmark.operations import count_operations
+
+n, d = 512, 32
+f, c, w, r, span = 256, 64, 64, 32, 16
+
+FORWARD = {
+    ("softmax", "causal_self"): 4 * n * d,
+    ("softmax", "noncausal_cross"): 4 * n * d,
+    ("flash", "causal_self"): 2 * (n + 1) * d,
+    ("flash", "noncausal_self"): 4 * n * d,
+    ("lavo", "causal_self"): 4 * w * d + 6 * r * d + 2 * span * r,
+    ("lavo", "noncausal_self"): 4 * w * d + 4 * r * d + 2 * r * d / n,
+    ("lavo", "causal_cross"): 4 * r * d + 2 * r * d / n,
+    ("performer", "causal_self"): 2 * f * d + 6 * f * (d + 1) + 2 * c * f + 2 * c * (d + 1),
+    ("performer", "noncausal_self"): 2 * f * d + 6 * f * (d + 1),
+    ("cosformer", "causal_self"): 2 * c * d + 2 * c * (d + 1) + 8 * d * (d + 1),
+    ("cosformer", "causal_cross"): 8 * d * (d + 1),
+}
+
+
+@pytest.mark.parametrize(("attention", "pattern"), FORWARD, ids="-".join)
+def test_a_forward_call_counts_as_its_formula(attention, pattern):
+    batch, heads = 2, 3
+    (row,) = measure([attention], (pattern,), (n,), ("forward",), batch=batch, num_heads=heads, head_dim=d, rounds=5)
+    assert row.status == "completed"
+    assert row.flops == batch * heads * n * FORWARD[attention, pattern]
+
+
+def test_without_a_basis_to_multiply_with_the_windows_and_the_mean_are_left():
+    options = {"lavo": {"basis": "identity"}}
+    (row,) = measure(["lavo"], ("causal_self",), (n,), ("forward",), num_heads=1, head_dim=d, rounds=5, options=options)
+    assert row.flops == n * (4 * w * d + 2 * span * d)
+
+
+def test_products_in_place_are_counted():
+    a, b, x = torch.randn(2, 3, 4), torch.randn(2, 4, 5), torch.zeros(2, 3, 5)
+    assert count_operations(lambda: x.baddbmm_(a, b)) == 2 * 2 * 3 * 4 * 5
+    assert count_operations(lambda: x[0].addmm_(a[0], b[0], beta=0)) == 2 * 3 * 4 * 5
