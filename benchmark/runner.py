@@ -271,7 +271,10 @@ def _work(pipe: Connection, place: Place) -> None:
         nonlocal last
         if time.monotonic() - last >= REPORT_SECONDS or event.phase != "training":
             last = time.monotonic()
-            pipe.send(event)
+            try:
+                pipe.send(event)
+            except BrokenPipeError:  # the parent is gone: the cell was interrupted, it did not fail
+                raise SystemExit from None
 
     while (cell := pipe.recv()) is not None:
         record = run_cell(cell, place, send)

@@ -23,7 +23,7 @@ from benchmark.interface import Exhibit, Sound
 from benchmark.peaks import Peaks
 from benchmark.points import Point, write_points
 from benchmark.report import build_report, compare, comparison_table, numbers, page
-from benchmark.report.crossing import crossing
+from benchmark.report.crossing import crossing, fitted_length
 from benchmark.report.document import Shown, inline_svg, render_html, render_markdown
 from benchmark.report.figures import time_and_memory
 from benchmark.report.groups import floors, group_records
@@ -450,9 +450,28 @@ def test_crossing_ends_where_the_reference_does():
     assert crossing(line("lavo", {64: 1.0}), QUADRATIC) is None
 
 
+def test_the_fitted_length_is_the_root_of_the_two_fits():
+    lengths = (256, 512, 1024, 2048, 4096, 8192, 16384)
+    exact = line("softmax", {n: 1e-9 * n * n + 1e-6 * n + 2e-4 for n in lengths})
+    linear = line("lavo", {n: 5e-6 * n + 1e-4 for n in lengths})
+    root = (4e-6 + math.sqrt(16e-12 - 4e-13)) / 2e-9  # of 1e-9 n^2 - 4e-6 n + 1e-4
+    assert fitted_length(linear, exact) == pytest.approx(root)
+    # Neither 256 nor what is beyond 8,192 has a part in it.
+    bent = [p._replace(seconds=1.0) if p.length in (256, 16384) else p for p in linear]
+    assert fitted_length(bent, exact) == pytest.approx(root)
+    assert fitted_length(linear, exact[:4]) is None
+    assert fitted_length(line("lavo", {n: 1e-12 * n for n in lengths}), exact) is None
+
+
 def test_crossings_are_against_every_exact_attention(results):
     table = crossing_table(read_sweeps([results]))
-    assert table.columns == ["attention", "faster than softmax", "faster than flash"]
+    assert table.columns == [
+        "attention",
+        "faster than softmax",
+        "faster than flash",
+        "fitted, softmax",
+        "fitted, flash",
+    ]
     assert row_of(table, "my_att: causal self, forward").cells[1].text == "not reached up to 2K"
 
 

@@ -139,6 +139,28 @@ def test_twenty_kills_lose_nothing_and_double_nothing(toy, tmp_path):
     assert kills == 20
 
 
+class _OneCellThenGone:
+    """A parent that gives one cell and is killed at the first event it would hear."""
+
+    def __init__(self, cell):
+        self.cell = cell
+
+    def recv(self):
+        return self.cell
+
+    def send(self, event):
+        raise BrokenPipeError
+
+
+def test_a_cell_whose_parent_is_gone_did_not_fail(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(runner.sys, "stderr", runner.sys.stderr)
+    cell, own = plan()[0], place(tmp_path)
+    with pytest.raises(SystemExit):
+        runner._work(_OneCellThenGone(cell), own)
+    assert not cell.path(tmp_path).exists()
+
+
 @registry.register_attention("raises_in_forward")
 class RaisesInForward(nn.Module):
     version = 1

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from benchmark.points import Point
 from benchmark.report import numbers
 
@@ -57,6 +59,29 @@ def crossing(points: Sequence[Point], reference: Sequence[Point]) -> Crossing | 
         return Crossing(slower[-1] if slower else None, high, None, lengths[0], lengths[-1])
     ratios = [math.log(_median(ours[length]) / _median(theirs[length])) for length in lengths]
     return Crossing(slower[-1], high, _last_zero(lengths, ratios, high), lengths[0], lengths[-1])
+
+
+FITTED = (512, 8192)  # lengths of the predecessor's fits of time
+
+
+def fitted_length(points: Sequence[Point], reference: Sequence[Point]) -> float | None:
+    """CAB's efficiency length: where a line through an attention's times meets a parabola through the exact one's.
+
+    Least squares over the measured lengths from 512 to 8,192, as its script has them.  It depends on which lengths were
+    measured and has no interval; shown beside ``crossing`` for comparison with CAB's tables.  None with fewer than four
+    lengths or where the two don't meet.
+    """
+    ours, theirs = (
+        {point.length: point.seconds for point in some if point.seconds and FITTED[0] <= point.length <= FITTED[1]}
+        for some in (points, reference)
+    )
+    lengths = sorted(ours.keys() & theirs.keys())
+    if len(lengths) < 4:
+        return None
+    line = np.polynomial.Polynomial.fit(lengths, [ours[n] for n in lengths], 1)
+    parabola = np.polynomial.Polynomial.fit(lengths, [theirs[n] for n in lengths], 2)
+    roots = (parabola.convert() - line.convert()).roots()
+    return max((float(root.real) for root in roots if abs(root.imag) < 1e-9 and root.real > 0), default=None)
 
 
 def _last_zero(lengths: Sequence[int], ratios: Sequence[float], high: int) -> float:

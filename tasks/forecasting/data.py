@@ -180,6 +180,7 @@ def load_forecast_data(
     details = {
         "columns": list(series.columns),
         "target": target,
+        "positions": "sinusoidal and the time's features, whatever the attention",
         "features": settings.features,
         "step": describe_step(series.step),
         "first": str(series.dates[0]),

@@ -314,6 +314,7 @@ def _details(settings: DataSettings) -> dict[str, Any]:
         "num_input": settings.num_input,
         "num_target": settings.num_target,
         "frame": settings.frame,
+        "positions": "a map of each point's coordinates, whatever the attention",
         "unit": "the largest side of a complete shape's bounding box is 1, where shapes are meshes",
     }
 

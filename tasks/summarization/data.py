@@ -154,6 +154,7 @@ def load_summaries(options: DataSettings, data_root: Path | None, cache: Path) -
         sizes[part] = {"examples": len(pairs)} | _size("source", source) | _size("target", target)
     details = {
         **texts.details,
+        "positions": "learned, whatever the attention",
         "vocab_size": end + 1,
         "tokenizer": "byte-level BPE trained on the training part",
         "tokenizer_sha256": tokenizer.fingerprint,

@@ -133,6 +133,7 @@ class TextToSpeech:
             "unknown_symbols": unknown,
             "vocoder": {part: vocoder.key for part, vocoder in zip(("validation", "test"), self.vocoders, strict=True)},
             "max_frames": speech.max_frames,
+            "positions": "sinusoidal, times a learned factor, whatever the attention",
         }
         # Another generator is other data to compare with: its files' digest belongs to the fingerprint.
         fingerprint = speech.fingerprint
