@@ -80,8 +80,8 @@ def fitted_length(points: Sequence[Point], reference: Sequence[Point]) -> float 
         return None
     line = np.polynomial.Polynomial.fit(lengths, [ours[n] for n in lengths], 1)
     parabola = np.polynomial.Polynomial.fit(lengths, [theirs[n] for n in lengths], 2)
-    roots = (parabola.convert() - line.convert()).roots()
-    return max((float(root.real) for root in roots if abs(root.imag) < 1e-9 and root.real > 0), default=None)
+    roots = [complex(root) for root in (parabola.convert() - line.convert()).roots()]
+    return max((root.real for root in roots if not root.imag and root.real > 0), default=None)
 
 
 def _last_zero(lengths: Sequence[int], ratios: Sequence[float], high: int) -> float:
