@@ -1,0 +1,108 @@
+"""Where the time of a LAVO call goes on this machine: ``python -m benchmark.lavo_profile``.
+
+Products, softmaxes, and the rest, by torch's profiler; the rate of the products beside the machine's own, measured in the same
+run; and what a decoded token takes at several lengths of context, beside one bare projection of the layer's width.
+"""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from benchmark.memory import keep_freed_memory
+from benchmark.operations import count_operations
+from benchmark.peaks import measure_peaks
+from benchmark.registry import build_attention
+from benchmark.versus_exact import HEAD_DIM, NUM_HEADS, Step, interleaved, step
+
+CALLS = 10
+CONTEXTS = (1024, 16_384, 131_072)
+KINDS = {  # by the operator's name
+    "products": ("bmm", "baddbmm", "addmm", "mm"),
+    "softmax": ("_softmax",),
+    "elementwise": ("mul", "add", "sub", "addcmul", "div", "exp", "sigmoid", "fill", "zero", "copy", "reciprocal"),
+    "sums and maxima": ("sum", "amax", "cumsum", "log", "arange"),
+}
+
+
+def shares(call: Any, calls: int) -> dict[str, float]:
+    """Milliseconds of one call by kind of operator, on the thread that calls."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(calls):
+            call()
+    found = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in profiler.key_averages():
+        found[_kind(event.key)] += event.self_cpu_time_total / 1e3 / calls
+    return found
+
+
+def _kind(operator: str) -> str:
+    name = operator.removeprefix("aten::").rstrip("_")
+    return next((kind for kind, names in KINDS.items() if name in {x.rstrip("_") for x in names}), "other")
+
+
+def products(length: int, mode: str, basis: str, peak: float) -> None:
+    """A line: where the time goes, and at what rate products run."""
+    attention = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
+    call = step(attention, mode, length)
+    found = shares(call, max(3, CALLS * 1024 // length))
+    operations = count_operations(call) or 0
+    rate = operations / (found["products"] / 1e3)
+    parts = ", ".join(f"{kind} {value:.2f}" for kind, value in found.items())
+    print(
+        f"{mode:17} {length:6} tokens  basis {basis:8}  ms by kind: {parts}; {operations / 1e9:.3g} GFLOP in products at "
+        f"{rate / 1e9:.0f} GFLOP/s, {100 * rate / peak:.0f} % of the machine's",
+        flush=True,
+    )
+
+
+@torch.no_grad()
+def decoding(basis: str) -> None:
+    """A line a length: one token more after a context, beside a projection of the same width."""
+    attention: Any = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
+    width = NUM_HEADS * HEAD_DIM
+    x, weight = torch.randn(1, width), torch.randn(width, width)
+    for context in CONTEXTS:
+        state = attention.init_state(1, device="cpu", dtype=torch.float32)
+        chunk = torch.randn(1, NUM_HEADS, 1024, HEAD_DIM)
+        for _ in range(context // 1024):
+            _, state = attention.extend(chunk, chunk, chunk, state)
+        token = torch.randn(1, NUM_HEADS, 1, HEAD_DIM)
+        steps: dict[str, Step] = {
+            "lavo": partial(attention.extend, token, token, token, state),
+            "projection": lambda: F.linear(x, weight),
+        }
+        seconds = {name: statistics.median(values) for name, values in interleaved(steps, rounds=20).items()}
+        print(
+            f"decode            {context:6} tokens  basis {basis:8}  {1e6 * seconds['lavo']:.0f} us a token, a projection "
+            f"{width} wide {1e6 * seconds['projection']:.0f} us: {seconds['lavo'] / seconds['projection']:.1f} times",
+            flush=True,
+        )
+
+
+def main(threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them as they are.")] = 0) -> None:
+    """Prints the machine's rate, a line a point, and the lines of decoding."""
+    keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
+    peak = measure_peaks(torch.device("cpu"), torch.float32).flops_per_second
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch 1, {NUM_HEADS} heads of {HEAD_DIM}; "
+        f"matrix product of this machine: {peak / 1e9:.0f} GFLOP/s"
+    )
+    for basis in ("learned", "identity"):
+        for mode in ("forward", "forward+backward"):
+            for length in (1024, 16_384):
+                products(length, mode, basis, peak)
+        decoding(basis)
+
+
+if __name__ == "__main__":
+    typer.run(main)
