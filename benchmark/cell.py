@@ -19,6 +19,7 @@ from benchmark.config import (
     Resolved,
     RunSettings,
     check_backbones_and_patterns,
+    check_parallel,
     choose,
     choose_attentions,
     choose_tasks,
@@ -51,6 +52,7 @@ class Cell:
     config: dict[str, Any] = field(hash=False)  # data, model, eval, train, options, limit
     hash: str
     data_root: Path | None = field(default=None, hash=False)
+    parallel: str = "data"  # how several processes share the training; no part of the hash
     unsupported: str | None = None  # the reason why there is nothing to run
 
     @property
@@ -105,7 +107,11 @@ def _count_cells(run: RunSettings, overrides: Sequence[Override]) -> int:
             if backbone in choose(run.backbones, [backbone]):
                 resolved = [resolve(task, backbone, run.preset, spec, overrides) for spec in attentions]
                 seeds = resolved[0].seeds if run.seeds is None else run.seeds
-                count += len(choose(run.patterns, patterns)) * len(attentions) * len(seeds)
+                chosen = choose(run.patterns, patterns)
+                for pattern in chosen:
+                    for spec, settings in zip(attentions, resolved, strict=True):
+                        check_parallel(task, backbone, pattern, spec.name, settings.train, overrides)
+                count += len(chosen) * len(attentions) * len(seeds)
     return count
 
 
@@ -128,6 +134,8 @@ class _Planner:
                 for pattern in choose(run.patterns, cls.backbones[backbone]):
                     resolved = [resolve(task, backbone, run.preset, spec, overrides) for spec in attentions]
                     seeds = resolved[0].seeds if run.seeds is None else run.seeds
+                    for spec, settings in zip(attentions, resolved, strict=True):
+                        check_parallel(task, backbone, pattern, spec.name, settings.train, overrides)
                     for seed in seeds:
                         for spec, settings in zip(attentions, resolved, strict=True):
                             yield self._cell(task, backbone, pattern, spec, settings, seed, run)
@@ -170,6 +178,7 @@ class _Planner:
             config,
             digest(identity),
             run.data_root,
+            resolved.train.parallel,
             unsupported,
         )
 

@@ -57,6 +57,9 @@ class TrainSettings(Settings):
     eval_every: int | None = Field(default=None, ge=1)  # steps; each epoch where left out
     patience: int | None = Field(default=None, ge=1)  # evaluations without a better one
     checkpoint_every: int = Field(default=200, ge=1)  # steps between resumable checkpoints
+    # What each of several processes (torchrun) takes: whole examples of a batch, or a part of every sequence of it.  Left out
+    # of dumps, and so of a cell's hash: like the number of processes it says how a result is computed, not which.
+    parallel: Literal["data", "sequence"] = Field(default="data", exclude=True)
 
     @field_validator("betas")
     @classmethod
@@ -343,6 +346,31 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
     train = validate(TrainSettings, merged.pop("train", {}), origin, prefix="train.")
     settings = validate(load_task(task).settings[backbone], merged, origin)
     return Resolved(settings, train, full_options(attention.name, options), seeds)
+
+
+def check_parallel(
+    task: str, backbone: str, pattern: str, attention: str, train: TrainSettings, overrides: Sequence[Override]
+) -> None:
+    """Raises ConfigError where a cell is to be trained with its sequences in parts, and something in it can't be."""
+    if train.parallel == "data":
+        return
+    places = [override.origin for override in overrides if own_key(override, task) == "train.parallel"]
+    where = f"{places[-1] if places else f'tasks/{task}/presets.yaml'}: train.parallel = {train.parallel!r}"
+    cls: Any = load_task(task)
+    if not hasattr(cls, "part_of"):
+        raise ConfigError(f"{where}: {task} can't cut its batches into parts of sequences; allowed: 'data'")
+    for site in cls.backbones[backbone]:
+        name = attention if site == pattern else "softmax"
+        if site not in _sequence_patterns(name):
+            able = [other for other in attention_names() if site in _sequence_patterns(other)]
+            raise ConfigError(
+                f"{where}: attention {name} at {site} of {backbone} can't attend over a sequence in parts; "
+                f"those that can: {', '.join(able) or 'none'}; with others 'data' is allowed"
+            )
+
+
+def _sequence_patterns(attention: str) -> Sequence[str]:
+    return getattr(load_attention(attention), "sequence_patterns", ())
 
 
 def full_options(name: str, given: Iterable[Override]) -> dict[str, Any]:

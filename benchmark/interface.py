@@ -36,6 +36,7 @@ class Attention(Protocol):
     exact              True: computes softmax attention exactly, so that it may differ from softmax by rounding only
     control            True: not a contender but a control (``none``)
     needs_max_length   True: takes the keyword ``max_length``, the longest length that it will meet
+    sequence_patterns  patterns of which it is a PartedAttention too (default none)
 
     Set on the instance where it applies: ``kernel``, the name of the kernel that ran last, for the records.
     ``definition(q, k, v, key_padding_mask=None)``, where present, is the plain O(n^2) or looping form in the inputs'
@@ -78,6 +79,33 @@ class StreamingAttention(Attention, Protocol):
         ...
 
     def state_bytes(self, state: Any) -> int: ...
+
+
+class SequencePart(Protocol):
+    """Which part of every sequence of a batch this process holds; consecutive parts make the whole."""
+
+    lengths: tuple[int, ...]  # of the parts of all processes
+    rank: int
+    bytes_sent: int  # what this process gave to others since the part was made
+
+    @property
+    def start(self) -> int:
+        """The position of the first own token."""
+        ...
+
+
+class PartedAttention(Attention, Protocol):
+    """What an attention has besides, at its ``sequence_patterns``, if a sequence may lie in parts with several processes.
+
+    sequence_part  None, or set by the caller: q, k and v of ``forward`` are then this part's, without padding, and so is
+                   the result.  All processes of torch.distributed call it, and its backward pass, in the same order.
+    """
+
+    sequence_part: SequencePart | None
+
+    def make_part(self, length: int, *, num_parts: int, rank: int) -> SequencePart:
+        """The ``rank``-th of the parts into which this attention likes a sequence of this length to be cut."""
+        ...
 
 
 def state_tensors(state: Any) -> list[Tensor]:
@@ -234,6 +262,10 @@ class Task(Protocol):
         ...
 
     # Optional:
+    #   sequence_length(batch) -> int, part_of(batch, part: SequencePart) -> batch: how long the sequences of a training batch
+    #           are, and what of it belongs to one part, so that ``loss`` over all parts adds up to ``loss`` of the batch.
+    #           Both or neither; ``collate`` must then make the same batch in every process, and what of the model isn't
+    #           attention must work token by token, positions from ``MultiHeadAttention.first_position`` on.
     #   curves(model) -> dict   JSON values for the record's ``curves``: what the task's figures show
     #   figures in tasks/<task>/figures.py: figures(records) -> dict[str, matplotlib.figure.Figure]
     #   exhibits in tasks/<task>/exhibits.py: exhibits(records) -> list[Exhibit], what can be read or listened to

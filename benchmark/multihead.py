@@ -80,6 +80,17 @@ class MultiHeadAttention(nn.Module):
         """Whether the layer knows where its tokens stand without the backbone's help."""
         return self.rotary or bool(getattr(self.attention, "encodes_positions", False))
 
+    @property
+    def first_position(self) -> int:
+        """Position of the first token that ``forward`` is given: not 0 in a later part of a sequence (``PartedAttention``)."""
+        part = getattr(self.attention, "sequence_part", None)
+        return 0 if part is None else part.start
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel that ran last."""
+        return str(getattr(self.attention, "kernel", None) or "torch")
+
     def forward(self, query: Tensor, source: Tensor | None = None, *, key_padding_mask: Tensor | None = None) -> Tensor:
         """query: (batch, target length, embed_dim).  source: (batch, source length, …), the query where left out.
 
@@ -92,7 +103,7 @@ class MultiHeadAttention(nn.Module):
         q = self._heads("query", query, self.q_proj)
         k, v = (self._heads("source", source, project) for project in (self.k_proj, self.v_proj))
         if self.rotary:
-            positions = _real_positions(source, key_padding_mask)
+            positions = self.first_position + _real_positions(source, key_padding_mask)
             q, k = rotate(q, positions), rotate(k, positions)
         return self._merge(self.attention(q, k, v, key_padding_mask=key_padding_mask))
 

@@ -131,7 +131,7 @@ def _empty_record(cell: Cell, place: Place, status: str, reason: str | None, sta
         "efficiency": {},
         "data": {},
         "environment": provenance.environment(place.device)
-        | ({"processes": place.processes} if place.processes > 1 else {}),
+        | ({"processes": place.processes, "parallel": cell.parallel} if place.processes > 1 else {}),
         "started": started.isoformat(timespec="seconds"),
     }
 
@@ -183,7 +183,7 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any
     curves = {"training": training.curve, "validation": training.validation}
     if hasattr(task, "curves"):
         curves |= task.curves(trainer.bare)
-    seconds = max(training.seconds, 1e-9)
+    seconds, sequence = max(training.seconds, 1e-9), trainer.sequence
     extra = sum(p.numel() for layer in sites.replaced for p in layer.attention.parameters())
     content = {
         "metrics": measure(task.metrics, columns),
@@ -200,7 +200,8 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any
             "parameters": sum(p.numel() for p in trainer.bare.parameters()),
             "extra_parameters": extra,
             "replaced_layers": len(sites.replaced),
-            "kernels": sorted({str(getattr(layer.attention, "kernel", None) or "torch") for layer in sites.replaced}),
+            "kernels": sorted({layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())),
+            **(sequence.efficiency() if sequence else {}),
         },
         "data": {
             "name": splits.name,
@@ -226,7 +227,7 @@ def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
     cls: Any = load_task(cell.task)
     task: Task = cls(cls.settings[cell.backbone].model_validate(settings), backbone=cell.backbone)
     splits = task.load_data(cell.data_root, place.cache)
-    return task, splits, TrainSettings.model_validate(cell.config["train"])
+    return task, splits, TrainSettings.model_validate({**cell.config["train"], "parallel": cell.parallel})
 
 
 _control_figures: dict[str, dict[str, Any]] = {}  # of this process: many cells share their data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from benchmark import checkpoint
 from benchmark.config import TrainSettings
 from benchmark.interface import LossSum, Metric, Splits, Task
 from benchmark.schedule import learning_rate
+from benchmark.sequence import SequenceParallel
 
 LOGGED_POINTS = 200  # of a training curve: enough for a figure, and a record stays small
 
@@ -85,6 +86,10 @@ class Trainer:
         model = model.to(self.accelerator.device)
         optimizer = make_optimizer(model, train)
         self.bare = model
+        world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.sequence: SequenceParallel | None = None  # one process has the whole sequences, whatever was asked for
+        if train.parallel == "sequence" and world > 1:
+            self.sequence = SequenceParallel(task, model, num_parts=world, rank=self.rank)
         self.model, self.optimizer = self.accelerator.prepare(_Loss(task, model), optimizer)
         self.steps_per_epoch = math.ceil(len(splits.train) / train.batch_size)
         self.num_steps = train.steps if train.steps is not None else (train.epochs or 0) * self.steps_per_epoch
@@ -96,6 +101,10 @@ class Trainer:
         # Not what was drawn before decides dropout, but the seed: every attention of a comparison sees the same masks.
         torch.manual_seed(self.seed)
         self._resume()
+        if self.sequence is not None and self.rank:
+            # Dropout of its own for each part: drawn alike, it would hit the same places of all of them.
+            mixed = np.random.SeedSequence([self.seed, self.state.step, self.rank])
+            torch.manual_seed(int(mixed.generate_state(1)[0]))
         batches = self._batches(self.state.step)
         evaluate_every = self.train.eval_every or self.steps_per_epoch
         while self.state.step < self.num_steps and not self._out_of_patience():
@@ -133,12 +142,13 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        own = list(indices[rank::world])
+        world = self.accelerator.num_processes
+        own = list(indices[self.rank :: world]) if self.sequence is None else list(indices)
         size = self.train.micro_batch_size or len(own)
-        parts = [own[first : first + size] for first in range(0, len(own), max(1, size))]
+        micro_batches = [own[first : first + size] for first in range(0, len(own), max(1, size))]
         self.model.train()
-        total = self._backward(parts) if len(parts) > 1 or world > 1 else self._backward_whole(own)
+        alone = len(micro_batches) == 1 and world == 1
+        total = self._backward_whole(own) if alone else self._backward(micro_batches)
         if self.train.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
         self.optimizer.step()
@@ -148,31 +158,46 @@ class Trainer:
 
     def _backward_whole(self, indices: Sequence[int]) -> float:
         """A step of one batch: its own mean can be taken at once."""
-        loss = self._loss(indices)
+        loss = self._loss(self._batch(indices))
         mean = loss.total / loss.num_terms
         self.accelerator.backward(mean)
         return self._finite(float(mean.detach()))
 
-    def _backward(self, parts: Sequence[Sequence[int]]) -> float:
+    def _backward(self, micro_batches: Sequence[Sequence[int]]) -> float:
         """A step of several batches: sums are added up, and divided once by the number of all terms."""
         totals = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         scale = 1.0 / self.train.batch_size  # keeps half precision in range; divided out again below
-        for number, part in enumerate(parts):
-            with self.accelerator.no_sync(self.model) if number < len(parts) - 1 else nullcontext():
-                loss = self._loss(part)
+        for number, indices in enumerate(micro_batches):
+            # What DistributedDataParallel sends in a backward pass would come between what attention sends in it, so with
+            # parts of sequences gradients are summed afterwards.
+            synchronised = self.sequence is None and number == len(micro_batches) - 1
+            with (
+                nullcontext() if synchronised else self.accelerator.no_sync(self.model),
+                self._own(self._batch(indices)) as batch,
+            ):
+                loss = self._loss(batch)
                 self.accelerator.backward(loss.total * scale)
             totals += torch.stack((loss.total.detach().double(), torch.as_tensor(loss.num_terms).to(totals)))
         total, count = self.accelerator.reduce(totals, reduction="sum").tolist()
         # DistributedDataParallel averages over processes; the sum is wanted.
-        factor = self.accelerator.num_processes / (scale * count)
+        factor = (self.accelerator.num_processes if self.sequence is None else 1) / (scale * count)
+        if self.sequence is not None:
+            self.sequence.sum_gradients(self.bare)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, factor)
         return self._finite(total / count)
 
-    def _loss(self, indices: Sequence[int]) -> LossSum:
+    def _batch(self, indices: Sequence[int]) -> Any:
         batch = to_device(self.task.collate([self.splits.train[index] for index in indices]), self.accelerator.device)
         if hasattr(self.task, "tokens"):
             self.state.tokens += self.task.tokens(batch)
+        return batch
+
+    def _own(self, batch: Any) -> AbstractContextManager[Any]:
+        """What of a batch this process trains on: all of it, where processes share out whole examples."""
+        return nullcontext(batch) if self.sequence is None else self.sequence.own_part(batch)
+
+    def _loss(self, batch: Any) -> LossSum:
         with self.accelerator.autocast():
             return self.model(batch)
 

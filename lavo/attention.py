@@ -12,7 +12,7 @@ from lavo import chunked, streaming
 from lavo.basis import BASES, fold_columns, fold_rows, make_basis
 from lavo.blocks import accumulation_dtype, carry_dtype
 from lavo.functional import OUTPUTS, check_inputs, full_precision, lavo_attention, lavo_cross_attention, resolve_backend
-from lavo.parallel import Part, parallel_lavo_attention
+from lavo.parallel import Part, parallel_lavo_attention, split_length
 from lavo.streaming import CrossState, SelfState
 
 State = TypeVar("State", SelfState, CrossState)
@@ -38,6 +38,7 @@ class LAVOAttention(nn.Module):
     unsupported: ClassVar[Mapping[str, str]] = {}
     linear_state = True
     encodes_positions = True
+    sequence_patterns: ClassVar[tuple[str, ...]] = ("causal_self",)
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class LAVOAttention(nn.Module):
 
     def _attend_in_parts(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         assert self.sequence_part is not None
-        if self.pattern != "causal_self" or mask is not None:
+        if self.pattern not in self.sequence_patterns or mask is not None:
             raise ValueError(
                 'only "causal_self" without padding attends over a sequence in parts, '
                 f"got {self.pattern!r} and key_padding_mask={'given' if mask is not None else None}"
@@ -147,6 +148,10 @@ class LAVOAttention(nn.Module):
             output=self.output,
             dissect=self.dissect,
         )
+
+    def make_part(self, length: int, *, num_parts: int, rank: int) -> Part:
+        """The part of a sequence that the process of this rank takes, for ``sequence_part``: whole windows."""
+        return Part(split_length(length, num_parts, self.window if self.dissect else 1), rank)
 
     @torch.no_grad()
     def init_state(

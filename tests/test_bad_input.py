@@ -123,6 +123,19 @@ COMMAND_LINE = {
     "device of another kind": ("… --device mps", "--device mps", "allowed: cpu, cuda, cuda:N"),
     "processor with a number": ("… --device cpu:3", "--device cpu:3", "allowed: cpu, cuda, cuda:N"),
     "GPU that isn't there": ("… --device cuda:99", "--device cuda:99", "CUDA devices"),
+    "sequences in parts for an attention that can't": (
+        "… -a lavo,softmax --set train.parallel=sequence",
+        "--set train.parallel=sequence: train.parallel = 'sequence'",
+        "softmax at causal_self of gpt",
+        "those that can: lavo",
+        "'data' is allowed",
+    ),
+    "sequences in parts for a task that can't": (
+        "run lm lstf -a lavo --set train.parallel=sequence",
+        "train.parallel = 'sequence'",
+        "forecasting can't cut",
+        "allowed: 'data'",
+    ),
     "data root that isn't there": ("… --data-root nowhere", "--data-root", "nowhere", "no such folder"),
 }
 
@@ -150,6 +163,7 @@ SETTINGS = {
     "mapping for a number": ("train.steps={a: 1}", "{'a': 1}", "whole number"),
     "yes for a number": ("train.steps=yes", "True", "number"),
     "nothing for a number": ("train.steps=", "train.steps = ''", "whole number"),
+    "parallel in no known way": ("train.parallel=both", "train.parallel = 'both'", "'data' or 'sequence'"),
     "neither steps nor epochs": ("train.steps=null", "steps None and epochs None", "exactly one"),
     "both steps and epochs": ("train.epochs=2", "steps 20 and epochs 2", "exactly one"),
     "NaN": ("train.learning_rate=.nan", "nan", "finite number"),
@@ -276,6 +290,12 @@ RUN_FILES = {
     "settings that are a list": ("set: [train.steps]\n", "set = ['train.steps']", "{key: value}"),
     "unknown setting": ("set: {train.stepz: 3}\n", "set.train.stepz", "did you mean steps?"),
     "setting of a wrong type": ("set: {train.steps: x}\n", "set.train.steps", "'x'", "whole number"),
+    "sequences in parts for an attention that can't": (
+        "tasks: [lm]\nattentions: [flash]\nset: {train.parallel: sequence}\n",
+        "set.train.parallel",
+        "flash at causal_self",
+        "those that can: lavo",
+    ),
     "settings by group": ("set: {train: {steps: 3}}\n", "set.train", "must name a setting inside"),
     "runs that are a number": ("runs: 3\n", "runs = 3", "must be a list"),
     "run that is a number": ("runs: [3]\n", "runs.0 = 3", "{key: value}"),

@@ -17,7 +17,7 @@ def record_of(folder):
     return json.loads(file.read_text())
 
 
-def run(folder, *, processes):
+def run(folder, *settings, processes):
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     )
@@ -27,6 +27,7 @@ def run(folder, *, processes):
         "-m",
         "benchmark.cli",
         *CELL,
+        *(part for setting in settings for part in ("--set", setting)),
         "-o",
         str(folder),
         "--cache",
@@ -38,6 +39,13 @@ def run(folder, *, processes):
     return done.stdout, record_of(folder)
 
 
+def assert_same_figures(together, alone):
+    assert together["curves"]["training"]["loss"] == pytest.approx(alone["curves"]["training"]["loss"], rel=1e-5)
+    for name, metric in alone["metrics"].items():
+        assert together["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-4)
+        assert together["metrics"][name]["n"] == metric["n"]
+
+
 @pytest.mark.slow
 def test_two_processes_leave_the_record_of_one(tmp_path):
     _, alone = run(tmp_path / "alone", processes=1)
@@ -45,8 +53,23 @@ def test_two_processes_leave_the_record_of_one(tmp_path):
     assert "2 processes a cell" in said
     assert together["status"] == alone["status"] == "completed"
     assert together["environment"]["processes"] == 2
+    assert together["environment"]["parallel"] == "data"
     assert together["cell"] == alone["cell"]  # the hash too: how many processes trained it is no setting
-    assert together["curves"]["training"]["loss"] == pytest.approx(alone["curves"]["training"]["loss"], abs=1e-5)
-    for name, metric in alone["metrics"].items():
-        assert together["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-4)
-        assert together["metrics"][name]["n"] == metric["n"]
+    assert "attention_bytes_sent_per_step" not in together["efficiency"]
+    assert_same_figures(together, alone)
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_part_of_every_sequence_leave_the_record_of_one(tmp_path):
+    window = "attentions.lavo.window=16"
+    _, alone = run(tmp_path / "alone", window, processes=1)
+    _, together = run(tmp_path / "together", window, "train.parallel=sequence", processes=2)
+    assert together["status"] == "completed"
+    assert together["environment"] == alone["environment"] | {
+        "processes": 2,
+        "parallel": "sequence",
+        "threads": together["environment"]["threads"],
+    }
+    assert (together["cell"], together["config"]) == (alone["cell"], alone["config"])
+    assert together["efficiency"]["attention_bytes_sent_per_step"] == 2 * 8 * 2 * 16 * 8  # passes b h r float64
+    assert_same_figures(together, alone)

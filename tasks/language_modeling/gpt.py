@@ -106,7 +106,7 @@ class GPT(nn.Module):
         return torch.cat(nats).view(targets.shape)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
-        x = self._embed(tokens, 0)
+        x = self._embed(tokens, self.blocks[0].attention.first_position)
         for block in self.blocks:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, use_reentrant=False)

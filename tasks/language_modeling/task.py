@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits
+from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, SequencePart, Splits
 from benchmark.settings import Settings
 from tasks.language_modeling import data, metrics
 from tasks.language_modeling.binarised import JOINS, FairseqTokens, load_binarised
-from tasks.language_modeling.gpt import GPT
+from tasks.language_modeling.gpt import GPT, PADDED
 from tasks.language_modeling.lengths import length_row, position_curve, shift, streamed_loss
 from tasks.language_modeling.ngram import NGram
 from tasks.language_modeling.tokens import AnyTokenizer, TextCounter
@@ -225,6 +225,19 @@ class LanguageModeling:
     def loss(self, model: GPT, batch: TokenBatch) -> LossSum:
         """Nats of all tokens of the batch."""
         return LossSum(model.nats(batch.inputs, batch.targets).sum(), batch.num_tokens.sum())
+
+    def sequence_length(self, batch: TokenBatch) -> int:
+        """Tokens of the longest block of the batch."""
+        return batch.inputs.shape[1]
+
+    def part_of(self, batch: TokenBatch, part: SequencePart) -> TokenBatch:
+        """The tokens of this part of every block.  Counts of all parts add up to the batch's.
+
+        Bytes and words are the first part's: a token may hold half a character, so no part can count its own.
+        """
+        inputs, targets = (x.narrow(1, part.start, part.lengths[part.rank]) for x in (batch.inputs, batch.targets))
+        first = int(part.rank == 0)
+        return TokenBatch(inputs, targets, (targets != PADDED).sum(1), batch.num_bytes * first, batch.num_words * first)
 
     def score(self, model: GPT, batch: TokenBatch) -> Mapping[str, Tensor]:
         """By block: nats, and the tokens, bytes and words they were for."""

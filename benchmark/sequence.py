@@ -1,0 +1,69 @@
+"""Sequence parallel training: each process holds a part of every sequence of a batch, and all of the weights.
+
+What tokens must know of other parts is the attention's affair (``PartedAttention``); all else works token by token.  Losses
+and gradients are sums over tokens, so those of the parts add up to those of one process that holds the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmark.interface import Task
+from benchmark.multihead import MultiHeadAttention
+
+
+class SequenceParallel:
+    """One process's share in it.
+
+    Raises ValueError where the task or an attention of the model can't do with parts of sequences.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, *, num_parts: int, rank: int) -> None:
+        self.task: Any = task
+        self.num_parts, self.rank = num_parts, rank
+        self.layers = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
+        if not hasattr(task, "part_of"):
+            raise ValueError(f"parallel = 'sequence': {task.name} can't cut its batches into parts of sequences")
+        lacking = {type(layer.attention).__name__ for layer in self.layers if not hasattr(layer.attention, "make_part")}
+        if lacking or not self.layers:
+            who = ", ".join(sorted(lacking)) or "a model without attention"
+            raise ValueError(f"parallel = 'sequence': {who} can't attend over a sequence in parts")
+        self.steps = self.bytes_sent = 0
+        self.kernels: set[str] = set()  # that ran on parts; evaluation is of whole sequences and may run others
+
+    @contextmanager
+    def own_part(self, batch: Any) -> Iterator[Any]:
+        """Gives this process's part of the batch, which inside is what the model's attentions expect.
+
+        The backward pass belongs inside as well: a checkpointed block runs again there.
+        """
+        length = self.task.sequence_length(batch)
+        part = self.layers[0].attention.make_part(length, num_parts=self.num_parts, rank=self.rank)
+        try:
+            for layer in self.layers:
+                layer.attention.sequence_part = part
+            yield self.task.part_of(batch, part)
+        finally:
+            for layer in self.layers:
+                layer.attention.sequence_part = None
+        self.bytes_sent += part.bytes_sent
+        self.kernels |= {layer.kernel for layer in self.layers}
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Ends a step: each gradient becomes the sum over processes, in place.
+
+        Which parameters have a gradient is the same in all of them, because all ran the same model on the same batch.
+        """
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                torch.distributed.all_reduce(parameter.grad)
+        self.steps += 1
+
+    def efficiency(self) -> dict[str, float]:
+        """For the record: bytes that this process gave to others for attention, gradients not counted."""
+        return {"attention_bytes_sent_per_step": round(self.bytes_sent / max(1, self.steps), 1)}
