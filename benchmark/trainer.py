@@ -101,8 +101,8 @@ class Trainer:
         # Not what was drawn before decides dropout, but the seed: every attention of a comparison sees the same masks.
         torch.manual_seed(self.seed)
         self._resume()
-        if self.sequence is not None and self.rank:
-            # Dropout of its own for each part: drawn alike, it would hit the same places of all of them.
+        if self.rank:
+            # Dropout of its own for each process: drawn alike, it would hit the same places of all of them.
             mixed = np.random.SeedSequence([self.seed, self.state.step, self.rank])
             torch.manual_seed(int(mixed.generate_state(1)[0]))
         batches = self._batches(self.state.step)
@@ -144,11 +144,14 @@ class Trainer:
             group["lr"] = rate
         world = self.accelerator.num_processes
         own = list(indices[self.rank :: world]) if self.sequence is None else list(indices)
+        # Without an example of its own a process still takes part in the step, with one that weighs nothing.
+        weight = 1 if own else 0
+        own = own or [indices[0]]
         size = self.train.micro_batch_size or len(own)
         micro_batches = [own[first : first + size] for first in range(0, len(own), max(1, size))]
         self.model.train()
         alone = len(micro_batches) == 1 and world == 1
-        total = self._backward_whole(own) if alone else self._backward(micro_batches)
+        total = self._backward_whole(own) if alone else self._backward(micro_batches, weight)
         if self.train.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
         self.optimizer.step()
@@ -163,9 +166,13 @@ class Trainer:
         self.accelerator.backward(mean)
         return self._finite(float(mean.detach()))
 
-    def _backward(self, micro_batches: Sequence[Sequence[int]]) -> float:
-        """A step of several batches: sums are added up, and divided once by the number of all terms."""
-        totals = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+    def _backward(self, micro_batches: Sequence[Sequence[int]], weight: int) -> float:
+        """A step of several batches: sums are added up, and divided once by the number of all terms.
+
+        weight: of this process's terms, 1 or 0.
+        """
+        totals = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
+        tokens = self.state.tokens
         scale = 1.0 / self.train.batch_size  # keeps half precision in range; divided out again below
         for number, indices in enumerate(micro_batches):
             # What DistributedDataParallel sends in a backward pass would come between what attention sends in it, so with
@@ -176,9 +183,13 @@ class Trainer:
                 self._own(self._batch(indices)) as batch,
             ):
                 loss = self._loss(batch)
-                self.accelerator.backward(loss.total * scale)
-            totals += torch.stack((loss.total.detach().double(), torch.as_tensor(loss.num_terms).to(totals)))
-        total, count = self.accelerator.reduce(totals, reduction="sum").tolist()
+                self.accelerator.backward(loss.total * (scale * weight))
+            totals[0] += weight * loss.total.detach()
+            totals[1] += weight * loss.num_terms
+        totals[2] = weight * (self.state.tokens - tokens)
+        total, count, seen = self.accelerator.reduce(totals, reduction="sum").tolist()
+        if self.sequence is None:  # else every process has counted the whole batch
+            self.state.tokens = tokens + int(seen)
         # DistributedDataParallel averages over processes; the sum is wanted.
         factor = (self.accelerator.num_processes if self.sequence is None else 1) / (scale * count)
         if self.sequence is not None:

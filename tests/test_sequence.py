@@ -93,6 +93,7 @@ def test_processes_that_share_out_examples_train_as_one(together, folder):
     for results in together:
         assert_same_training(results["whole examples"], want)
         assert results["whole examples"]["bytes"] == 0
+        assert results["whole examples"]["tokens"] == want["tokens"]
 
 
 @pytest.mark.slow
