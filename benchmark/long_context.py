@@ -12,13 +12,14 @@ import io
 import itertools
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import torch
 import typer
+from torch import Tensor
 
 from benchmark import memory
 from benchmark.efficiency import is_out_of_memory
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIRST_BIN = 8192
+WARM_UP = 4  # chunks that are read and forgotten before the stream begins
 
 
 class Bin(NamedTuple):
@@ -60,46 +62,60 @@ def bins(length: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-@torch.no_grad()
 def stream(attention: str, length: int, chunk_size: int, preset: str, device: str, budget: Budget) -> list[Bin]:
     """One row a bin; the bin in which a budget ended it says so and is the last."""
+    # Intervals when all is read: what their computation holds is no memory of the stream.
+    found = list(_stream(attention, length, chunk_size, preset, device, budget))
+    return [row if row.status != "completed" else _timed(row, samples) for row, samples in found]
+
+
+def _timed(row: Bin, samples: list[float]) -> Bin:
+    low, high = bootstrap_interval(samples)
+    return row._replace(seconds_per_token=float(np.median(samples)), seconds_low=low, seconds_high=high)
+
+
+@torch.no_grad()
+def _stream(
+    attention: str, length: int, chunk_size: int, preset: str, device: str, budget: Budget
+) -> Iterator[tuple[Bin, list[float]]]:
+    """The rows without times, and the seconds a token of each chunk."""
     memory.keep_freed_memory()
     model, vocab_size = make_gpt(attention, length, preset=preset, settings={"data.context_length": 256}, options={})
     model = model.to(device).eval()
     generator = torch.Generator().manual_seed(0)
-    state, rows, began = model.init_state(1), [], time.perf_counter()
+    state = model.init_state(1)
+    for _ in range(WARM_UP):
+        tokens = torch.randint(vocab_size, (1, min(chunk_size, length)), generator=generator).to(device)
+        logits, state = model.extend(tokens, state)
+        _nats(logits, tokens)
+    state, began = model.init_state(1), time.perf_counter()
     for start, stop in bins(length):
         memory.reset_peak(device)
-        row, samples = Bin(attention, start, stop), []
+        row, samples = Bin(attention, start, stop), list[float]()
         for first in range(start, stop, chunk_size):
             count = min(chunk_size, stop - first)
             tokens = torch.randint(vocab_size, (1, count), generator=generator).to(device)
             before = time.perf_counter()
             try:
                 logits, state = model.extend(tokens, state)
-                float(torch.nn.functional.cross_entropy(logits[0].float(), tokens[0]))
+                _nats(logits, tokens)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                rows.append(row._replace(status="out_of_memory", reason=f"at {first} tokens: {error}".splitlines()[0]))
-                return rows
+                reason = f"at {first} tokens: {error}".splitlines()[0]
+                yield row._replace(status="out_of_memory", reason=reason), samples
+                return
             samples.append((time.perf_counter() - before) / count)
             held = model.state_bytes(state)
-            reason = _over(budget, time.perf_counter() - began, held, first + count)
-            if reason is not None and first + count < length:
-                rows.append(row._replace(status="over_budget", reason=reason, state_bytes=held))
-                return rows
-        low, high = bootstrap_interval(samples)
-        rows.append(
-            row._replace(
-                seconds_per_token=float(np.median(samples)),
-                seconds_low=low,
-                seconds_high=high,
-                peak_bytes=memory.peak_bytes(device),
-                state_bytes=model.state_bytes(state),
-            )
-        )
-    return rows
+            over = _over(budget, time.perf_counter() - began, held, first + count)
+            if over is not None and first + count < length:
+                yield row._replace(status="over_budget", reason=over, state_bytes=held), samples
+                return
+        yield row._replace(peak_bytes=memory.peak_bytes(device), state_bytes=model.state_bytes(state)), samples
+
+
+def _nats(logits: Tensor, tokens: Tensor) -> float:
+    return float(torch.nn.functional.cross_entropy(logits[0].float(), tokens[0]))
 
 
 def _over(budget: Budget, seconds: float, held: int, tokens: int) -> str | None:

@@ -52,7 +52,8 @@ def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], mode: str, length: 
         return torch.no_grad()(lambda: attend(q, k, v))
     inputs = [x.requires_grad_() for x in (q, k, v)]
     parameters = list(attend.parameters()) if isinstance(attend, torch.nn.Module) else []
-    return lambda: torch.autograd.grad(attend(q, k, v), [*inputs, *parameters], grad)
+    # Views, because the operation counter's hooks on a module's inputs don't take leaves of the graph.
+    return lambda: torch.autograd.grad(attend(*(x.view_as(x) for x in inputs)), [*inputs, *parameters], grad)
 
 
 def interleaved(steps: dict[str, Step], *, rounds: int, turn_seconds: float = 0.05) -> dict[str, list[float]]:

@@ -1,0 +1,39 @@
+"""A GPU's clock, heat and reasons for slowing down while a sweep runs: ``clocks.csv`` beside its points."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from pathlib import Path
+
+QUERY = ("clocks.sm", "clocks.max.sm", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active")
+COLUMNS = ("mode", "pattern", "length", "sm_mhz", "max_sm_mhz", "celsius", "watts", "throttle_reasons")
+FILE_NAME = "clocks.csv"
+
+
+def read_clocks(index: int) -> list[str] | None:
+    """What nvidia-smi says of the GPU now, in the order of QUERY; None where it can't be asked.
+
+    The last is a mask of reasons in hexadecimal: 0x1 is idle, 0x4 a power cap, 0x20 and 0x40 heat (NVML's constants).
+    """
+    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    values = [value.strip() for value in said.strip().split(",")]
+    return values if len(values) == len(QUERY) else None
+
+
+def record_clocks(directory: Path, mode: str, pattern: str, length: int, index: int) -> None:
+    """Appends a row for the points that were just timed."""
+    values = read_clocks(index)
+    if values is None:
+        return
+    path = directory / FILE_NAME
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(COLUMNS)
+        writer.writerow([mode, pattern, length, *values])
