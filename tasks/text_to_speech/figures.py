@@ -65,6 +65,7 @@ def _spectrograms(group: Sequence[Record], title: str) -> Figure:
     panels += [(label_of(record), one["mel"], one["seconds"]) for record, one in zip(group, shown, strict=True)]
     figure, axes = _panels(len(panels), f'{title}: "{shown[0]["text"]}"')
     for axis, (name, stored, seconds) in zip(axes, panels, strict=True):
+        axis.grid(False)
         axis.imshow(
             unpack(stored), origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=1, extent=(0, seconds, 0, 80)
         )
@@ -82,6 +83,7 @@ def _alignments(group: Sequence[Record], title: str) -> Figure | None:
         return None
     figure, axes = _panels(len(panels), f"{title}: alignment of the last cross-attention, mean over heads")
     for axis, (name, weights) in zip(axes, panels, strict=True):
+        axis.grid(False)
         axis.imshow(
             weights, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=max(1e-6, float(np.max(weights)))
         )
