@@ -14,6 +14,8 @@ import yaml
 import tasks.language_modeling
 from benchmark.config import TrainSettings
 from benchmark.interface import PRESETS
+from benchmark.multihead import AttentionSites
+from benchmark.trainer import make_optimizer
 from tasks.language_modeling.figures import figures
 from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.task import LanguageModelingSettings
@@ -70,6 +72,27 @@ def test_paper_is_the_published_protocol(sites):
         5e-4,
     )
     assert (train.betas, train.weight_decay, train.clip_norm, train.precision) == ((0.9, 0.999), 0.01, None, "float32")
+
+
+@pytest.mark.slow
+def test_a_step_of_the_paper_model_fits_into_memory():
+    """One block of 8,192 tokens, half of the preset's micro-batch, forwards and backwards, with exact attention."""
+    import resource
+
+    settings, train = merged("paper")
+    sizes = settings.model.model_dump(exclude_none=True)
+    torch.manual_seed(0)
+    model = GPT(AttentionSites("flash", "causal_self", {}), vocab_size=50_257, context_length=8192, **sizes)
+    tokens, targets = torch.randint(50_257, (1, 8193)).unfold(1, 8192, 1).unbind(1)
+    optimizer = make_optimizer(model, train)
+    before = model.embedding.weight.detach().clone()
+    loss = model.nats(tokens, targets).mean()
+    loss.backward()
+    optimizer.step()
+    assert 10.8 < float(loss.detach()) < 12.5  # ln 50,257 is 10.82: nothing is known yet
+    assert not torch.equal(model.embedding.weight, before)
+    print("peak resident memory, GiB:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 16 * 2**20  # KiB
 
 
 def test_small_is_the_model_of_the_first_evidence(sites):
