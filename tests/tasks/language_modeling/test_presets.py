@@ -91,7 +91,6 @@ def test_a_step_of_the_paper_model_fits_into_memory():
     optimizer.step()
     assert 10.8 < float(loss.detach()) < 12.5  # ln 50,257 is 10.82: nothing is known yet
     assert not torch.equal(model.embedding.weight, before)
-    print("peak resident memory, GiB:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 16 * 2**20  # KiB
 
 
