@@ -28,7 +28,7 @@ from benchmark.interface import UnsupportedPattern
 from benchmark.memory import allocated_by, keep_freed_memory
 from benchmark.operations import count_operations
 from benchmark.peaks import measure_peaks, write_peaks
-from benchmark.points import FILE_NAME, Point, merge, read_points, write_points
+from benchmark.points import BY_TOKEN, FILE_NAME, Point, merge, read_points, write_points
 from benchmark.registry import check_options, check_pattern, load_attention
 from benchmark.statistics import bootstrap_interval
 from benchmark.workloads import MODES, Shape, Workload, build_workload
@@ -362,7 +362,7 @@ def _repeats(seconds: float, point: Point, rounds: int) -> int:
     if point.device != "cpu":
         return 1
     repeats = min(max(math.ceil(_SAMPLE_SECONDS / max(seconds, 1e-9)), 1), _MOST_REPEATS)
-    return min(repeats, max(1, point.length // (8 * rounds))) if point.mode in ("decode", "generation") else repeats
+    return min(repeats, max(1, point.length // (8 * rounds))) if point.mode in BY_TOKEN else repeats
 
 
 def _timed_rounds(ready: Mapping[str, Ready], shape: Shape, rounds: int) -> dict[str, list[float] | Exception]:

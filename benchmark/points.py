@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from benchmark.results import write_bytes
 
 FILE_NAME = "efficiency.csv"
+BY_TOKEN = ("decode", "generation")  # modes whose call is one token
+WHOLE_MODEL = ("training", "checkpointed", "generation")  # modes that measure gpt, not an attention alone
 
 
 class Point(NamedTuple):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.interface import UnsupportedPattern
-from benchmark.points import Point
+from benchmark.points import WHOLE_MODEL, Point
 from benchmark.registry import attention_options, build_attention, load_attention
 
-MODES = ("forward", "backward", "prefill", "decode", "training", "checkpointed", "generation")
+MODES = ("forward", "backward", "prefill", "decode", *WHOLE_MODEL)
 """forward: without gradients.  backward: forward and backward, as in a training step.  prefill: what a generation reads
 before its first token, the prompt into an empty state or the source of a cross-attention.  decode: one token more, after a
 context of that length.  The last three are of a whole model (``end_to_end.py``): a training step, the same with blocks
@@ -68,7 +68,7 @@ class Workload:
 
 def build_workload(shape: Shape, point: Point) -> Workload:
     """Module, inputs and call of a point.  Raises UnsupportedPattern where the attention can't do it."""
-    if point.mode in ("training", "checkpointed", "generation"):
+    if point.mode in WHOLE_MODEL:
         from benchmark import end_to_end  # which has its shapes from here
 
         if point.mode == "generation":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.points import Point
+from benchmark.points import BY_TOKEN, Point
 from benchmark.report import numbers
 from benchmark.report.groups import Entry, Group, Record, words
 from benchmark.report.style import COLUMN_WIDTH, PAGE_WIDTH, length_axis, style_of, value_axis
@@ -164,8 +164,6 @@ MODE_WORDS = {
     "checkpointed": "training steps of gpt with checkpointing",
     "generation": "generation by gpt",
 }
-BY_TOKEN = ("decode", "generation")  # modes whose call is one token
-WHOLE_MODEL = ("training", "checkpointed", "generation")
 
 
 def time_and_memory(points: Sequence[Point]) -> Figure | None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.interface import Exhibit, Sound
 from benchmark.peaks import Peaks, peak_files, read_peaks
+from benchmark.points import WHOLE_MODEL
 from benchmark.registry import TASKS
 from benchmark.report.document import Block, Folded, Heading, Picture, Shown, Warned, render_html, render_markdown
-from benchmark.report.figures import WHOLE_MODEL
 from benchmark.report.groups import Group, Record, group_records, variant, words
 from benchmark.report.speed import (
     Sweep,

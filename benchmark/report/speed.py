@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.points import FILE_NAME, Point, merge, read_points
+from benchmark.points import BY_TOKEN, FILE_NAME, Point, merge, read_points
 from benchmark.registry import ATTENTIONS
 from benchmark.report import numbers
 from benchmark.report.crossing import crossing, fitted_length
-from benchmark.report.figures import BY_TOKEN, MODE_WORDS
+from benchmark.report.figures import MODE_WORDS
 from benchmark.report.groups import declared, words
 from benchmark.report.tables import Cell, Row, Table, escape
 
