@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from benchmark.config import Override, RunSettings
+    from benchmark.settings.models import Override, RunSettings
 
 app = typer.Typer(
     name="lavo-bench",
@@ -98,9 +98,12 @@ def prepare(
     cache: Cache = None,
 ) -> None:
     """Makes or fetches, checks and tokenises the data of tasks."""
-    from benchmark.config import AttentionSpec, RunSettings, choose_tasks, parse_assignment, resolve
-    from benchmark.downloads import fetch_missing
     from benchmark.registry import load_task, task_folder
+    from benchmark.running.downloads import fetch_missing
+    from benchmark.settings.choices import choose_tasks
+    from benchmark.settings.models import AttentionSpec, RunSettings
+    from benchmark.settings.resolve import resolve
+    from benchmark.settings.yaml_files import parse_assignment
 
     overrides = [parse_assignment(text) for text in set_ or []]
     chosen = choose_tasks(tasks)
@@ -151,7 +154,7 @@ def run(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", hidden=True)] = False,
 ) -> None:
     """Trains and evaluates cells; finished ones are not run again."""
-    from benchmark import runner
+    from benchmark.running import runner
 
     include = include_files(include_path)
     runs = _runs(config, tasks, attention, backbone, pattern, preset, seeds, limit, data_root, set_)
@@ -176,21 +179,21 @@ def _run_cells(
     """Plans, runs and sums up; the exit status."""
     from dataclasses import replace
 
-    from benchmark import runner
-    from benchmark.cell import plan_cells
-    from benchmark.progress import Display
+    from benchmark.running import runner, workers
+    from benchmark.running.progress import Display
+    from benchmark.settings.plan import plan_cells
 
     cells = plan_cells(runs, place.cache)
     waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
     if (together := _processes_together()) is not None:
         return _run_together(cells, waiting, place, *together)
-    default_jobs, threads = runner.default_jobs(place.device)
+    default_jobs, threads = workers.default_jobs(place.device)
     if jobs is not None:
         threads = max(1, default_jobs * threads // jobs)
     _say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already; records in {place.output}")
     if waiting:
         with Display(len(waiting), _console()) as display:
-            runner.run_cells(waiting, replace(place, threads=threads), jobs=jobs or default_jobs, listen=display)
+            workers.run_cells(waiting, replace(place, threads=threads), jobs=jobs or default_jobs, listen=display)
     failed = [cell for cell in cells if runner.status_of(cell, place.output) not in ("completed", "unsupported")]
     for cell in failed:
         _say(f"{runner.status_of(cell, place.output)}: {cell.title}")
@@ -209,10 +212,10 @@ def _run_together(cells: Sequence[Any], waiting: Sequence[Any], place: Any, rank
     """Every process trains its share of each batch; the first one speaks and writes."""
     from dataclasses import replace
 
-    from benchmark import runner
-    from benchmark.progress import Display
+    from benchmark.running import runner, workers
+    from benchmark.running.progress import Display
 
-    threads = max(1, runner.default_jobs("cpu")[0] // world)
+    threads = max(1, workers.default_jobs("cpu")[0] // world)
     place = replace(place, rank=rank, processes=world, threads=threads)
     if rank:
         runner.run_together(waiting, place)
@@ -228,10 +231,10 @@ def _run_together(cells: Sequence[Any], waiting: Sequence[Any], place: Any, rank
 
 
 def _measure_and_report(runs: list[tuple[RunSettings, list[Override]]], place: Any) -> int:
-    from benchmark.config import choose_attentions
-    from benchmark.efficiency import short_sweep
-    from benchmark.points import FILE_NAME
+    from benchmark.measuring.points import FILE_NAME
+    from benchmark.measuring.sweep import short_sweep
     from benchmark.report import build_report
+    from benchmark.settings.choices import choose_attentions
 
     if not (place.output / FILE_NAME).is_file():
         names = list(
@@ -251,7 +254,7 @@ def check(
 ) -> None:
     """The conformance suite: what holds of an attention, check by check."""
     from benchmark import listing
-    from benchmark.conformance import check_attention
+    from benchmark.checking.conformance import check_attention
     from benchmark.registry import attention_names, check_pattern
 
     include_files(include_path)
@@ -301,9 +304,11 @@ def efficiency(
     include_path: Include = None,
 ) -> None:
     """Time and memory by length, attentions interleaved: efficiency.csv."""
-    from benchmark import runner
-    from benchmark.config import ConfigError, choose_attentions, parse_assignment
-    from benchmark.efficiency import measure_to_file, parse_lengths
+    from benchmark.measuring.sweep import measure_to_file, parse_lengths
+    from benchmark.running import runner
+    from benchmark.settings.choices import choose_attentions
+    from benchmark.settings.messages import ConfigError
+    from benchmark.settings.yaml_files import parse_assignment
 
     include_files(include_path)
     runner.probe_output(output)
@@ -371,8 +376,8 @@ def validate(
     include_path: Include = None,
 ) -> None:
     """Reads a configuration and says what is wrong with it."""
-    from benchmark.cell import check_runs
-    from benchmark.config import read_run_file
+    from benchmark.settings.plan import check_runs
+    from benchmark.settings.yaml_files import read_run_file
 
     include_files(include_path)
     runs = read_run_file(config)
@@ -383,8 +388,8 @@ def validate(
 def include_files(paths: list[Path] | None) -> tuple[Path, ...]:
     """Registers the attentions of these files."""
     if paths:
-        from benchmark.config import ConfigError
         from benchmark.registry import include_file
+        from benchmark.settings.messages import ConfigError
 
         for path in paths:
             try:
@@ -407,7 +412,9 @@ def _runs(
     assignments: list[str] | None,
 ) -> list[tuple[RunSettings, list[Override]]]:
     """The runs of the file, or one run, with what the command line says laid over."""
-    from benchmark.config import ConfigError, RunSettings, parse_assignment, read_run_file
+    from benchmark.settings.messages import ConfigError
+    from benchmark.settings.models import RunSettings
+    from benchmark.settings.yaml_files import parse_assignment, read_run_file
 
     if not tasks and config is None:
         raise ConfigError("run: name a task, all, or a file of runs with --config")
@@ -435,7 +442,7 @@ def _runs(
 
 def _settings(model: type[RunSettings], said: dict[str, Any]) -> RunSettings:
     """What the command line says, checked; a fault names the option."""
-    from benchmark.config import validate
+    from benchmark.settings.messages import validate
 
     flags = {"attentions": "--attention", "backbones": "--backbone", "patterns": "--pattern"}
 
@@ -448,7 +455,7 @@ def _settings(model: type[RunSettings], said: dict[str, Any]) -> RunSettings:
 
 def _names(text: str | None, option: str) -> list[str] | None:
     """Names with commas between.  Raises ConfigError where the text holds none."""
-    from benchmark.config import ConfigError
+    from benchmark.settings.messages import ConfigError
 
     if text is None:
         return None
@@ -460,9 +467,9 @@ def _names(text: str | None, option: str) -> list[str] | None:
 
 def _check_results(directories: list[Path], *, sweeps: bool = True) -> None:
     """Raises ConfigError for a folder that holds nothing to report."""
-    from benchmark.config import ConfigError
-    from benchmark.points import FILE_NAME
+    from benchmark.measuring.points import FILE_NAME
     from benchmark.results import record_files
+    from benchmark.settings.messages import ConfigError
 
     for directory in directories:
         if not directory.is_dir():
@@ -478,7 +485,7 @@ def _output_of(runs: list[tuple[RunSettings, list[Override]]], config: Path | No
 
 
 def _cache(cache: Path | None) -> Path:
-    from benchmark.config import ConfigError
+    from benchmark.settings.messages import ConfigError
 
     if cache is None:
         import pooch
@@ -495,7 +502,7 @@ def _device(name: str | None) -> str:
     """The device by name, the GPU where there is one.  Raises ConfigError for one that isn't there."""
     import torch
 
-    from benchmark.config import ConfigError
+    from benchmark.settings.messages import ConfigError
 
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"

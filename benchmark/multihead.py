@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from benchmark.interface import Pattern, select_rows
-from benchmark.registry import attention_options, build_attention, load_attention
+from benchmark.registry import build_attention, load_attention, takes_max_length
 
 
 class MultiHeadState(NamedTuple):
@@ -215,7 +215,7 @@ class AttentionSites:
         name = self.attention if is_site else self.others
         options = dict(self.options) if is_site else {}
         cls = load_attention(name)
-        if getattr(cls, "needs_max_length", False) and "max_length" in attention_options(cls):
+        if takes_max_length(cls):
             options.setdefault("max_length", max_length)
         # What an attention draws for itself must not shift the draws of the layers after it: with one seed the
         # backbone starts from the same weights whatever attention is inside.

@@ -232,6 +232,11 @@ def attention_options(cls: type) -> dict[str, inspect.Parameter]:
     }
 
 
+def takes_max_length(cls: Any) -> bool:
+    """Whether an attention has a longest length, which the task sets to the longest that it will meet."""
+    return bool(getattr(cls, "needs_max_length", False)) and "max_length" in attention_options(cls)
+
+
 def build_attention(name: str, *, pattern: str, num_heads: int, head_dim: int, **options: Any) -> nn.Module:
     """An attention by name, for one pattern.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from benchmark.files import write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,22 +19,6 @@ SCHEMA_VERSION = 1
 Status = Literal["completed", "failed", "out_of_memory", "unsupported"]
 CELL_NAMES = ("task", "backbone", "pattern", "attention", "preset", "seed", "hash")  # which no record's cell lacks
 EXAMPLES_SUFFIX = ".examples.csv.gz"
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes to a temporary name in the same folder and renames it: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp gives 0600, and records are published
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_record(path: Path, record: Mapping[str, Any], columns: Mapping[str, np.ndarray] | None = None) -> None:

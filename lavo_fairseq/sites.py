@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.interface import Pattern
 from benchmark.multihead import AttentionSites
-from benchmark.registry import load_attention
+from benchmark.registry import load_attention, takes_max_length
 
 UNLIMITED = 10**6  # fairseq's own word for "any length"
 
@@ -29,7 +29,7 @@ def longest_input(attention: str, pattern: str, options: str, *, side: Sequence[
 
     side: the patterns of the sites that this encoder or decoder has.
     """
-    if pattern not in side or not getattr(load_attention(attention), "needs_max_length", False):
+    if pattern not in side or not takes_max_length(load_attention(attention)):
         return UNLIMITED
     return int(_read_options(options).get("max_length", built_for))
 

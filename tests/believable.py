@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.points import FILE_NAME, Point, write_points
+from benchmark.measuring.points import FILE_NAME, Point, write_points
 from benchmark.results import write_record
 
 ATTENTIONS = ("softmax", "flash", "lavo", "performer", "cosformer", "none", "my_att")

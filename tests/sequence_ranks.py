@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.config import TrainSettings
 from benchmark.multihead import AttentionSites
-from benchmark.trainer import Trainer
+from benchmark.running.trainer import Trainer
+from benchmark.settings.models import TrainSettings
 from tasks.language_modeling.task import LanguageModeling, LanguageModelingSettings
 
 NO_POSITIONS = {"window": 8, "position_bias": False}

@@ -14,10 +14,11 @@ from test_every_task import BATTERY, loaded_once
 from torch import nn
 
 import tasks
-from benchmark import registry, runner
-from benchmark.config import TrainSettings
+from benchmark import registry
 from benchmark.interface import LossSum
 from benchmark.results import load, read_record, record_files
+from benchmark.running import runner, workers
+from benchmark.settings.models import TrainSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-a-task.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def in_this_process(monkeypatch, tmp_path):
             listen(runner.Event("start", cell))
             listen(runner.Event("end", cell, record=runner.run_cell(cell, place, listen)))
 
-    monkeypatch.setattr(runner, "run_cells", run_cells)
+    monkeypatch.setattr(workers, "run_cells", run_cells)
     monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
     monkeypatch.setenv("LAVO_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -80,7 +81,7 @@ def test_the_page_is_a_page():
     for path in re.findall(r"`((?:benchmark|tests)/[\w/]+\.py)`", TEXT):
         assert (PAGE.parents[1] / path).exists(), path
     assert "TrainSettings" in TEXT
-    assert TrainSettings.__module__ == "benchmark.config"
+    assert TrainSettings.__module__ == "benchmark.settings.models"
 
 
 @pytest.mark.parametrize("check", BATTERY, ids=lambda check: check.__name__)

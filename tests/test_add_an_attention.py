@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import registry
-from benchmark.conformance import CHECKS, check_attention
+from benchmark.checking.conformance import CHECKS, check_attention
 from benchmark.interface import PATTERNS, UnsupportedPattern
 
 PAGE = Path(__file__).parents[1] / "docs" / "add-an-attention.md"

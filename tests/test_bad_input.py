@@ -17,9 +17,10 @@ import pytest
 import torch
 from command_line import lavo_bench
 
-from benchmark import build_attention, registry, results, runner
-from benchmark.downloads import read_manifest
+from benchmark import build_attention, registry, results
 from benchmark.multihead import MultiHeadAttention
+from benchmark.running import workers
+from benchmark.running.downloads import read_manifest
 from lavo import LAVOAttention, lavo_attention, lavo_cross_attention
 from tasks.forecasting.metrics import mae, mse
 
@@ -37,7 +38,7 @@ def nothing_is_trained(monkeypatch, cache, tmp_path):
     def started(*_arguments, **_options):
         raise AssertionError("the fault was not noticed: cells were started")
 
-    monkeypatch.setattr(runner, "run_cells", started)
+    monkeypatch.setattr(workers, "run_cells", started)
     monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
     monkeypatch.setenv("LAVO_BENCH_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)

@@ -12,8 +12,11 @@ import toy_task
 from command_line import lavo_bench
 
 from benchmark import registry
-from benchmark.cell import Cell, check_runs, digest, plan_cells
-from benchmark.config import AttentionSpec, ConfigError, RunSettings, parse_assignment
+from benchmark.settings.cell import Cell, digest
+from benchmark.settings.messages import ConfigError
+from benchmark.settings.models import AttentionSpec, RunSettings
+from benchmark.settings.plan import check_runs, plan_cells
+from benchmark.settings.yaml_files import parse_assignment
 
 PRESETS = "smoke:\n  train: {steps: 3, batch_size: 8, learning_rate: 0.01}\n  seeds: [0, 1]\n"
 MINE = """
@@ -32,7 +35,7 @@ def toy(monkeypatch, tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "presets.yaml").write_text(PRESETS, encoding="utf-8")
     monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
-    monkeypatch.setattr("benchmark.config.task_folder", lambda _: tmp_path / "toy")
+    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: tmp_path / "toy")
     monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
     monkeypatch.setattr(registry, "_included", dict(registry._included))
 
@@ -226,8 +229,8 @@ def test_data_that_cannot_be_used_name_the_task(monkeypatch):
 
 def test_options_of_the_command_line_in_any_order_start_no_cell_twice(tmp_path, monkeypatch):
     """From the command line to the records: the second request is the first one in another order."""
-    from benchmark import runner
     from benchmark.results import write_record
+    from benchmark.running import workers
 
     started = []
 
@@ -237,7 +240,7 @@ def test_options_of_the_command_line_in_any_order_start_no_cell_twice(tmp_path, 
             record = {"schema_version": 1, "cell": cell.describe(), "status": "completed", "metrics": {}}
             write_record(cell.path(place.output), record)
 
-    monkeypatch.setattr(runner, "run_cells", finish)
+    monkeypatch.setattr(workers, "run_cells", finish)
     common = ["--preset", "smoke", "-o", tmp_path / "out", "--cache", tmp_path / "cache"]
     first = ["-a", "lavo,none", "--seeds", "0,1", "--set", "train.steps=5", "--set", "model.dropout=0.3"]
     again = ["--set", "model.dropout=0.3", "--set", "train.steps=5", "--seeds", "1,0", "-a", "none,lavo"]

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from command_line import lavo_bench
 
-from benchmark import registry, runner
+from benchmark import registry
 from benchmark.interface import PATTERNS, PRESETS
 from benchmark.listing import PRESET_PURPOSE
 from benchmark.results import load, read_record, record_files
+from benchmark.running import workers
 
 HEAVY = ("torch", "numpy", "pandas", "matplotlib", "scipy", "accelerate", "tokenizers")
 SHORT = ["--preset", "smoke", "--limit", "2", "--jobs", "1", "--device", "cpu"]
@@ -68,7 +69,7 @@ def nothing_starts(monkeypatch):
     def started(cells, *_arguments, **_options):
         raise AssertionError(f"started: {[cell.title for cell in cells]}")
 
-    monkeypatch.setattr(runner, "run_cells", started)
+    monkeypatch.setattr(workers, "run_cells", started)
 
 
 # What must be quick

@@ -2,7 +2,7 @@
 
 import os
 
-from benchmark.clocks import COLUMNS, read_clocks, record_clocks
+from benchmark.measuring.clocks import COLUMNS, read_clocks, record_clocks
 
 
 def pretend(tmp_path, monkeypatch, script):

@@ -6,24 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.cell import check_runs
-from benchmark.config import (
-    AttentionSpec,
-    ConfigError,
-    Override,
-    RunSettings,
-    TrainSettings,
-    choose_attentions,
-    full_options,
-    merge,
-    parse_assignment,
-    presets,
-    read_run_file,
-    read_yaml,
-    resolve,
-)
 from benchmark.interface import PRESETS
 from benchmark.registry import TASKS, attention_names, task_declarations, task_folder
+from benchmark.settings.choices import choose_attentions
+from benchmark.settings.messages import ConfigError
+from benchmark.settings.models import AttentionSpec, Override, RunSettings, TrainSettings
+from benchmark.settings.options import full_options
+from benchmark.settings.plan import check_runs
+from benchmark.settings.resolve import merge, presets, resolve
+from benchmark.settings.yaml_files import parse_assignment, read_run_file, read_yaml
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 BACKBONES = [(task, backbone) for task in TASKS for backbone in task_declarations(task)["backbones"]]
@@ -93,7 +84,7 @@ def test_presets_lay_base_preset_and_backbone_over_each_other(tmp_path, monkeypa
         "base: {model: {a: 1, b: 1, c: 1, d: 1}, backbones: {one: {model: {b: 2, c: 2, d: 2}}}}\n"
         "smoke: {model: {c: 3, d: 3}, backbones: {one: {model: {d: 4}}, two: {model: {d: 9}}}}\n"
     )
-    monkeypatch.setattr("benchmark.config.task_folder", lambda _: tmp_path)
+    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: tmp_path)
     assert presets("any", "smoke", "one") == {"model": {"a": 1, "b": 2, "c": 3, "d": 4}}
     assert presets("any", "smoke", "two") == {"model": {"a": 1, "b": 1, "c": 3, "d": 9}}
     with pytest.raises(ConfigError, match="no preset 'quick'; it has smoke"):
@@ -102,7 +93,7 @@ def test_presets_lay_base_preset_and_backbone_over_each_other(tmp_path, monkeypa
 
 def test_a_misspelt_preset_of_a_file_is_told(tmp_path, monkeypatch):
     (tmp_path / "presets.yaml").write_text("smok: {}\n")
-    monkeypatch.setattr("benchmark.config.task_folder", lambda _: tmp_path)
+    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: tmp_path)
     with pytest.raises(ConfigError, match=r"presets\.yaml: unknown preset 'smok' \(did you mean smoke\?\)"):
         presets("any", "smoke", "one")
 
@@ -165,7 +156,7 @@ def test_a_fault_names_the_option_that_brought_it(assignments, origin):
 
 def test_a_fault_of_a_preset_names_its_file(tmp_path, monkeypatch):
     (tmp_path / "presets.yaml").write_text("smoke: {train: {steps: 0, batch_size: 1, learning_rate: 1}}\n")
-    monkeypatch.setattr("benchmark.config.task_folder", lambda _: tmp_path)
+    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: tmp_path)
     with pytest.raises(ConfigError, match=r"^tasks/language_modeling/presets\.yaml: train\.steps = 0: "):
         resolved()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.conformance import CHECKS, CheckResult, check_attention, check_class
+from benchmark.checking.conformance import CHECKS, CheckResult, check_attention, check_class
 from benchmark.interface import PATTERNS
 from benchmark.registry import ATTENTIONS, attention_declarations, build_attention
 from tests.broken import SABOTEURS, Linear, Softmax

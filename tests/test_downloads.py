@@ -11,9 +11,10 @@ import requests
 from command_line import lavo_bench
 from requests.adapters import BaseAdapter
 
-from benchmark import downloads, registry
-from benchmark.config import ConfigError
-from benchmark.downloads import fetch_missing, read_manifest
+from benchmark import registry
+from benchmark.running import downloads
+from benchmark.running.downloads import fetch_missing, read_manifest
+from benchmark.settings.messages import ConfigError
 
 CONTENT = b"date,a\n2016-07-01 00:00:00,1.5\n"
 MANIFESTS = [registry.task_folder(task) / "sources.yaml" for task in registry.TASKS]

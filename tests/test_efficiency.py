@@ -9,12 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import efficiency, memory, points, registry
-from benchmark import peaks as peaks_module
-from benchmark.efficiency import History, Limits, measure, measure_to_file, parse_lengths, predict, refusal, short_sweep
-from benchmark.operations import count_operations
-from benchmark.peaks import Peaks, read_peaks, write_peaks
-from benchmark.points import COLUMNS, Point, read_points, write_points
+from benchmark import registry
+from benchmark.measuring import memory, points
+from benchmark.measuring import peaks as peaks_module
+from benchmark.measuring import sweep as efficiency
+from benchmark.measuring.operations import count_operations
+from benchmark.measuring.peaks import Peaks, read_peaks, write_peaks
+from benchmark.measuring.points import COLUMNS, Point, read_points, write_points
+from benchmark.measuring.sweep import (
+    History,
+    Limits,
+    measure,
+    measure_to_file,
+    parse_lengths,
+    predict,
+    refusal,
+    short_sweep,
+)
 
 CONTRACT = [
     *(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmark.efficiency import measure
-from benchmark.end_to_end import NUM_LAYERS
+from benchmark.measuring.sweep import measure
+from benchmark.measuring.whole_model import NUM_LAYERS
 from benchmark.report.speed import read_sweeps, throughput_table
 
 HEADS, HEAD_DIM, LENGTH, VOCABULARY = 2, 16, 48, 257

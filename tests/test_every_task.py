@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.cell import site_shapes
-from benchmark.config import AttentionSpec, resolve
 from benchmark.interface import PATTERNS, Splits, state_tensors
 from benchmark.multihead import AttentionSites
 from benchmark.registry import TASKS, check_name, load_task, task_declarations, task_folder
-from benchmark.trainer import evaluate, measure
+from benchmark.running.trainer import evaluate, measure
+from benchmark.settings.models import AttentionSpec
+from benchmark.settings.plan import site_shapes
+from benchmark.settings.resolve import resolve
 
 BACKBONES = [
     pytest.param(task, backbone, id=f"{task}-{backbone}")

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.cell import plan_cells
-from benchmark.config import AttentionSpec, RunSettings, resolve
 from benchmark.interface import Pattern, Splits
 from benchmark.multihead import AttentionSites
 from benchmark.registry import ATTENTIONS, TASKS, load_attention, load_task, task_declarations
-from benchmark.runner import Place, run_cell
-from benchmark.trainer import Trainer
+from benchmark.running.runner import Place, run_cell
+from benchmark.running.trainer import Trainer
+from benchmark.settings.models import AttentionSpec, RunSettings
+from benchmark.settings.plan import plan_cells
+from benchmark.settings.resolve import resolve
 
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 2e-4  # relative, of a loss after up to 20 steps: other processors add in another order

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from benchmark import gpu_run
-from benchmark.points import read_points
+from benchmark.measuring.points import read_points
+from studies import gpu_run
 
 
 @pytest.mark.slow
 def test_a_dry_run_goes_through_all_parts(tmp_path):
-    command = [sys.executable, "-m", "benchmark.gpu_run", "-o", str(tmp_path), "--dry-run"]
+    command = [sys.executable, "-m", "studies.gpu_run", "-o", str(tmp_path), "--dry-run"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     assert (tmp_path / "summary.txt").read_text().strip() == said.strip()
     assert said.startswith("correctness: completed\nspeed: completed\none-pass: completed\ncorrectness: 6 of 6 errors")
@@ -42,7 +42,7 @@ def test_all_parts_together_keep_to_eight_minutes():
 
 def test_without_a_gpu_one_line_says_so(tmp_path):
     ended = subprocess.run(
-        [sys.executable, "-m", "benchmark.gpu_run", "-o", str(tmp_path)],
+        [sys.executable, "-m", "studies.gpu_run", "-o", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,

@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from benchmark.long_context import Bin, Budget, bins, figure, main, spread, stream
+from studies.long_context import Bin, Budget, bins, figure, main, spread, stream
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ A token of a head, forward, with d = head_dim, n tokens of q, m of k and v: f fe
 import pytest
 import torch
 
-from benchmark.efficiency import measure
-from benchmark.operations import count_operations
+from benchmark.measuring.operations import count_operations
+from benchmark.measuring.sweep import measure
 
 n, d = 512, 32
 f, c, w, r, span = 256, 64, 64, 32, 16

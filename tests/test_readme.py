@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.points import read_points
+from benchmark.measuring.points import read_points
 from benchmark.report import numbers
 from benchmark.report.readme import BEGIN, END, fill, results_table
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from benchmark.interface import Exhibit, Sound
-from benchmark.peaks import Peaks
-from benchmark.points import Point, write_points
+from benchmark.measuring.peaks import Peaks
+from benchmark.measuring.points import Point, write_points
 from benchmark.report import build_report, compare, comparison_table, numbers, page
 from benchmark.report.crossing import crossing, fitted_length
 from benchmark.report.document import Shown, inline_svg, render_html, render_markdown

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from benchmark import results
-from benchmark.results import load, plain, read_examples, read_record, records, write_bytes, write_record
+from benchmark.files import write_bytes
+from benchmark.results import load, plain, read_examples, read_record, records, write_record
 
 CELL = dict.fromkeys(results.CELL_NAMES, "x")
 
@@ -52,7 +53,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing(failing, tmp_p
 
     path = tmp_path / "a.json"
     write_bytes(path, b"old")
-    monkeypatch.setattr(f"benchmark.results.os.{failing}", fail)
+    monkeypatch.setattr(f"benchmark.files.os.{failing}", fail)
     with pytest.raises(OSError, match="No space"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
@@ -62,7 +63,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing(failing, tmp_p
 WRITER = """
 import sys
 from pathlib import Path
-from benchmark.results import write_bytes
+from benchmark.files import write_bytes
 print("ready", flush=True)
 number = 0
 while True:

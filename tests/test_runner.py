@@ -14,9 +14,13 @@ import torch
 import toy_task
 from torch import nn
 
-from benchmark import registry, results, runner
-from benchmark.cell import Cell, plan_cells, without_places
-from benchmark.config import ConfigError, RunSettings, parse_assignment
+from benchmark import registry, results
+from benchmark.running import runner, workers
+from benchmark.settings.cell import Cell, without_places
+from benchmark.settings.messages import ConfigError
+from benchmark.settings.models import RunSettings
+from benchmark.settings.plan import plan_cells
+from benchmark.settings.yaml_files import parse_assignment
 
 SETTINGS = ["train.steps=40", "train.checkpoint_every=7", "train.eval_every=20"]
 PRESETS = """
@@ -32,7 +36,7 @@ def toy(monkeypatch, tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "presets.yaml").write_text(PRESETS, encoding="utf-8")
     monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
-    monkeypatch.setattr("benchmark.config.task_folder", lambda name: tmp_path / "toy")
+    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda name: tmp_path / "toy")
     return toy_task
 
 
@@ -153,11 +157,11 @@ class _OneCellThenGone:
 
 
 def test_a_cell_whose_parent_is_gone_did_not_fail(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(runner.sys, "stderr", runner.sys.stderr)
+    monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(workers.sys, "stderr", workers.sys.stderr)
     cell, own = plan()[0], place(tmp_path)
     with pytest.raises(SystemExit):
-        runner._work(_OneCellThenGone(cell), own)
+        workers._work(_OneCellThenGone(cell), own)
     assert not cell.path(tmp_path).exists()
 
 

@@ -11,10 +11,11 @@ import sequence_ranks
 import torch
 from toy_task import Toy, ToySettings
 
-from benchmark.cell import plan_cells
-from benchmark.config import RunSettings, parse_assignment
 from benchmark.multihead import AttentionSites
-from benchmark.sequence import SequenceParallel
+from benchmark.running.sequence import SequenceParallel
+from benchmark.settings.models import RunSettings
+from benchmark.settings.plan import plan_cells
+from benchmark.settings.yaml_files import parse_assignment
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-5  # float32: parts are added up in another order

@@ -12,10 +12,10 @@ import pytest
 import torch
 from toy_task import Toy, ToyData, ToyModel, ToySettings
 
-from benchmark.config import TrainSettings
 from benchmark.multihead import AttentionSites
-from benchmark.schedule import learning_rate
-from benchmark.trainer import Diverged, Progress, Trainer, evaluate, measure
+from benchmark.running.schedule import learning_rate
+from benchmark.running.trainer import Diverged, Progress, Trainer, evaluate, measure
+from benchmark.settings.models import TrainSettings
 
 TRAIN = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "clip_norm": 1.0, "eval_every": 4, "eval_batch_size": 4}
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import registry, results, runner
-from benchmark.cell import plan_cells
-from benchmark.config import RunSettings, parse_assignment
+from benchmark import registry, results
+from benchmark.running import runner, workers
+from benchmark.settings.models import RunSettings
+from benchmark.settings.plan import plan_cells
+from benchmark.settings.yaml_files import parse_assignment
 
 CRASHING = """
 import os, signal
@@ -49,7 +51,7 @@ def test_a_crashed_worker_costs_one_cell(tmp_path):
     cells = plan_cells([(run, [parse_assignment("train.steps=6")])], tmp_path / "cache")
     place = runner.Place(output=tmp_path / "out", cache=tmp_path / "cache", include=(file,))
     events = []
-    runner.run_cells(cells, place, jobs=1, listen=lambda event: events.append((event.kind, event.cell.attention)))
+    workers.run_cells(cells, place, jobs=1, listen=lambda event: events.append((event.kind, event.cell.attention)))
     found = {record["cell"]["attention"]: record for record in results.records([tmp_path / "out"])}
     assert found["exits"]["status"] == "failed"
     assert "exit status 7" in found["exits"]["reason"]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.points import Point
+from benchmark.measuring.points import Point
 from benchmark.report import numbers
 
 

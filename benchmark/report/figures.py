@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.points import BY_TOKEN, Point
+from benchmark.measuring.points import BY_TOKEN, Point
 from benchmark.report import numbers
 from benchmark.report.groups import Entry, Group, Record, words
 from benchmark.report.style import COLUMN_WIDTH, PAGE_WIDTH, length_axis, style_of, value_axis

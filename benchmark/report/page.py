@@ -12,9 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmark.files import write_bytes
 from benchmark.interface import Exhibit, Sound
-from benchmark.peaks import Peaks, peak_files, read_peaks
-from benchmark.points import WHOLE_MODEL
+from benchmark.measuring.peaks import Peaks, peak_files, read_peaks
+from benchmark.measuring.points import WHOLE_MODEL
 from benchmark.registry import TASKS
 from benchmark.report.document import Block, Folded, Heading, Picture, Shown, Warned, render_html, render_markdown
 from benchmark.report.groups import Group, Record, group_records, variant, words
@@ -28,7 +29,7 @@ from benchmark.report.speed import (
     time_table,
 )
 from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
-from benchmark.results import EXAMPLES_SUFFIX, record_files, records, write_bytes
+from benchmark.results import EXAMPLES_SUFFIX, record_files, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

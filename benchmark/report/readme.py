@@ -11,10 +11,11 @@ from typing import Annotated
 
 import typer
 
+from benchmark.files import write_bytes
 from benchmark.registry import load_task
 from benchmark.report.groups import Group, group_records
 from benchmark.report.numbers import decimals, fixed, mean_and_deviation
-from benchmark.results import records, write_bytes
+from benchmark.results import records
 from benchmark.statistics import summarise
 
 BEGIN, END = "<!-- results: written by benchmark.report.readme -->", "<!-- end of results -->"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmark.peaks import Peaks
-from benchmark.points import Point
+from benchmark.measuring.peaks import Peaks
+from benchmark.measuring.points import Point
 from benchmark.report import numbers
 from benchmark.report.figures import MODE_WORDS, new_figure
 from benchmark.report.groups import declared, words

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.points import BY_TOKEN, FILE_NAME, Point, merge, read_points
+from benchmark.measuring.points import BY_TOKEN, FILE_NAME, Point, merge, read_points
 from benchmark.registry import ATTENTIONS
 from benchmark.report import numbers
 from benchmark.report.crossing import crossing, fitted_length

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.memory import allocated_by
+from benchmark.measuring.memory import allocated_by
 from tasks.language_modeling.gpt import GPT, PADDED, sinusoids, token_nats
 
 ATTENTIONS = [("softmax", {}), ("lavo", {"window": 8, "rank": 4})]

@@ -12,10 +12,10 @@ import torch
 import yaml
 
 import tasks.language_modeling
-from benchmark.config import TrainSettings
 from benchmark.interface import PRESETS
 from benchmark.multihead import AttentionSites
-from benchmark.trainer import make_optimizer
+from benchmark.running.trainer import make_optimizer
+from benchmark.settings.models import TrainSettings
 from tasks.language_modeling.figures import figures
 from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.task import LanguageModelingSettings

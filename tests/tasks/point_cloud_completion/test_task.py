@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from benchmark.interface import PRESETS
-from benchmark.trainer import evaluate
+from benchmark.running.trainer import evaluate
 from tasks.point_cloud_completion import task as task_module
 from tasks.point_cloud_completion.controls import mean_shapes
 from tasks.point_cloud_completion.figures import figures, seen_from_camera

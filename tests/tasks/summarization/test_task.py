@@ -5,10 +5,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from benchmark.config import AttentionSpec, resolve
 from benchmark.interface import PRESETS
 from benchmark.multihead import AttentionSites
-from benchmark.trainer import evaluate, measure
+from benchmark.running.trainer import evaluate, measure
+from benchmark.settings.models import AttentionSpec
+from benchmark.settings.resolve import resolve
 from tasks.summarization.exhibits import exhibits
 from tasks.summarization.metrics import TYPES
 from tasks.summarization.task import Summarization, lead

@@ -127,7 +127,8 @@ def test_generation_always_ends_and_has_a_frame(make_task, build):
 
 def paper(backbone, tmp_path):
     """The task with the paper preset's model on a few embedded utterances."""
-    from benchmark.config import AttentionSpec, resolve
+    from benchmark.settings.models import AttentionSpec
+    from benchmark.settings.resolve import resolve
 
     settings = resolve("tts", backbone, "paper", AttentionSpec(name="softmax"), []).settings
     small = settings.data.model_copy(

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.config import AttentionSpec, resolve
 from benchmark.interface import PRESETS
 from benchmark.multihead import AttentionSites
+from benchmark.settings.models import AttentionSpec
+from benchmark.settings.resolve import resolve
 from tasks.text_to_speech.exhibits import exhibits
 from tasks.text_to_speech.figures import figures
 from tasks.text_to_speech.shown import unpack

@@ -6,8 +6,9 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import Field, field_validator
 
-from benchmark.config import ConfigError, read_yaml, validate
 from benchmark.settings import Settings
+from benchmark.settings.messages import ConfigError, validate
+from benchmark.settings.yaml_files import read_yaml
 
 
 class Source(Settings):

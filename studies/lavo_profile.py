@@ -1,4 +1,4 @@
-"""Where the time of a LAVO call goes on this machine: ``python -m benchmark.lavo_profile``.
+"""Where the time of a LAVO call goes on this machine: ``python -m studies.lavo_profile``.
 
 Products, softmaxes, and the rest, by torch's profiler; the rate of the products beside the machine's own, measured in the same
 run; and what a decoded token takes at several lengths of context, beside one bare projection of the layer's width.
@@ -15,11 +15,11 @@ import typer
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from benchmark.memory import keep_freed_memory
-from benchmark.operations import count_operations
-from benchmark.peaks import measure_peaks
+from benchmark.measuring.memory import keep_freed_memory
+from benchmark.measuring.operations import count_operations
+from benchmark.measuring.peaks import measure_peaks
 from benchmark.registry import build_attention
-from benchmark.versus_exact import HEAD_DIM, NUM_HEADS, Step, interleaved, step
+from studies.versus_exact import HEAD_DIM, NUM_HEADS, Step, interleaved, step
 
 CALLS = 10
 CONTEXTS = (1024, 16_384, 131_072)

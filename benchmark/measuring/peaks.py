@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmark.results import write_bytes
+from benchmark.files import write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
     """Some two seconds."""
     import torch
 
-    from benchmark.workloads import device_name
+    from benchmark.measuring.shape import device_name
 
     side, size = _SIZES[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

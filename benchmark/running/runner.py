@@ -1,32 +1,28 @@
-"""Runs cells in persistent workers; the one place that turns an exception into a record."""
+"""Runs one cell; the one place that turns an exception into a record."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark import memory, provenance
-from benchmark.cell import Cell, without_places
-from benchmark.config import ConfigError, TrainSettings
 from benchmark.interface import Splits, Task
+from benchmark.measuring import memory
 from benchmark.results import SCHEMA_VERSION, Status, read_record, write_record
+from benchmark.running import provenance
+from benchmark.settings.cell import Cell, without_places
+from benchmark.settings.messages import ConfigError
+from benchmark.settings.models import TrainSettings
 
 CHECKPOINTS = ".checkpoints"  # below the output folder; what begins with a dot is work in progress
-REPORT_SECONDS = 0.2  # between two messages of a worker about its progress
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> dic
     if place.rank == 0:
         write_record(cell.path(place.output), record, columns)
         if status == "completed":
-            from benchmark import checkpoint
+            from benchmark.running import checkpoint
 
             checkpoint.remove(_checkpoint_folder(cell, place))
     return record
@@ -138,11 +134,9 @@ def _empty_record(cell: Cell, place: Place, status: str, reason: str | None, sta
 
 def _verdict(error: Exception) -> tuple[Status, str]:
     """Status and one line."""
-    import torch
-
     line = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
-    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return ("out_of_memory" if out_of_memory else "failed"), f"{type(error).__name__}: {line}"
+    status: Status = "out_of_memory" if memory.is_out_of_memory(error) else "failed"
+    return status, f"{type(error).__name__}: {line}"
 
 
 def _checkpoint_folder(cell: Cell, place: Place) -> Path:
@@ -154,7 +148,7 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any
     import torch
 
     from benchmark.multihead import AttentionSites
-    from benchmark.trainer import Progress, Trainer, measure
+    from benchmark.running.trainer import Progress, Trainer, measure
 
     task, splits, train = _task_of(cell, place)
     torch.manual_seed(cell.seed)
@@ -250,68 +244,6 @@ def _first(columns: Mapping[str, np.ndarray], limit: int | None) -> Mapping[str,
     return {name: values[:limit] for name, values in columns.items()}
 
 
-# Workers
-
-
-def _work(pipe: Connection, place: Place) -> None:
-    """A worker's life: cells come in, events go out.  Ctrl-C is the parent's affair."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not place.debug:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  libraries' warnings would tear the progress display
-    import torch
-
-    memory.keep_freed_memory()
-    torch.set_num_threads(place.threads)
-    from benchmark.registry import include_file
-
-    for path in place.include:
-        include_file(path)
-    last = 0.0
-
-    def send(event: Event) -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORT_SECONDS or event.phase != "training":
-            last = time.monotonic()
-            try:
-                pipe.send(event)
-            except BrokenPipeError:  # the parent is gone: the cell was interrupted, it did not fail
-                raise SystemExit from None
-
-    while (cell := pipe.recv()) is not None:
-        record = run_cell(cell, place, send)
-        pipe.send(Event("end", cell, record=record))
-
-
-@dataclass
-class _Worker:
-    process: Any
-    pipe: Connection
-    cell: Cell | None = None
-
-
-def run_cells(cells: Sequence[Cell], place: Place, *, jobs: int, listen: Listener = lambda _: None) -> None:
-    """Runs cells, ``jobs`` at a time; each leaves its record.  Ctrl-C ends the workers and is raised again.
-
-    With GPUs each worker has its own, in turn.
-    """
-    waiting = list(reversed(cells))
-    jobs = max(1, min(jobs, len(waiting)))
-    places = [_own_device(place, number) for number in range(jobs)]
-    workers = [_start(own) for own in places]
-    try:
-        for worker in workers:
-            _give(worker, waiting, listen)
-        while any(worker.cell is not None for worker in workers):
-            busy = {worker.pipe: number for number, worker in enumerate(workers) if worker.cell is not None}
-            for pipe in wait(list(busy)):
-                number = busy[pipe]  # type: ignore[index]
-                if not _read(workers[number], waiting, listen):
-                    workers[number] = _replace(workers[number], places[number], waiting, listen)
-    finally:
-        for worker in workers:
-            _stop(worker)
-
-
 def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda _: None) -> None:
     """Runs cells one after another in this process, which is one of several that torchrun started for each cell.
 
@@ -328,86 +260,3 @@ def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda 
         listen(Event("end", cell, record=record))
         if record["status"] not in ("completed", "unsupported") and torch.distributed.is_initialized():
             raise RuntimeError(f"{cell.title} on process {place.rank}: {record['reason']}")
-
-
-def _own_device(place: Place, number: int) -> Place:
-    if place.device != "cuda":
-        return place
-    import torch
-
-    return Place(**{**vars(place), "device": f"cuda:{number % torch.cuda.device_count()}"})
-
-
-def _start(place: Place) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # fork would copy torch's threads in an unknown state
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, place), daemon=True)
-    process.start()
-    theirs.close()
-    return _Worker(process, ours)
-
-
-def _give(worker: _Worker, waiting: list[Cell], listen: Listener) -> None:
-    worker.cell = waiting.pop() if waiting else None
-    if worker.cell is not None:
-        listen(Event("start", worker.cell))
-        worker.pipe.send(worker.cell)
-
-
-def _read(worker: _Worker, waiting: list[Cell], listen: Listener) -> bool:
-    """Handles one message; False where the worker is dead."""
-    try:
-        event: Event = worker.pipe.recv()
-    except (EOFError, ConnectionResetError):
-        return False
-    listen(event)
-    if event.kind == "end":
-        try:
-            _give(worker, waiting, listen)
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-    return True
-
-
-def _replace(worker: _Worker, place: Place, waiting: list[Cell], listen: Listener) -> _Worker:
-    """A worker died in a cell: the cell gets its record, and a new worker goes on."""
-    worker.process.join()
-    code, cell = worker.process.exitcode, worker.cell
-    assert cell is not None
-    if code == -signal.SIGKILL:
-        status, reason = "out_of_memory", "the worker was killed (signal 9), as the system does when memory runs out"
-    else:
-        ended = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-        status, reason = "failed", f"the worker process ended by itself ({ended})"
-    record = {**_empty_record(cell, place, status, reason, datetime.now(UTC)), "seconds": None}
-    write_record(cell.path(place.output), record)
-    listen(Event("end", cell, record=record))
-    new = _start(place)
-    _give(new, waiting, listen)
-    return new
-
-
-def _stop(worker: _Worker) -> None:
-    if worker.cell is None and worker.process.is_alive():
-        try:
-            worker.pipe.send(None)
-            worker.process.join(timeout=5)
-        except (BrokenPipeError, OSError):
-            pass
-    if worker.process.is_alive():
-        worker.process.terminate()
-        worker.process.join(timeout=5)
-        if worker.process.is_alive():
-            worker.process.kill()
-    worker.pipe.close()
-
-
-def default_jobs(device: str) -> tuple[int, int]:
-    """Workers, and threads of each: one single-threaded worker a core, or one worker a GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device.startswith("cuda"):
-        import torch
-
-        gpus = torch.cuda.device_count() if device == "cuda" else 1
-        return gpus, max(1, cores // gpus)
-    return cores, 1

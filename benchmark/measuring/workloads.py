@@ -1,79 +1,31 @@
-"""What the efficiency sweep times: an attention with its inputs, as one call without arguments."""
+"""What the sweep times: an attention with its inputs, as one call without arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.interface import UnsupportedPattern
-from benchmark.points import WHOLE_MODEL, Point
-from benchmark.registry import attention_options, build_attention, load_attention
+from benchmark.measuring import whole_model
+from benchmark.measuring.points import WHOLE_MODEL, Point
+from benchmark.measuring.shape import PREFILL_TOKENS, Shape, Workload
+from benchmark.registry import build_attention, load_attention, takes_max_length
 
 MODES = ("forward", "backward", "prefill", "decode", *WHOLE_MODEL)
 """forward: without gradients.  backward: forward and backward, as in a training step.  prefill: what a generation reads
 before its first token, the prompt into an empty state or the source of a cross-attention.  decode: one token more, after a
-context of that length.  The last three are of a whole model (``end_to_end.py``): a training step, the same with blocks
+context of that length.  The last three are of a whole model (``whole_model.py``): a training step, the same with blocks
 computed again in its backward pass, and one token more of a generation."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What all points of a sweep share."""
-
-    batch: int
-    num_heads: int
-    head_dim: int
-    dtype: torch.dtype
-    device: torch.device
-    seed: int
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # attention -> its own options
-    tokens: int | None = None  # of a batch: where given, ``batch`` follows from the length
-
-    def point(self, mode: str, pattern: str, length: int, attention: str) -> Point:
-        """The row of a point, nothing known yet."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        batch = self.batch if self.tokens is None else max(1, self.tokens // length)
-        shape = (batch, length, self.num_heads, self.head_dim)
-        return Point(mode, pattern, *shape, attention, dtype, device_name(self.device))
-
-
-def device_name(device: torch.device) -> str:
-    """``cpu``, or what the GPU is called."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@dataclass
-class Workload:
-    """One call to measure, and the tensors that lie ready for it."""
-
-    module: nn.Module
-    call: Callable[[], Any]
-    inputs: tuple[Tensor, ...]
-    moved_bytes: Callable[[], int]
-    state_bytes: Callable[[], int] = lambda: 0
-
-    def base_bytes(self) -> int:
-        """Bytes of parameters, buffers, inputs and state."""
-        tensors = (*self.module.parameters(), *self.module.buffers(), *self.inputs)
-        return sum(tensor.nbytes for tensor in tensors) + self.state_bytes()
-
-    def kernel(self) -> str | None:
-        """What the attention says that ran; of a whole model, that of its attention layers."""
-        return next((str(part.kernel) for part in self.module.modules() if getattr(part, "kernel", None)), None)
 
 
 def build_workload(shape: Shape, point: Point) -> Workload:
     """Module, inputs and call of a point.  Raises UnsupportedPattern where the attention can't do it."""
     if point.mode in WHOLE_MODEL:
-        from benchmark import end_to_end  # which has its shapes from here
-
         if point.mode == "generation":
-            return end_to_end.generation(shape, point)
-        return end_to_end.training_step(shape, point, checkpointing=point.mode == "checkpointed")
+            return whole_model.generation(shape, point)
+        return whole_model.training_step(shape, point, checkpointing=point.mode == "checkpointed")
     build = {"forward": _forward, "backward": _backward, "prefill": _prefill, "decode": _decode}[point.mode]
     return build(_module(shape, point), shape, point)
 
@@ -82,7 +34,7 @@ def _module(shape: Shape, point: Point) -> nn.Module:
     """The attention with its parameters in float32 (float64 for such inputs), as under autocast."""
     options = dict(shape.options.get(point.attention, {}))
     cls = load_attention(point.attention)
-    if getattr(cls, "needs_max_length", False) and "max_length" in attention_options(cls):
+    if takes_max_length(cls):
         options.setdefault("max_length", 2 * point.length)  # decoding goes a little beyond the context
     torch.manual_seed(shape.seed)
     module = build_attention(
@@ -139,9 +91,6 @@ def _prefill(module: Any, shape: Shape, point: Point) -> Workload:
     if point.pattern == "causal_cross":
         return Workload(module, read_source, (k, v), lambda: 2 * k.nbytes)
     raise UnsupportedPattern(f"{point.pattern} is not run token by token, so there is no state to fill")
-
-
-PREFILL_TOKENS = 1024  # read at once while the context is filled: bounds what a quadratic attention holds
 
 
 @torch.no_grad()

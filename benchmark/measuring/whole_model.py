@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.config import AttentionSpec, Override, resolve
 from benchmark.interface import UnsupportedPattern
+from benchmark.measuring.points import Point
+from benchmark.measuring.shape import PREFILL_TOKENS, Shape, Workload
 from benchmark.multihead import AttentionSites
-from benchmark.points import Point
 from benchmark.registry import load_task
-from benchmark.workloads import PREFILL_TOKENS, Shape, Workload
+from benchmark.settings.models import AttentionSpec, Override
+from benchmark.settings.resolve import resolve
 
 NUM_LAYERS = 2  # of the measured model: its cost by token and layer is what lengths change
 

@@ -174,5 +174,14 @@ def _status_bytes(field: str) -> int | None:
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what torch raises on a GPU, and on a CPU, where it is a RuntimeError known by its text alone."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
 def _is_cuda(device: Any) -> bool:
     return str(device).startswith("cuda")

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from benchmark.runner import Event
+from benchmark.running.runner import Event
 
 LINE_SECONDS = 30.0  # between two plain lines about one cell
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.results import write_bytes
+from benchmark.files import write_bytes
 
 LAST, BEST = "last.pt", "best.pt"
 

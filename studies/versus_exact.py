@@ -1,4 +1,4 @@
-"""How many times faster LAVO is than exact attention: ``python -m benchmark.versus_exact``.
+"""How many times faster LAVO is than exact attention: ``python -m studies.versus_exact``.
 
 One line a point: batch 1, 8 heads of 64, causal, float32, LAVO's defaults (window 64, rank 64, output joint, learned
 basis) and its folded form (basis identity) against ``scaled_dot_product_attention(is_causal=True)``.  The rounds are
@@ -18,7 +18,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.memory import keep_freed_memory
+from benchmark.measuring.memory import keep_freed_memory
 from benchmark.registry import build_attention
 
 Step = Callable[[], object]

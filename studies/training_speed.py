@@ -1,4 +1,4 @@
-"""Tokens a second in training the gpt backbone, and what the trainer costs: ``python -m benchmark.training_speed``.
+"""Tokens a second in training the gpt backbone, and what the trainer costs: ``python -m studies.training_speed``.
 
 Every line is medians of one interleaved run: a step of each attention in turn, and for the first attention also the same
 step as a bare loop (collate, loss, backward, clip, AdamW) without the trainer around it.
@@ -16,12 +16,13 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmark.config import AttentionSpec, Override, resolve
 from benchmark.interface import Pattern
-from benchmark.memory import keep_freed_memory
+from benchmark.measuring.memory import keep_freed_memory
 from benchmark.multihead import AttentionSites
 from benchmark.registry import load_task
-from benchmark.trainer import Trainer, make_optimizer
+from benchmark.running.trainer import Trainer, make_optimizer
+from benchmark.settings.models import AttentionSpec, Override
+from benchmark.settings.resolve import resolve
 
 TASK, BACKBONE = "language_modeling", "gpt"
 PATTERN: Pattern = "causal_self"

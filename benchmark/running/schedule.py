@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from benchmark.config import TrainSettings
+from benchmark.settings.models import TrainSettings
 
 
 def learning_rate(train: TrainSettings, step: int, *, num_steps: int, steps_per_epoch: int) -> float:

@@ -1,4 +1,4 @@
-"""Time by token and memory by position while a text of any length streams through gpt: ``python -m benchmark.long_context``.
+"""Time by token and memory by position while a text of any length streams through gpt: ``python -m studies.long_context``.
 
 Each attention runs in a process of its own: the model reads chunk after chunk through its state, as evaluation does, and every
 token's loss is taken.  Weights are as they start and tokens are random, since neither changes what a token costs.  Positions are
@@ -21,10 +21,10 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmark import memory
-from benchmark.efficiency import is_out_of_memory
-from benchmark.end_to_end import make_gpt
-from benchmark.results import write_bytes
+from benchmark.files import write_bytes
+from benchmark.measuring import memory
+from benchmark.measuring.memory import is_out_of_memory
+from benchmark.measuring.whole_model import make_gpt
 from benchmark.statistics import bootstrap_interval
 
 if TYPE_CHECKING:

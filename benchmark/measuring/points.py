@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.results import write_bytes
+from benchmark.files import write_bytes
 
 FILE_NAME = "efficiency.csv"
 BY_TOKEN = ("decode", "generation")  # modes whose call is one token

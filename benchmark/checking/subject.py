@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmark.interface import Pattern
-from benchmark.registry import attention_options
+from benchmark.registry import takes_max_length
 
 TOLERANCES = {
     # Share of the expected result's root mean square.  What the same formula in another order of summation gives, with
@@ -82,7 +82,7 @@ class Subject:
 
     @property
     def takes_max_length(self) -> bool:
-        return bool(getattr(self.cls, "needs_max_length", False)) and "max_length" in attention_options(self.cls)
+        return takes_max_length(self.cls)
 
     def shapes(self, module: Any) -> list[tuple[int, int]]:
         """(target length, source length) around the usual boundaries and the module's own window and chunk."""
@@ -234,3 +234,7 @@ def padding_contents(x: Tensor) -> dict[str, Tensor]:
         "NaN": torch.full_like(x, math.nan),
         "infinity": torch.full_like(x, math.inf),
     }
+
+
+Check = Callable[[Subject], Measurements]
+"""One promise; it fails where a measurement is over its limit."""

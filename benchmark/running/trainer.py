@@ -16,11 +16,12 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from benchmark import checkpoint
-from benchmark.config import TrainSettings
+from benchmark.evaluation import evaluating
 from benchmark.interface import LossSum, Metric, Splits, Task
-from benchmark.schedule import learning_rate
-from benchmark.sequence import SequenceParallel
+from benchmark.running import checkpoint
+from benchmark.running.schedule import learning_rate
+from benchmark.running.sequence import SequenceParallel
+from benchmark.settings.models import TrainSettings
 
 LOGGED_POINTS = 200  # of a training curve: enough for a figure, and a record stays small
 
@@ -312,15 +313,11 @@ def evaluate(
         raise ValueError(f"{task.name}: a part without examples can't be scored")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     collected: list[Mapping[str, Tensor]] = []
-    was_training = model.training
-    model.eval()
-    # Not inference_mode: tensors that a module keeps (a cached basis, a mask) must stay usable in training.
-    with torch.no_grad(), accelerator.autocast() if accelerator is not None else nullcontext():
+    with evaluating(model), accelerator.autocast() if accelerator is not None else nullcontext():
         for first in range(0, count, batch_size):
             examples = [part[index] for index in range(first, min(first + batch_size, count))]
             values = task.score(model, to_device(task.collate(examples), device))
             collected.append({name: value.detach().cpu() for name, value in values.items()})
-    model.train(was_training)
     columns = {name: torch.cat([values[name] for values in collected]).numpy() for name in collected[0]}
     for name, column in columns.items():
         assert len(column) == count, f"{task.name}: score gave {len(column)} values of {name} for {count} examples"

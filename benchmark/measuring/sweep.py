@@ -23,15 +23,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmark.clocks import record_clocks
 from benchmark.interface import UnsupportedPattern
-from benchmark.memory import allocated_by, keep_freed_memory
-from benchmark.operations import count_operations
-from benchmark.peaks import measure_peaks, write_peaks
-from benchmark.points import BY_TOKEN, FILE_NAME, Point, merge, read_points, write_points
+from benchmark.measuring.clocks import record_clocks
+from benchmark.measuring.memory import allocated_by, is_out_of_memory, keep_freed_memory
+from benchmark.measuring.operations import count_operations
+from benchmark.measuring.peaks import measure_peaks, write_peaks
+from benchmark.measuring.points import BY_TOKEN, FILE_NAME, Point, merge, read_points, write_points
+from benchmark.measuring.shape import Shape, Workload
+from benchmark.measuring.workloads import MODES, build_workload
 from benchmark.registry import check_options, check_pattern, load_attention
 from benchmark.statistics import bootstrap_interval
-from benchmark.workloads import MODES, Shape, Workload, build_workload
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -332,13 +333,6 @@ def _ended(point: Point, history: History, error: Exception) -> Point:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return point._replace(status="out_of_memory", reason=reason)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """True for what torch raises on a GPU, and on a CPU, where it is a RuntimeError known by its text alone."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    )
 
 
 def counted(point: Point, workload: Workload, device: torch.device) -> Point:

@@ -1,4 +1,4 @@
-"""LAVO's kernels on a GPU, in 8 minutes at most: ``python -m benchmark.gpu_run -o DIR``.
+"""LAVO's kernels on a GPU, in 8 minutes at most: ``python -m studies.gpu_run -o DIR``.
 
 Three parts, each in a process of its own and with its own limit of time, so that one that fails or hangs leaves the others
 and what it has written itself:
@@ -33,12 +33,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmark.peaks import measure_peaks, read_peaks, write_peaks
-from benchmark.points import Point, read_points, write_points
+from benchmark.measuring.peaks import measure_peaks, read_peaks, write_peaks
+from benchmark.measuring.points import Point, read_points, write_points
+from benchmark.measuring.shape import device_name
 from benchmark.registry import build_attention
 from benchmark.report.crossing import crossing
 from benchmark.statistics import bootstrap_interval
-from benchmark.workloads import device_name
 
 PARTS = {"correctness": 180, "speed": 220, "one-pass": 70}  # seconds that each may take
 LIMITS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}  # share of the root mean square
@@ -87,7 +87,7 @@ def main(
 
 def in_a_process(part: str, seconds: float, output: Path, dry_run: bool) -> str:
     """How a part ended."""
-    command = [sys.executable, "-m", "benchmark.gpu_run", "-o", str(output), "--part", part]
+    command = [sys.executable, "-m", "studies.gpu_run", "-o", str(output), "--part", part]
     try:
         ended = subprocess.run(command + ["--dry-run"] * dry_run, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:

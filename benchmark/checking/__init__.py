@@ -1,0 +1,1 @@
+"""The checks of ``lavo-bench check``, and the attention that they try."""

@@ -1,0 +1,1 @@
+"""Cells trained and evaluated: runner, workers, trainer, checkpoints."""

@@ -1,0 +1,73 @@
+"""A cell: one training and evaluation, with the hash that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark.interface import Pattern
+from benchmark.settings.messages import ConfigError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and evaluation; everything that decides its figures enters ``hash``."""
+
+    task: str
+    backbone: str
+    pattern: Pattern
+    attention: str
+    variant: str  # what tables call it; no part of the hash
+    preset: str
+    seed: int
+    config: dict[str, Any] = field(hash=False)  # data, model, eval, train, options, limit
+    hash: str
+    data_root: Path | None = field(default=None, hash=False)
+    parallel: str = "data"  # how several processes share the training; no part of the hash
+    unsupported: str | None = None  # the reason why there is nothing to run
+
+    @property
+    def stem(self) -> str:
+        """The record's file name without its ending."""
+        return f"{self.backbone}.{self.pattern}.{self.attention}.s{self.seed}.{self.hash}"
+
+    def path(self, output: Path) -> Path:
+        """Where its record lies below the output folder."""
+        return output / self.task / f"{self.stem}.json"
+
+    @property
+    def title(self) -> str:
+        """How progress and messages name it."""
+        return f"{self.task}/{self.backbone}.{self.pattern}.{self.variant}.s{self.seed}"
+
+    def describe(self) -> dict[str, Any]:
+        """The record's ``cell``."""
+        names = ("task", "backbone", "pattern", "attention", "variant", "preset", "seed", "hash")
+        return {name: getattr(self, name) for name in names}
+
+
+def without_places(value: Any) -> Any:
+    """Settings with absolute paths cut to their last part: a record is published, and a hash must not know where a
+    file lies (its content is in the data's fingerprint)."""
+    if isinstance(value, dict):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def digest(identity: Any) -> str:
+    """Twelve hex digits of SHA-256 over canonical JSON: the order of keys changes nothing."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_not_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _not_plain(value: Any) -> Any:
+    if isinstance(value, tuple | set | frozenset):
+        return sorted(value) if isinstance(value, set | frozenset) else list(value)
+    if isinstance(value, Path):
+        return value.name
+    raise ConfigError(f"{value!r}: a setting must be a number, a text, a list or a mapping of these")

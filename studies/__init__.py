@@ -1,0 +1,1 @@
+"""Measurements that are not part of a run, one command each (docs/efficiency.md)."""
