@@ -7,23 +7,26 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from benchmark.results import Environment
 
 PACKAGES = ("lavo-bench", "torch", "numpy", "accelerate", "tokenizers", "einops")
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Versions, device, threads, commit."""
+def environment(device: str) -> Environment:
+    """Versions, device, threads and commit, as they are in this process now."""
     import torch
 
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "packages": versions(),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        **commit(),
-    }
+    revision, dirty = commit()
+    return Environment(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        packages=versions(),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        commit=revision,
+        dirty=dirty,
+    )
 
 
 @cache
@@ -54,8 +57,8 @@ def device_name(device: str) -> str:
 
 
 @cache
-def commit() -> dict[str, Any]:
-    """The commit of this code and whether it has changes besides; null where it is no checkout."""
+def commit() -> tuple[str | None, bool | None]:
+    """The commit of this code, and whether it was changed since; None where the code is not a checkout."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -69,6 +72,6 @@ def commit() -> dict[str, Any]:
 
     # An installed copy may lie inside some other checkout, whose commit says nothing of this code.
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return {"commit": None, "dirty": None}
+        return None, None
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results", ":!/reports")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
+    return git("rev-parse", "HEAD"), bool(changes)

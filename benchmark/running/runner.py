@@ -7,16 +7,16 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmark.interface import Splits, Task
 from benchmark.measuring import memory
-from benchmark.results import SCHEMA_VERSION, Status, read_record, write_record
+from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
 from benchmark.running import provenance
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
@@ -49,7 +49,7 @@ class Event:
     num_steps: int = 0
     loss: float | None = None
     phase: str = ""
-    record: Mapping[str, Any] | None = None
+    record: Record | None = None
 
 
 Listener = Callable[[Event], None]
@@ -79,57 +79,71 @@ def status_of(cell: Cell, output: Path) -> str | None:
     """The status of a cell's record; None where it has none, or a damaged one."""
     path = cell.path(output)
     try:
-        return read_record(path)["status"] if path.is_file() else None
+        return read_record(path).status if path.is_file() else None
     except ValueError:
         return None
 
 
-def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> dict[str, Any]:
-    """Trains, evaluates and writes one cell; whatever goes wrong in it is its record, not the caller's problem."""
+class Figures(NamedTuple):
+    """What a completed cell has beside its name, settings and environment."""
+
+    metrics: Mapping[str, MetricValue]
+    controls: Mapping[str, Mapping[str, float | None]]
+    efficiency: Efficiency
+    data: DataSource
+    columns: Mapping[str, np.ndarray]  # one value a test example
+    curves: Mapping[str, Any]
+
+
+def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Record:
+    """Trains, evaluates and writes one cell.  Whatever goes wrong in it becomes its record and is not raised."""
     started, clock = datetime.now(UTC), time.perf_counter()
-    content: dict[str, Any] = {}
-    columns: Mapping[str, np.ndarray] | None = None
-    status, reason = "completed", None
+    figures: Figures | None = None
+    status: Status = "completed"
+    reason = None
     if cell.unsupported is not None:
         status, reason = "unsupported", cell.unsupported
     else:
         try:
-            content, columns = _measured(cell, place, listen)
+            figures = _measured(cell, place, listen)
         except Exception as error:
             if place.debug:
                 traceback.print_exc()
             status, reason = _verdict(error)
-    record = {
-        **_empty_record(cell, place, status, reason, started),
-        **content,
-        "seconds": round(time.perf_counter() - clock, 3),
-    }
-    if place.rank == 0:
-        write_record(cell.path(place.output), record, columns)
-        if status == "completed":
-            from benchmark.running import checkpoint
+    record = record_without_figures(cell, place, status, reason, started)
+    if figures is not None:
+        record = replace(
+            record,
+            metrics=figures.metrics,
+            controls=figures.controls,
+            efficiency=figures.efficiency,
+            data=figures.data,
+        )
+    record = replace(record, seconds=round(time.perf_counter() - clock, 3))
+    if place.rank:
+        return record
+    columns, curves = (None, None) if figures is None else (figures.columns, figures.curves)
+    record = write_record(cell.path(place.output), record, columns, curves)
+    if record.is_completed:
+        from benchmark.running import checkpoint
 
-            checkpoint.remove(_checkpoint_folder(cell, place))
+        checkpoint.remove(_checkpoint_folder(cell, place))
     return record
 
 
-def _empty_record(cell: Cell, place: Place, status: str, reason: str | None, started: datetime) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "cell": cell.describe(),
-        "config": without_places(cell.config),
-        "status": status,
-        "reason": reason,
-        "metrics": {},
-        "examples": None,
-        "controls": {},
-        "curves": {},
-        "efficiency": {},
-        "data": {},
-        "environment": provenance.environment(place.device)
-        | ({"processes": place.processes, "parallel": cell.parallel} if place.processes > 1 else {}),
-        "started": started.isoformat(timespec="seconds"),
-    }
+def record_without_figures(cell: Cell, place: Place, status: Status, reason: str | None, started: datetime) -> Record:
+    """The record of a cell of which only the outcome is known."""
+    environment = provenance.environment(place.device)
+    if place.processes > 1:
+        environment = replace(environment, processes=place.processes, parallel=cell.parallel)
+    return Record(
+        cell=cell.name,
+        status=status,
+        reason=reason,
+        config=CellConfig(**without_places(cell.config)),
+        environment=environment,
+        started=started.isoformat(timespec="seconds"),
+    )
 
 
 def _verdict(error: Exception) -> tuple[Status, str]:
@@ -143,12 +157,12 @@ def _checkpoint_folder(cell: Cell, place: Place) -> Path:
     return place.output / CHECKPOINTS / cell.hash
 
 
-def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
-    """What a completed cell's record says, and its values by example."""
+def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
+    """Trains and tests the cell's model.  Raises whatever data, attention or training raise."""
     import torch
 
     from benchmark.multihead import AttentionSites
-    from benchmark.running.trainer import Progress, Trainer, measure
+    from benchmark.running.trainer import Progress, Trainer, measured_metrics
 
     task, splits, train = _task_of(cell, place)
     torch.manual_seed(cell.seed)
@@ -178,40 +192,26 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any
     if hasattr(task, "curves"):
         curves |= task.curves(trainer.bare)
     seconds, sequence = max(training.seconds, 1e-9), trainer.sequence
-    extra = sum(p.numel() for layer in sites.replaced for p in layer.attention.parameters())
-    content = {
-        "metrics": measure(task.metrics, columns),
-        "controls": _controls(cell, task, splits),
-        "curves": curves,
-        "efficiency": {
-            "tokens_per_second": round(training.tokens / seconds, 1) if training.tokens else None,
-            "examples_per_second": round(training.examples / seconds, 2),
-            "train_seconds": round(training.seconds, 3),
-            "steps": training.step,
-            "best_step": training.best_step,
-            "base_bytes": base,
-            "peak_bytes": peak,
-            "parameters": sum(p.numel() for p in trainer.bare.parameters()),
-            "extra_parameters": extra,
-            "replaced_layers": len(sites.replaced),
-            "kernels": sorted({layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())),
-            **(sequence.efficiency() if sequence else {}),
-        },
-        "data": {
-            "name": splits.name,
-            "embedded": splits.embedded,
-            "sha256": splits.fingerprint,
-            "details": {
-                **splits.details,
-                "examples": {
-                    "train": len(splits.train),
-                    "validation": len(splits.validation),
-                    "test": len(splits.test),
-                },
-            },
-        },
-    }
-    return content, columns
+    kernels = {layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())
+    efficiency = Efficiency(
+        tokens_per_second=round(training.tokens / seconds, 1) if training.tokens else None,
+        examples_per_second=round(training.examples / seconds, 2),
+        train_seconds=round(training.seconds, 3),
+        steps=training.step,
+        best_step=training.best_step,
+        base_bytes=base,
+        peak_bytes=peak,
+        parameters=sum(p.numel() for p in trainer.bare.parameters()),
+        extra_parameters=sum(p.numel() for layer in sites.replaced for p in layer.attention.parameters()),
+        replaced_layers=len(sites.replaced),
+        kernels=sorted(kernels),
+        attention_bytes_sent_per_step=sequence.attention_bytes_sent_per_step() if sequence else None,
+    )
+    examples = {part: len(getattr(splits, part)) for part in ("train", "validation", "test")}
+    data = DataSource(splits.name, splits.embedded, splits.fingerprint, {**splits.details, "examples": examples})
+    return Figures(
+        measured_metrics(task.metrics, columns), _controls(cell, task, splits), efficiency, data, columns, curves
+    )
 
 
 def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
@@ -258,5 +258,5 @@ def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda 
         listen(Event("start", cell))
         record = run_cell(cell, place, listen)
         listen(Event("end", cell, record=record))
-        if record["status"] not in ("completed", "unsupported") and torch.distributed.is_initialized():
-            raise RuntimeError(f"{cell.title} on process {place.rank}: {record['reason']}")
+        if record.status not in ("completed", "unsupported") and torch.distributed.is_initialized():
+            raise RuntimeError(f"{cell.title} on process {place.rank}: {record.reason}")

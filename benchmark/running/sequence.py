@@ -64,6 +64,6 @@ class SequenceParallel:
                 torch.distributed.all_reduce(parameter.grad)
         self.steps += 1
 
-    def efficiency(self) -> dict[str, float]:
-        """For the record: bytes that this process gave to others for attention, gradients not counted."""
-        return {"attention_bytes_sent_per_step": round(self.bytes_sent / max(1, self.steps), 1)}
+    def attention_bytes_sent_per_step(self) -> float:
+        """What this process gave to others for attention; gradients are not counted."""
+        return round(self.bytes_sent / max(1, self.steps), 1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
 from benchmark.interface import LossSum, Metric, Splits, Task
+from benchmark.results import MetricValue
 from benchmark.running import checkpoint
 from benchmark.running.schedule import learning_rate
 from benchmark.running.sequence import SequenceParallel
@@ -324,15 +325,15 @@ def evaluate(
     return columns
 
 
-def measure(metrics: Mapping[str, Metric], columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """The record's ``metrics``: value, direction, unit and number of test examples."""
+def measured_metrics(metrics: Mapping[str, Metric], columns: Mapping[str, np.ndarray]) -> dict[str, MetricValue]:
+    """The figures of a record, from one value a test example."""
     return {
-        name: {
-            "value": metric.value(columns),
-            "higher_is_better": metric.higher_is_better,
-            "unit": metric.unit,
-            "n": metric.n(columns),
-        }
+        name: MetricValue(
+            value=metric.value(columns),
+            n=metric.n(columns),
+            higher_is_better=metric.higher_is_better,
+            unit=metric.unit,
+        )
         for name, metric in metrics.items()
     }
 

@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from benchmark.measuring import memory
-from benchmark.results import write_record
+from benchmark.results import Status, write_record
 from benchmark.running.runner import (
     Event,
     Listener,
     Place,
-    _empty_record,
+    record_without_figures,
     run_cell,
 )
 from benchmark.settings.cell import Cell
@@ -130,13 +130,15 @@ def _replace(worker: _Worker, place: Place, waiting: list[Cell], listen: Listene
     worker.process.join()
     code, cell = worker.process.exitcode, worker.cell
     assert cell is not None
+    status: Status
     if code == -signal.SIGKILL:
         status, reason = "out_of_memory", "the worker was killed (signal 9), as the system does when memory runs out"
     else:
         ended = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
         status, reason = "failed", f"the worker process ended by itself ({ended})"
-    record = {**_empty_record(cell, place, status, reason, datetime.now(UTC)), "seconds": None}
-    write_record(cell.path(place.output), record)
+    record = write_record(
+        cell.path(place.output), record_without_figures(cell, place, status, reason, datetime.now(UTC))
+    )
     listen(Event("end", cell, record=record))
     new = _start(place)
     _give(new, waiting, listen)

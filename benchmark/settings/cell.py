@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.interface import Pattern
+from benchmark.results import CellName
 from benchmark.settings.messages import ConfigError
 
 
@@ -43,10 +44,19 @@ class Cell:
         """How progress and messages name it."""
         return f"{self.task}/{self.backbone}.{self.pattern}.{self.variant}.s{self.seed}"
 
-    def describe(self) -> dict[str, Any]:
-        """The record's ``cell``."""
-        names = ("task", "backbone", "pattern", "attention", "variant", "preset", "seed", "hash")
-        return {name: getattr(self, name) for name in names}
+    @property
+    def name(self) -> CellName:
+        """How its record names it."""
+        return CellName(
+            task=self.task,
+            backbone=self.backbone,
+            pattern=self.pattern,
+            attention=self.attention,
+            preset=self.preset,
+            seed=self.seed,
+            hash=self.hash,
+            variant=self.variant,
+        )
 
 
 def without_places(value: Any) -> Any:
