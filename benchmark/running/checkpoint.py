@@ -1,4 +1,4 @@
-"""Checkpoints: files written whole or not at all, from which training goes on bit for bit."""
+"""Checkpoints, from which training goes on bit for bit; each file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LAST, BEST = "last.pt", "best.pt"
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Tensors, numbers, text and plain containers."""
+    """Writes tensors, numbers, text and plain containers."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """What ``save`` wrote, on the CPU; None where there is no such file or it is of an older format.
+    """What ``save`` wrote, on the CPU; None where there is no such file.
 
-    Only tensors and plain containers are read, no code: ``weights_only``.
+    ``weights_only`` reads tensors and plain containers and runs no code.
     """
     if not path.is_file():
         return None
@@ -33,7 +33,7 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def random_states() -> dict[str, Any]:
-    """The global generators that dropout draws from."""
+    """The states of the global generators that dropout draws from."""
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
@@ -41,7 +41,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """What ``random_states`` gave, back in its place."""
+    """Sets the global generators to states that ``random_states`` gave."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -53,5 +53,5 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def remove(folder: Path) -> None:
-    """The checkpoints of a cell that is done."""
+    """Removes the checkpoints of a finished cell."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where a record comes from: versions, device, commit.  Nothing that names a person or a place: records are published."""
+"""Where a record comes from: versions, device, commit.  Records are published, so nothing here names a person or a place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def environment(device: str) -> Environment:
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed versions of what figures depend on."""
+    """Installed versions of the packages that figures depend on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -62,6 +62,7 @@ def commit() -> tuple[str | None, bool | None]:
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
+        """What git prints; None where it fails or there is no git."""
         try:
             done = subprocess.run(
                 ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
@@ -70,7 +71,7 @@ def commit() -> tuple[str | None, bool | None]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An installed copy may lie inside some other checkout, whose commit says nothing of this code.
+    # An installed copy may lie inside another project's checkout, whose commit says nothing of this code.
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None, None
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results", ":!/reports")

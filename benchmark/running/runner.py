@@ -1,4 +1,4 @@
-"""Runs one cell; the one place that turns an exception into a record."""
+"""Runs one cell, and turns an exception into a record; no other place does."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import TrainSettings
 
-CHECKPOINTS = ".checkpoints"  # below the output folder; what begins with a dot is work in progress
+CHECKPOINTS = ".checkpoints"  # below the output folder; names with a dot in front are work in progress
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where and on what cells run."""
+    """Where cells run: folders, device, threads, processes."""
 
     output: Path
     cache: Path
@@ -35,13 +35,13 @@ class Place:
     threads: int = 1
     include: tuple[Path, ...] = ()
     debug: bool = False
-    rank: int = 0  # of the processes that train one cell together (torchrun): the first alone writes
-    processes: int = 1  # how many these are
+    rank: int = 0  # among the processes that train one cell together (torchrun); only rank 0 writes
+    processes: int = 1  # that train one cell together
 
 
 @dataclass(frozen=True)
 class Event:
-    """What the caller may show: a cell's start, progress, end."""
+    """A cell's start, progress or end, for the display."""
 
     kind: str  # start, progress, end
     cell: Cell
@@ -56,7 +56,7 @@ Listener = Callable[[Event], None]
 
 
 def probe_output(output: Path) -> None:
-    """Raises ConfigError where records could not be written, before anything is trained."""
+    """Raises ConfigError where records can't be written, so that nothing is trained in vain."""
     if output.suffix:
         raise ConfigError(f"-o {output}: names a file ({output.suffix}); a folder for the records is wanted")
     if output.exists() and not output.is_dir():
@@ -70,13 +70,13 @@ def probe_output(output: Path) -> None:
 
 
 def to_run(cells: Iterable[Cell], output: Path, *, rerun: bool = False, retry_failed: bool = False) -> list[Cell]:
-    """The cells that have no record yet; with ``retry_failed`` also those whose record isn't ``completed``."""
+    """The cells without a record; ``retry_failed`` adds those whose cell failed, ``rerun`` all others."""
     done = ("completed", "unsupported") if retry_failed else ("completed", "unsupported", "failed", "out_of_memory")
     return [cell for cell in cells if rerun or status_of(cell, output) not in done]
 
 
 def status_of(cell: Cell, output: Path) -> str | None:
-    """The status of a cell's record; None where it has none, or a damaged one."""
+    """The status of a cell's record; None where the record is missing or damaged."""
     path = cell.path(output)
     try:
         return read_record(path).status if path.is_file() else None
@@ -85,7 +85,7 @@ def status_of(cell: Cell, output: Path) -> str | None:
 
 
 class Figures(NamedTuple):
-    """What a completed cell has beside its name, settings and environment."""
+    """What a completed cell adds to its name, settings and environment."""
 
     metrics: Mapping[str, MetricValue]
     controls: Mapping[str, Mapping[str, float | None]]
@@ -132,7 +132,7 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Rec
 
 
 def record_without_figures(cell: Cell, place: Place, status: Status, reason: str | None, started: datetime) -> Record:
-    """The record of a cell of which only the outcome is known."""
+    """A record with the cell's name, settings, environment and outcome, and no figures."""
     environment = provenance.environment(place.device)
     if place.processes > 1:
         environment = replace(environment, processes=place.processes, parallel=cell.parallel)
@@ -147,7 +147,7 @@ def record_without_figures(cell: Cell, place: Place, status: Status, reason: str
 
 
 def _verdict(error: Exception) -> tuple[Status, str]:
-    """Status and one line."""
+    """The status and the one-line reason of a cell that raised this."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
     status: Status = "out_of_memory" if memory.is_out_of_memory(error) else "failed"
     return status, f"{type(error).__name__}: {line}"
@@ -171,6 +171,7 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
     base = memory.reset_peak(place.device)
 
     def report(progress: Progress) -> None:
+        """Hands the trainer's progress to the display."""
         listen(Event("progress", cell, progress.step, progress.num_steps, progress.loss, progress.phase))
 
     trainer = Trainer(
@@ -224,7 +225,7 @@ def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
     return task, splits, TrainSettings.model_validate({**cell.config["train"], "parallel": cell.parallel})
 
 
-_control_figures: dict[str, dict[str, Any]] = {}  # of this process: many cells share their data
+_control_figures: dict[str, dict[str, Any]] = {}  # computed once a process, because many cells share their data
 
 
 def _controls(cell: Cell, task: Task, splits: Splits) -> dict[str, Any]:
@@ -247,8 +248,8 @@ def _first(columns: Mapping[str, np.ndarray], limit: int | None) -> Mapping[str,
 def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda _: None) -> None:
     """Runs cells one after another in this process, which is one of several that torchrun started for each cell.
 
-    The same cells must be given to all of them.  A cell that fails in one process and not in the others leaves these waiting,
-    until torchrun, which sees this one end, ends them.
+    All processes must be given the same cells.  Where a cell fails in one process only, the others wait for it, and torchrun
+    ends them when it sees that one end.
     """
     import torch
 

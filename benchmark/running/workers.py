@@ -1,4 +1,4 @@
-"""Persistent worker processes: cells go in, events come out, and a dead worker's cell gets its record."""
+"""Worker processes that live for the whole run: cells go in, events come out."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from benchmark.running.runner import (
 )
 from benchmark.settings.cell import Cell
 
-REPORT_SECONDS = 0.2  # between two messages of a worker about its progress
+REPORT_SECONDS = 0.2  # at least, between two messages about progress
 
 
 def _work(pipe: Connection, place: Place) -> None:
-    """A worker's life: cells come in, events go out.  Ctrl-C is the parent's affair."""
+    """What a worker does: takes cells, sends events.  Ctrl-C is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not place.debug:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  libraries' warnings would tear the progress display
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  warnings of libraries would break the progress display
     import torch
 
     memory.keep_freed_memory()
@@ -43,12 +43,13 @@ def _work(pipe: Connection, place: Place) -> None:
     last = 0.0
 
     def send(event: Event) -> None:
+        """Sends an event, unless it is progress that follows too soon."""
         nonlocal last
         if time.monotonic() - last >= REPORT_SECONDS or event.phase != "training":
             last = time.monotonic()
             try:
                 pipe.send(event)
-            except BrokenPipeError:  # the parent is gone: the cell was interrupted, it did not fail
+            except BrokenPipeError:  # the parent is gone, so the cell was interrupted and did not fail
                 raise SystemExit from None
 
     while (cell := pipe.recv()) is not None:
@@ -66,7 +67,7 @@ class _Worker:
 def run_cells(cells: Sequence[Cell], place: Place, *, jobs: int, listen: Listener = lambda _: None) -> None:
     """Runs cells, ``jobs`` at a time; each leaves its record.  Ctrl-C ends the workers and is raised again.
 
-    With GPUs each worker has its own, in turn.
+    On GPUs the workers take one device each, in turn.
     """
     waiting = list(reversed(cells))
     jobs = max(1, min(jobs, len(waiting)))
@@ -95,7 +96,7 @@ def _own_device(place: Place, number: int) -> Place:
 
 
 def _start(place: Place) -> _Worker:
-    context = multiprocessing.get_context("spawn")  # fork would copy torch's threads in an unknown state
+    context = multiprocessing.get_context("spawn")  # fork would copy torch's threads in the middle of their work
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, place), daemon=True)
     process.start()
@@ -111,7 +112,7 @@ def _give(worker: _Worker, waiting: list[Cell], listen: Listener) -> None:
 
 
 def _read(worker: _Worker, waiting: list[Cell], listen: Listener) -> bool:
-    """Handles one message; False where the worker is dead."""
+    """Handles one message of a worker; False where the worker has died."""
     try:
         event: Event = worker.pipe.recv()
     except (EOFError, ConnectionResetError):
@@ -126,7 +127,7 @@ def _read(worker: _Worker, waiting: list[Cell], listen: Listener) -> bool:
 
 
 def _replace(worker: _Worker, place: Place, waiting: list[Cell], listen: Listener) -> _Worker:
-    """A worker died in a cell: the cell gets its record, and a new worker goes on."""
+    """Writes the record of the cell in which a worker died, and starts a new worker for the others."""
     worker.process.join()
     code, cell = worker.process.exitcode, worker.cell
     assert cell is not None
@@ -161,7 +162,7 @@ def _stop(worker: _Worker) -> None:
 
 
 def default_jobs(device: str) -> tuple[int, int]:
-    """Workers, and threads of each: one single-threaded worker a core, or one worker a GPU."""
+    """(workers, threads of each): a worker with one thread for each core, or one worker for each GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.startswith("cuda"):
         import torch

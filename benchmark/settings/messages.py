@@ -14,18 +14,18 @@ from benchmark.registry import (
 
 
 class ConfigError(ValueError):
-    """What the user wrote can't be run; the text is one line: where, key, value, what is allowed."""
+    """The user asked for something that can't be run.  The text is one line: where, key, value, what is allowed."""
 
 
 def validate(
     model: type[BaseModel], content: Mapping[str, Any], origin: Callable[[str], str], *, prefix: str = ""
 ) -> Any:
-    """The checked model.  Raises ConfigError: where, key, value, what is allowed, the nearest name."""
+    """The settings as a checked model.  Raises ConfigError with where, key, value, what is allowed, and the nearest name."""
     try:
         return model.model_validate(dict(content))
     except ValidationError as error:
         faults = error.errors(include_url=False)
-        # A misspelt key explains why another one is missing, not the other way round.
+        # A misspelt key is told first: it is why another key is missing.
         first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
         raise ConfigError(_message(model, first, origin, prefix)) from None
 
@@ -49,7 +49,7 @@ def _message(model: type[BaseModel], fault: Mapping[str, Any], origin: Callable[
     return f"{where}: {key} = {str(value) if isinstance(value, Path) else repr(value)}: {text}"
 
 
-_PLAINER = {  # than pydantic's words
+_PLAINER = {  # pydantic's kind of fault -> plainer words
     "too_short": "at least one is wanted",
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",

@@ -1,4 +1,4 @@
-"""Text to settings: YAML files, run files, and the assignments of ``--set``."""
+"""Settings from text: YAML files, run files, and the assignments of ``--set``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmark.settings.models import Override, RunFile, RunSettings
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, where plain YAML keeps the last one in silence."""
+    """Safe YAML that refuses a key given twice; plain YAML would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # <<, which is resolved below
+            if key_node.tag == "tag:yaml.org,2002:merge":  # a merge key, <<, is resolved by the base class
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int) and key in seen:
@@ -59,7 +59,7 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
 
 
 def parse_assignment(text: str, flag: str = "--set") -> Override:
-    """``key=value`` of --set; the value is YAML, so ``1e-3`` is a number and ``null`` is nothing."""
+    """An assignment ``key=value`` of --set.  The value is YAML: ``1e-3`` is a number, ``null`` is None."""
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         example = "train.steps=100" if flag == "--set" else "lavo.window=32"
@@ -72,7 +72,7 @@ def parse_assignment(text: str, flag: str = "--set") -> Override:
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-3`` (no dot) as text; users mean the number."""
+    """The number in texts such as ``1e-3``, which YAML 1.1 reads as text because they have no dot."""
     if not isinstance(value, str):
         return value
     try:
