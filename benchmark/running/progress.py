@@ -52,7 +52,7 @@ class Display:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
-        {"start": self._start, "progress": self._step, "end": self._end}[event.kind](event)
+        {"start": self._start, "progress": self._step, "silent": self._silent, "end": self._end}[event.kind](event)
 
     def _start(self, event: Event) -> None:
         self._started[event.cell.hash] = self._said[event.cell.hash] = time.monotonic()
@@ -73,6 +73,9 @@ class Display:
         elif time.monotonic() - self._said[event.cell.hash] >= LINE_SECONDS:
             self._said[event.cell.hash] = time.monotonic()
             self._print(f"  {event.cell.title}: step {event.step}/{event.num_steps}, {self._note(event)}")
+
+    def _silent(self, event: Event) -> None:
+        self._print(f"  {event.cell.title}: no progress for {event.seconds:.0f} s")
 
     def _end(self, event: Event) -> None:
         self.done += 1

@@ -37,7 +37,7 @@ class Progress:
 
     step: int
     num_steps: int
-    loss: float
+    loss: float | None
     phase: str = "training"
 
 
@@ -259,6 +259,7 @@ class Trainer:
             batch_size=self.train.eval_batch_size,
             limit=self.limit,
             accelerator=self.accelerator,
+            on_batch=lambda: self.report(Progress(self.state.step, self.num_steps, None, "evaluating")),
         )
 
     def _out_of_patience(self) -> bool:
@@ -282,8 +283,8 @@ class Trainer:
         return checkpoint.load(self.folder / name) if self.folder is not None else None
 
     def _resume(self) -> None:
-        saved = self._load(checkpoint.LAST)
-        if saved is None:
+        saved, best = self._load(checkpoint.LAST), self._load(checkpoint.BEST)
+        if saved is None or (saved["state"]["best_step"] and best is None):  # damaged ones: training begins anew
             return
         self.bare.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -313,6 +314,7 @@ def evaluate(
     batch_size: int,
     limit: int | None = None,
     accelerator: Accelerator | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """Values by example: column name -> (examples,).  No example is dropped, and the batch size changes no value."""
     count = len(part) if limit is None else min(limit, len(part))
@@ -324,6 +326,7 @@ def evaluate(
         for first in range(0, count, batch_size):
             examples = [part[index] for index in range(first, min(first + batch_size, count))]
             values = task.score(model, to_device(task.collate(examples), device))
+            on_batch()
             collected.append({name: value.detach().cpu() for name, value in values.items()})
     columns = {name: torch.cat([values[name] for values in collected]).numpy() for name in collected[0]}
     for name, column in columns.items():
