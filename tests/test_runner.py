@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,8 +158,7 @@ class _OneCellThenGone:
 
 def test_a_cell_whose_parent_is_gone_did_not_fail(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(workers.sys, "stderr", workers.sys.stderr)
-    cell, own = plan()[0], place(tmp_path)
+    cell, own = plan()[0], replace(place(tmp_path), debug=True)  # else it mutes this process
     with pytest.raises(SystemExit):
         workers._work(_OneCellThenGone(cell), own)
     assert not cell.path(tmp_path).exists()

@@ -6,6 +6,7 @@ it left behind, however it ended.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -22,9 +23,9 @@ def members(mark: str) -> Iterator[psutil.Process]:
     """The running processes whose mark begins so, other than this one."""
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK, "").startswith(mark) and process.pid != psutil.Process().pid:
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    yield process
+            marked = process.environ().get(MARK, "").startswith(mark)
+            if marked and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
         except (psutil.Error, OSError):  # another user's process, or one that has just ended
             continue
 
