@@ -1,4 +1,4 @@
-"""Files: what is read, and every fault that is refused by name of line and column."""
+"""Files: the variants that are read, and the faults that are refused with line and column."""
 
 import gzip
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from .conftest import csv_lines
 
 
 def with_line(number: int, line: str | None) -> list[str]:
-    """The good file with a line (1 is the header) replaced or, where None, left out."""
+    """The good file with one line replaced, or left out if ``line`` is None.  Line 1 is the header."""
     lines = csv_lines()
     if line is None:
         del lines[number - 1]
@@ -24,33 +24,38 @@ def with_line(number: int, line: str | None) -> list[str]:
 
 
 def cells(number: int) -> list[str]:
+    """The cells of a line of the good file."""
     return csv_lines()[number - 1].split(",")
 
 
 def with_cell(number: int, column: int, cell: str) -> list[str]:
+    """The good file with one cell replaced."""
     changed = cells(number)
     changed[column] = cell
     return with_line(number, ",".join(changed))
 
 
 def swapped() -> list[str]:
+    """The good file with lines 21 and 22 exchanged."""
     lines = csv_lines()
     lines[20], lines[21] = lines[21], lines[20]
     return lines
 
 
 def monthly() -> list[str]:
+    """A file with a row for each calendar month."""
     return ["date,a", *(f"{2000 + m // 12}-{m % 12 + 1:02d}-01,{m}" for m in range(120))]
 
 
 def irregular() -> list[str]:
+    """A file whose time stamps have growing distances."""
     start, lines = datetime(2017, 1, 1), ["date,a"]
     for i in range(60):
         lines.append(f"{start + timedelta(minutes=i * i * 7)},{i}")
     return lines
 
 
-# name -> (lines of the file, what the message says)
+# name -> (lines of the file, parts of the message)
 BAD_TEXT: dict[str, tuple[list[str], list[str]]] = {
     "empty file": ([], ["empty", "'date'"]),
     "header alone": (csv_lines(0), ["0 rows", "at least 3"]),
@@ -106,6 +111,7 @@ BAD_TEXT: dict[str, tuple[list[str], list[str]]] = {
 
 
 def load(path: Path, **settings):
+    """The data of a file in small windows."""
     lengths = {"seq_len": 48, "label_len": 24, "pred_len": 12}
     return load_forecast_data(DataSettings.model_validate({"file": str(path), **lengths, **settings}), None)
 
@@ -227,7 +233,7 @@ def test_other_date_formats_and_offsets(write_csv):
     assert read_series(write_csv(european), date_format="%d.%m.%Y %H:%M").dates[1] == np.datetime64(
         "2017-03-01T01:00:00"
     )
-    # The hour that summer time skips is no gap where the offset is given.
+    # With offsets, the hour that summer time skips is no gap.
     berlin = ["date,a"] + [
         f"2017-03-26T{hour:02d}:00:00{'+01:00' if hour < 2 else '+02:00'},{hour}" for hour in (0, 1, 3, 4, 5)
     ]
@@ -280,7 +286,7 @@ def test_doubled_time_stamps_are_merged_as_the_option_says(write_csv):
     lines = csv_lines(300)
     lines[51] = f"{lines[50].split(',')[0]},30,7"
     lines[50] = f"{lines[50].split(',')[0]},10,5"
-    del lines[52]  # …so row 50 is missing, as when clocks are set back and forth
+    del lines[52]  # so row 50 is missing
     path = write_csv(lines)
     for option, expected in (("first", [10, 5]), ("mean", [20, 6])):
         series = read_series(path, duplicates=option, missing="interpolate")
