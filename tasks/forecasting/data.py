@@ -81,7 +81,9 @@ class DataSettings(Settings):
         if (self.seq_len is None) != (self.label_len is None):
             raise ValueError("seq_len and label_len are given together, or both left to the table of horizons")
         if self.seq_len is not None and self.label_len is not None and self.label_len > self.seq_len:
-            raise ValueError(f"label_len {self.label_len} is more than seq_len {self.seq_len}, whose end it is")
+            raise ValueError(
+                f"label_len {self.label_len} is more than seq_len {self.seq_len}, but it is the end of that history"
+            )
         if min(self.ratio) <= 0 or abs(sum(self.ratio) - 1) > 1e-6:
             raise ValueError(f"ratio {self.ratio}: three positive numbers that sum to 1 are needed")
         return self
@@ -347,7 +349,7 @@ def fill(series: Series, bounds: Sequence[int], missing: Missing, name: str) -> 
         if np.isnan(values[0, index]):
             raise ValueError(
                 f"{name}, column {column!r}: no value on the first row, {series.dates[0]}, so data.missing={missing} has "
-                "nothing to go on from; allowed is a file that begins where the column does, or data.columns without it"
+                "no earlier value to fill with; allowed is a file that begins where the column does, or data.columns without it"
             )
         for first, stop in zip(bounds, [*bounds[1:], len(values)], strict=True):
             gaps = first + np.flatnonzero(np.isnan(values[first:stop, index]))

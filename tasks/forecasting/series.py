@@ -193,9 +193,9 @@ def _parse_date(path: Path, line: int, column: str, cell: str, date_format: str 
     try:
         moment = datetime.strptime(cell, date_format) if date_format else datetime.fromisoformat(cell)
     except ValueError as error:
-        wanted = f"of the format {date_format!r}" if date_format else "a date like 2016-07-01 or 2016-07-01 13:00:00"
+        wanted = f"of the format {date_format!r}" if date_format else "like 2016-07-01 or 2016-07-01 13:00:00"
         raise ValueError(
-            f"{path}, line {line}, column {column!r}: {cell!r} is not {wanted} that exists"
+            f"{path}, line {line}, column {column!r}: {cell!r} is not an existing date {wanted}"
             f"{'' if date_format else ' (other formats: data.date_format)'}"
         ) from error
     if moment.microsecond:
@@ -253,8 +253,8 @@ def _regular(
     if len(repeats) and duplicates == "refuse":
         row = repeats[0]
         raise ValueError(
-            f"{path}, line {table.lines[row]}: time stamp {_shown(table.stamps[row])} stands on line "
-            f"{table.lines[first[group[row]]]} already (a repeated hour, as when summer time ends?); {said}; allowed is "
+            f"{path}, line {table.lines[row]}: time stamp {_shown(table.stamps[row])} is already on line "
+            f"{table.lines[first[group[row]]]} (a repeated hour, as when summer time ends?); {said}; allowed is "
             "each time stamp once, or data.duplicates=first or mean"
         )
     _check_gaps(path, table, stamps, first, step, said, missing)

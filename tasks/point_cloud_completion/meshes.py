@@ -114,7 +114,7 @@ def _trimesh(path: Path) -> Mesh:
     loaded: Any = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False)
     parts = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]
     if any(not isinstance(part, trimesh.Trimesh | trimesh.PointCloud) for part in parts):
-        raise ValueError("it holds something else than triangles and points")
+        raise ValueError("it contains something other than triangles and points")
     vertices = [np.asarray(part.vertices, np.float64).reshape(-1, 3) for part in parts]
     faces = [np.asarray(getattr(part, "faces", np.zeros((0, 3))), np.int64) for part in parts]
     firsts = np.cumsum([0, *map(len, vertices)])

@@ -122,7 +122,7 @@ def _checked_distances(
     pairs = (("predicted", predicted, predicted_padding), ("target", target, target_padding))
     (predicted, predicted_padding), (target, target_padding) = (_checked(*pair) for pair in pairs)
     if len(predicted) != len(target):
-        raise ValueError(f"predicted has {len(predicted)} clouds and target {len(target)}: as many are needed")
+        raise ValueError(f"predicted has {len(predicted)} clouds and target {len(target)}: the numbers must be equal")
     return nearest_distances(predicted, target, predicted_padding=predicted_padding, target_padding=target_padding)
 
 

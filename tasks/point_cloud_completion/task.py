@@ -60,7 +60,7 @@ class ModelSettings(Settings):
             )
         if min(self.group_dims) < 1 or any(width % 4 for width in self.group_dims[1:]):
             raise ValueError(
-                f"group_dims {list(self.group_dims)}: from the second on multiples of 4, the norm's groups"
+                f"group_dims {list(self.group_dims)}: from the second on multiples of 4, because the norm has 4 groups"
             )
         return self
 
@@ -85,7 +85,7 @@ class CompletionSettings(Settings):
     def _centres_are_points(self) -> CompletionSettings:
         if self.model.num_centres > self.data.num_input:
             raise ValueError(
-                f"model.num_centres {self.model.num_centres}: at most data.num_input {self.data.num_input}, whose points they are"
+                f"model.num_centres {self.model.num_centres}: at most data.num_input {self.data.num_input}, because they are points of the input"
             )
         return self
 

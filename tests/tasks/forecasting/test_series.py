@@ -79,10 +79,16 @@ BAD_TEXT: dict[str, tuple[list[str], list[str]]] = {
     "a decimal comma": (with_cell(12, 1, '"1,5"'), ["line 12", "'a'", "'1,5'", "decimal point"]),
     "a thousands sign": (with_cell(12, 1, "1_000"), ["line 12", "'a'", "'1_000'"]),
     "an open quotation mark": (with_cell(300, 2, '"1.0'), ["line 301", "unexpected end"]),
-    "an empty time stamp": (with_cell(13, 0, ""), ["line 13", "'date'", "a date like"]),
+    "an empty time stamp": (with_cell(13, 0, ""), ["line 13", "'date'", "an existing date like"]),
     "a word as time stamp": (with_cell(13, 0, "noon"), ["line 13", "'date'", "'noon'"]),
-    "a day that doesn't exist": (with_cell(13, 0, "2017-02-30 10:00:00"), ["line 13", "'date'", "exists"]),
-    "an hour that doesn't exist": (with_cell(13, 0, "2017-03-01 25:00:00"), ["line 13", "'date'", "exists"]),
+    "a day that doesn't exist": (
+        with_cell(13, 0, "2017-02-30 10:00:00"),
+        ["line 13", "'date'", "not an existing date"],
+    ),
+    "an hour that doesn't exist": (
+        with_cell(13, 0, "2017-03-01 25:00:00"),
+        ["line 13", "'date'", "not an existing date"],
+    ),
     "another order of day and month": (with_cell(2, 0, "31/03/2017"), ["line 2", "'date'", "data.date_format"]),
     "parts of a second": (with_cell(13, 0, "2017-03-01 11:00:00.5"), ["line 13", "'date'", "second"]),
     "an offset from UTC in one row": (with_cell(13, 0, "2017-03-01 11:00:00+01:00"), ["line 13", "offset"]),
@@ -177,7 +183,7 @@ def test_a_missing_file_names_what_is_there(write_csv, tmp_path):
         ({"pred_len": 31}, "30 rows in the validation part, at least 31"),
         ({"step": "30min", "missing": "refuse"}, "2017-03-01 00:30:00 is missing"),
         ({"step": "2h"}, "between two steps"),
-        ({"date_format": "%d.%m.%Y"}, "not of the format '%d.%m.%Y'"),
+        ({"date_format": "%d.%m.%Y"}, "not an existing date of the format '%d.%m.%Y'"),
     ],
 )
 def test_settings_that_do_not_fit_the_file_are_refused(settings, said, write_csv):
@@ -271,7 +277,7 @@ def test_interpolation_never_looks_from_a_part_into_a_later_one(write_csv):
 
 
 def test_a_gap_at_the_beginning_cannot_be_filled(write_csv):
-    with pytest.raises(ValueError, match=r"column 'a': no value on the first row.*nothing to go on from"):
+    with pytest.raises(ValueError, match=r"column 'a': no value on the first row.*no earlier value to fill with"):
         load(write_csv(with_cell(2, 1, "")), missing="interpolate")
 
 
@@ -297,7 +303,9 @@ def test_doubled_time_stamps_are_merged_as_the_option_says(write_csv):
 def test_the_hour_repeated_in_autumn_is_a_repeat_and_not_disorder(write_csv):
     stamps = ["01:00", "01:30", "02:00", "02:30", "02:00", "02:30", "03:00", "03:30"]
     path = write_csv(["date,a", *(f"2017-10-29 {stamp},{i}" for i, stamp in enumerate(stamps))])
-    with pytest.raises(ValueError, match=r"line 6: time stamp 2017-10-29 02:00:00 stands on line 4.*summer time ends"):
+    with pytest.raises(
+        ValueError, match=r"line 6: time stamp 2017-10-29 02:00:00 is already on line 4.*summer time ends"
+    ):
         read_series(path)
     np.testing.assert_array_equal(read_series(path, duplicates="mean").values[:, 0], [0, 1, 3, 4, 6, 7])
     np.testing.assert_array_equal(read_series(path, duplicates="first").values[:, 0], [0, 1, 2, 3, 6, 7])

@@ -76,7 +76,7 @@ def test_a_point_at_the_origin_counts():
         (torch.zeros(2, 3), torch.zeros(0, 3), "target: an empty cloud"),
         (torch.zeros(2, 2), torch.zeros(2, 3), "predicted: a floating-point cloud"),
         (torch.zeros(1, 2, 3), torch.zeros(2, 3), "both"),
-        (torch.zeros(1, 2, 3), torch.zeros(2, 2, 3), "as many"),
+        (torch.zeros(1, 2, 3), torch.zeros(2, 2, 3), "must be equal"),
         (torch.full((2, 3), float("nan")), torch.zeros(2, 3), "no finite number"),
     ],
 )
