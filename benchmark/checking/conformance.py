@@ -85,7 +85,7 @@ def check_class(
     checks: Sequence[Check] | None = None,
     device: str = "cpu",
 ) -> list[CheckResult]:
-    """The same for a class that need not be registered; ``checks`` replaces the whole suite.
+    """The results of ``checks``, all of the suite by default, on a class that need not be registered.
 
     Raises ValueError for an unknown pattern and for missing declarations.
     """
