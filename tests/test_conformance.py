@@ -31,14 +31,11 @@ SUPPORTED = [
 
 
 @pytest.fixture(autouse=True)
-def _new_memory_is_nan_and_one_thread_works():
-    """Memory that is read before it is written shows as NaN; small tensors gain nothing from a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _new_memory_is_nan(one_thread):
+    """Deterministic algorithms fill new memory with NaN, so that memory that is read before it is written shows."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def failures(results: list[CheckResult]) -> list[CheckResult]:

@@ -15,11 +15,7 @@ from benchmark.interface import PATTERNS, UnsupportedPattern
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-    """What a test registers is forgotten after it."""
-    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
-    monkeypatch.setattr(registry, "_included", dict(registry._included))
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 def stranger(**declared) -> type:

@@ -78,8 +78,8 @@ CONSTRUCTORS = {
 
 
 @cases(CONSTRUCTORS)
-def test_an_attention_that_cannot_be_built_is_refused(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
+@pytest.mark.usefixtures("own_registry")
+def test_an_attention_that_cannot_be_built_is_refused(case, tmp_path):
     signature, body, word = case
     path = write(tmp_path / "mine.py", f"{HEAD}@register_attention('mine')\n{BODY}    {signature}\n        {body}\n")
     answer = lavo_bench("run", "lm", "--preset", "smoke", "-a", "mine", "--include-path", path, "-o", "out")
