@@ -1,4 +1,7 @@
-"""Two attentions that keep every promise of the conformance suite."""
+"""Two attentions that keep every promise of the conformance suite.
+
+Methods without a docstring are those of ``benchmark.interface.StreamingAttention``.
+"""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ def _new_memory_is_nan(one_thread):
 
 
 def failures(results: list[CheckResult]) -> list[CheckResult]:
+    """The rows that failed."""
     return [row for row in results if row.outcome == "failed"]
 
 

@@ -46,6 +46,7 @@ def long_inputs(subject: Subject) -> Measurements:
     double = subject.build(max_length=length)
 
     def constant(n: int, dtype: torch.dtype) -> list[Tensor]:
+        """q, k and v that repeat one token n times (q 8 times in a cross-attention)."""
         num_queries = 8 if subject.is_cross else n
         row = subject.inputs(1, batch=1)
         return [x.expand(-1, -1, size, -1).to(dtype) for x, size in zip(row, (num_queries, n, n), strict=True)]

@@ -23,7 +23,7 @@ from fairseq.models import FairseqDecoder
 ROOT = Path(__file__).parents[2]
 USER_DIR = f"--user-dir={ROOT / 'lavo_fairseq'}"
 ATTENTIONS = ["lavo", "softmax", "flash", "performer", "cosformer"]
-ALL_EXAMPLES = "--required-batch-size-multiple=1"  # with fairseq's default, 8, the last batch of a set is dropped (docs/fairseq.md)
+ALL_EXAMPLES = "--required-batch-size-multiple=1"  # the default, 8, drops the last batch (docs/fairseq.md)
 
 
 def command(line: str) -> str:

@@ -44,6 +44,7 @@ SIZES = (
 
 
 def transformer(pair_bin, attention="lavo", pattern="causal_cross", **flags):
+    """Configuration, task and model of ``attention_transformer`` with the sizes of SIZES."""
     arguments = ("--task=translation", "--arch=attention_transformer", *POSITIONS, *SIZES)
     return built(pair_bin, *arguments, attention=attention, attention_pattern=pattern, **flags)
 

@@ -32,6 +32,7 @@ SIZES = ("--decoder-embed-dim=16", "--decoder-layers=2", "--decoder-attention-he
 
 
 def language_model(lm_bin, attention="lavo", **flags):
+    """Configuration, task and model of ``attention_lm`` with the sizes of SIZES."""
     return built(lm_bin, *LINES, "--arch=attention_lm", *SIZES, attention=attention, **flags)
 
 
