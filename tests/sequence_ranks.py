@@ -5,12 +5,12 @@ python sequence_ranks.py RANK WORLD_SIZE PORT FOLDER
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from process_group import set_rank
 
 from benchmark.multihead import AttentionSites
 from benchmark.running.trainer import Trainer
@@ -73,15 +73,7 @@ def trained(folder: Path, **case) -> dict:
 
 def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        ACCELERATE_USE_CPU="true",
-    )
+    set_rank(rank, world_size, port)
     cases = {**CASES, "dropout": DROPOUT, "whole examples": WHOLE_EXAMPLES}
     found = {name: trained(folder, **case) for name, case in cases.items()}
     torch.save(found, folder / f"{rank}_of_{world_size}.pt")

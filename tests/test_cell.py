@@ -30,14 +30,9 @@ class Mine(NoAttention):
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch, tmp_path):
-    """The toy task in the registry, its presets in a folder of its own; what a test registers is forgotten."""
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "presets.yaml").write_text(PRESETS, encoding="utf-8")
-    monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
-    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: tmp_path / "toy")
-    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
-    monkeypatch.setattr(registry, "_included", dict(registry._included))
+def toy(monkeypatch, tmp_path, own_registry):
+    """The toy task in the registry."""
+    toy_task.register(monkeypatch, tmp_path / "toy", PRESETS)
 
 
 def plan(*assignments: str, attentions=("lavo",), **run) -> list[Cell]:

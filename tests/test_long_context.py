@@ -3,17 +3,10 @@
 import csv
 
 import pytest
-import torch
 
 from studies.long_context import Bin, Budget, bins, figure, main, spread, stream
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_bins_cover_every_position_once():

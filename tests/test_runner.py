@@ -32,12 +32,8 @@ smoke:
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-    """The toy task in the registry, its presets in a folder of its own."""
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "presets.yaml").write_text(PRESETS, encoding="utf-8")
-    monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
-    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda name: tmp_path / "toy")
-    return toy_task
+    """The toy task in the registry."""
+    toy_task.register(monkeypatch, tmp_path / "toy", PRESETS)
 
 
 def plan(attentions=("softmax", "none"), settings=SETTINGS, **run) -> list[Cell]:

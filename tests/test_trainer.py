@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
-import socket
 
 import numpy as np
 import pytest
 import torch
+from process_group import free_port, set_rank
 from toy_task import Toy, ToyData, ToyModel, ToySettings
 
 from benchmark.multihead import AttentionSites
@@ -201,15 +200,7 @@ def test_the_learning_rate_is_a_function_of_the_step(settings, step, expected):
 
 def train_in_process(rank: int, world: int, port: int, queue) -> None:
     """One of several processes of a data-parallel training."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world),
-        LOCAL_WORLD_SIZE=str(world),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        ACCELERATE_USE_CPU="true",
-    )
+    set_rank(rank, world, port)
     torch.set_num_threads(1)
     trainer = make_trainer(dropout=0.0, steps=6, schedule="cosine", warmup_steps=2)
     training = trainer.run()
@@ -222,9 +213,7 @@ def train_in_process(rank: int, world: int, port: int, queue) -> None:
 def test_two_processes_train_as_one():
     alone = make_trainer(dropout=0.0, steps=6, schedule="cosine", warmup_steps=2)
     training = alone.run()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     processes = [context.Process(target=train_in_process, args=(rank, 2, port, queue)) for rank in range(2)]

@@ -9,13 +9,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark import registry
 from benchmark.interface import AttentionFactory, LossSum, Splits, mean_of
 from benchmark.settings import Settings
 
 WIDTH = 8
+
+
+def register(monkeypatch: pytest.MonkeyPatch, folder: Path, presets: str) -> None:
+    """Puts the task into the registry as ``toy`` for one test, with these presets in this folder."""
+    folder.mkdir()
+    (folder / "presets.yaml").write_text(presets, encoding="utf-8")
+    monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
+    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: folder)
 
 
 class ToyData(Settings):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -130,6 +131,7 @@ class _Pool:
         context = multiprocessing.get_context("spawn")  # fork would copy torch's threads in the middle of their work
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, place), daemon=True)
+        resource_tracker.ensure_running()  # before the mark: it serves all workers, and must not end with the first
         self._count += 1
         mark = f"{self.mark}.{self._count}"
         with _interrupts_held(), _environment(family.MARK, mark):
