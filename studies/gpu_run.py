@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.measuring.peaks import measure_peaks, read_peaks, write_peaks
 from benchmark.measuring.points import Point, read_points, write_points
-from benchmark.measuring.shape import device_name
+from benchmark.measuring.shape import device_column
 from benchmark.registry import build_attention
 from benchmark.report.crossing import crossing
 from benchmark.statistics import bootstrap_interval
@@ -216,7 +216,7 @@ def timed(
                 head_dim=HEAD_DIM,
                 attention=name,
                 dtype=str(dtype).removeprefix("torch."),
-                device=device_name(device),
+                device=device_column(device),
                 kernel=str(
                     getattr(
                         contenders[name], "kernel", "flash" if device.type == "cuda" else "scaled_dot_product_attention"

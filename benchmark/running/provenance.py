@@ -20,7 +20,7 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": versions(),
-        "device": device_name(device),
+        "device": hardware_name(device),
         "threads": torch.get_num_threads(),
         **commit(),
     }
@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def device_name(device: str) -> str:
+def hardware_name(device: str) -> str:
     """The model of the GPU, or of the processor."""
     if device.startswith("cuda"):
         import torch

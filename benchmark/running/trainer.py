@@ -106,14 +106,14 @@ class Trainer:
             # Dropout of its own for each process: drawn alike, it would hit the same places of all of them.
             mixed = np.random.SeedSequence([self.seed, self.state.step, self.rank])
             torch.manual_seed(int(mixed.generate_state(1)[0]))
-        batches = self._batches(self.state.step)
+        batches = self.batches(self.state.step)
         evaluate_every = self.train.eval_every or self.steps_per_epoch
         while self.state.step < self.num_steps and not self._out_of_patience():
             started = time.perf_counter()
-            loss = self._step(next(batches))
+            loss = self.step(next(batches))
             self.state.step += 1
             self.state.seconds += time.perf_counter() - started
-            self._log(loss)
+            self.log(loss)
             if self.state.step % evaluate_every == 0 or self.state.step == self.num_steps:
                 self._validate()
             if self.state.step % self.train.checkpoint_every == 0 and self.state.step < self.num_steps:
@@ -124,7 +124,7 @@ class Trainer:
             self.bare.load_state_dict(best["model"])
         return self.state
 
-    def _batches(self, first_step: int) -> Iterator[list[int]]:
+    def batches(self, first_step: int) -> Iterator[list[int]]:
         """Indices of each step, every epoch in an order that depends on seed and epoch alone; an epoch's last
         batch is as short as it comes out."""
         size, step = self.train.batch_size, first_step
@@ -136,7 +136,7 @@ class Trainer:
                 yield chunk.tolist()
                 step += 1
 
-    def _step(self, indices: Sequence[int]) -> float:
+    def step(self, indices: Sequence[int]) -> float:
         """One update; the gradient is that of the mean over all terms of the step, however it was cut."""
         rate = learning_rate(
             self.train, self.state.step, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch
@@ -218,7 +218,7 @@ class Trainer:
             raise Diverged(f"the loss is {loss} at step {self.state.step + 1} of {self.num_steps}: training diverged")
         return loss
 
-    def _log(self, loss: float) -> None:
+    def log(self, loss: float) -> None:
         every = max(1, self.num_steps // LOGGED_POINTS)
         if self.state.step % every == 0 or self.state.step in (1, self.num_steps):
             step = self.state.step - 1
