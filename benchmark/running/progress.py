@@ -1,4 +1,4 @@
-"""What a run shows while it goes: bars on a terminal, plain lines elsewhere."""
+"""The progress of a run as it is shown: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ LINE_SECONDS = 30.0  # between two plain lines about one cell
 
 
 class Display:
-    """Listens to the events of ``run_cells``; a context manager."""
+    """Shows the events that it is called with; bars are drawn inside its ``with`` block.
+
+    total     cells to run
+    console   rich's, which knows whether it is a terminal
+    """
 
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console, self.done = total, console, 0
@@ -52,6 +56,7 @@ class Display:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
+        """Shows a cell's start, progress or end."""
         {"start": self._start, "progress": self._step, "end": self._end}[event.kind](event)
 
     def _start(self, event: Event) -> None:
@@ -86,6 +91,7 @@ class Display:
 
 
 def _outcome(record: Any) -> str:
+    """The first metric and the time of a completed cell; the reason of any other."""
     if record.get("status") != "completed":
         return f"{record.get('status')}: {record.get('reason')}"
     name, metric = next(iter(record["metrics"].items()))
