@@ -91,7 +91,6 @@ class Display:
 
 
 def _outcome(record: Any) -> str:
-    """The first metric and the time of a completed cell; the reason of any other."""
     if record.get("status") != "completed":
         return f"{record.get('status')}: {record.get('reason')}"
     name, metric = next(iter(record["metrics"].items()))
