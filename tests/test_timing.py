@@ -28,6 +28,37 @@ def test_seconds_are_the_mean_of_the_repeats(monkeypatch, seconds_of):
     assert len(calls) == 4
 
 
+@pytest.mark.parametrize("idle_start", [True, False])
+def test_a_gpu_is_timed_between_two_events(monkeypatch, idle_start):
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            done.append("record")
+
+        def synchronize(self):
+            done.append("wait")
+
+        def elapsed_time(self, end):
+            return 6.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("synchronize"))
+    seconds = call_seconds(lambda: done.append("call"), torch.device("cuda"), repeats=2, idle_start=idle_start)
+    assert seconds == pytest.approx(3e-3)
+    assert done == ["synchronize"] * idle_start + ["record", "call", "call", "record", "wait"]
+
+
+def test_the_clock_waits_for_a_gpu_before_and_after(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("synchronize"))
+    wall_seconds(lambda: done.append("call"), torch.device("cuda"))
+    assert done == ["synchronize", "call", "synchronize"]
+
+
 def test_every_round_takes_one_sample_of_each():
     counter = itertools.count()
     samples = interleaved({name: lambda: float(next(counter)) for name in "ab"}, range(3))
