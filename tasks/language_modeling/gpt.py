@@ -1,6 +1,6 @@
 """A decoder-only Transformer, pre-norm, with tied embeddings (Radford et al., 2019; sizes and positions as in fairseq's).
 
-It reads downwards: the model, one block of it, positions, and the loss of its logits.
+The file reads downwards: the model, one block of it, the sinusoidal positions.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.interface import AttentionFactory
-
-PADDED = -100  # a target that is not scored
-LOGITS_AT_ONCE = 2**25  # float32 values of the softmax held at a time: 128 MiB
+from tasks.cross_entropy import LOGITS_AT_ONCE, projected_nats
 
 
 class GPTState(NamedTuple):
@@ -93,17 +91,13 @@ class GPT(nn.Module):
         return self._logits(self._hidden(tokens))
 
     def nats(self, tokens: Tensor, targets: Tensor, *, at_once: int = LOGITS_AT_ONCE) -> Tensor:
-        """-ln p of every target, 0 where it is PADDED; the same as ``token_nats`` of the logits.  Returns (b, n) float32.
+        """-ln p of every target, 0 where it is PADDED: ``token_nats`` of the logits, which are never held all at once.
 
-        The logits exist piece by piece only, ``at_once`` of them, and are computed again in the backward pass.
+        tokens, targets: (batch, length) int64.  Returns (batch, length) float32.  at_once: logits in one piece.
         """
-        rows, labels = self._hidden(tokens).flatten(0, 1), targets.flatten()
-        num_rows = max(1, at_once // self.embedding.num_embeddings)
-        if len(rows) <= num_rows:
-            return _nats(self._logits(rows), labels).view(targets.shape)
-        pieces = zip(rows.split(num_rows), labels.split(num_rows), strict=True)
-        nats = [checkpoint(lambda x, y: _nats(self._logits(x), y), *piece, use_reentrant=False) for piece in pieces]
-        return torch.cat(nats).view(targets.shape)
+        hidden = self._hidden(tokens)
+        vocab_size = self.embedding.num_embeddings
+        return projected_nats(self._logits, hidden, targets, vocab_size=vocab_size, at_once=at_once)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         x = self._embed(tokens, self.blocks[0].attention.first_position)
@@ -186,22 +180,3 @@ def sinusoids(start: int, stop: int, embed_dim: int, *, device: Any = None) -> T
     frequencies = torch.exp(torch.arange(half, device=device) * (-math.log(10_000) / max(1, half - 1)))
     angles = torch.arange(start, stop, device=device, dtype=torch.float32)[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
-
-
-def token_nats(logits: Tensor, targets: Tensor, *, at_once: int = LOGITS_AT_ONCE) -> Tensor:
-    """-ln p of every target in float32, 0 where it is PADDED.  logits: (b, n, vocab).  targets: (b, n).  Returns (b, n).
-
-    Large vocabularies go piece by piece and the softmax is computed again in the backward pass, so that no float32 copy
-    of all logits is ever held.
-    """
-    rows, labels = logits.flatten(0, 1), targets.flatten()
-    num_rows = max(1, at_once // rows.shape[-1])
-    if len(rows) <= num_rows:
-        return _nats(rows, labels).view(targets.shape)
-    pieces = zip(rows.split(num_rows), labels.split(num_rows), strict=True)
-    nats = [checkpoint(_nats, piece, label, use_reentrant=False) for piece, label in pieces]
-    return torch.cat(nats).view(targets.shape)
-
-
-def _nats(rows: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(rows.float(), labels, reduction="none", ignore_index=PADDED)

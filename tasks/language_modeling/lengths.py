@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmark.statistics import bootstrap_interval
+from tasks.cross_entropy import PADDED, token_nats
 from tasks.language_modeling.data import Blocks, Example
-from tasks.language_modeling.gpt import GPT, PADDED, token_nats
+from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.metrics import bits_per_byte
 
 

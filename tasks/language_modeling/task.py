@@ -13,9 +13,10 @@ from torch import Tensor
 
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, SequencePart, Splits
 from benchmark.settings import Settings
+from tasks.cross_entropy import PADDED
 from tasks.language_modeling import data, metrics
 from tasks.language_modeling.binarised import JOINS, FairseqTokens, load_binarised
-from tasks.language_modeling.gpt import GPT, PADDED
+from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.lengths import length_row, position_curve, shift, streamed_loss
 from tasks.language_modeling.ngram import NGram
 from tasks.language_modeling.tokens import AnyTokenizer, TextCounter

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
 from benchmark.settings import Settings
+from tasks.cross_entropy import PADDED, token_nats
 from tasks.summarization.data import DataSettings, Example, Summaries, load_summaries
 from tasks.summarization.decoding import Hypothesis, beam_search
 from tasks.summarization.metrics import TYPES, one_sentence_a_line, rouge, sentences
 from tasks.summarization.pairs import Pair
-from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+from tasks.summarization.transformer import Transformer
 
 SHOWN_CHARACTERS = 1200  # of a source, in the record
 
@@ -157,14 +158,14 @@ class Summarization:
     def loss(self, model: nn.Module, batch: SummaryBatch) -> LossSum:
         """Smoothed -ln p, summed over target tokens, and their number."""
         logits = model(batch.source, batch.inputs, batch.source_padding)
-        nats = smoothed_nats(logits, batch.targets, label_smoothing=self.config.model.label_smoothing)
+        nats = token_nats(logits, batch.targets, label_smoothing=self.config.model.label_smoothing)
         return LossSum(nats.sum(), batch.num_tokens.sum())
 
     def score(self, model: Any, batch: SummaryBatch) -> Mapping[str, Tensor]:
         """Loss of every example; of test examples ROUGE and lengths of their summaries, free and forced, too."""
         memory = model.encode(batch.source, batch.source_padding)
         logits = model.decode(batch.inputs, memory, batch.source_padding)
-        nats = smoothed_nats(logits, batch.targets).double().sum(1)
+        nats = token_nats(logits, batch.targets).double().sum(1)
         columns = {"nats": nats, "num_tokens": batch.num_tokens.double()}
         if batch.references:
             for suffix, found in self._summaries(model, memory, batch.source_padding).items():

@@ -22,7 +22,8 @@ from fairseq_commands import (
 )
 
 from benchmark.multihead import AttentionSites
-from tasks.language_modeling.gpt import GPT, PADDED, token_nats
+from tasks.cross_entropy import PADDED, token_nats
+from tasks.language_modeling.gpt import GPT
 
 ATTENTIONS = ["lavo", "softmax", "flash", "performer", "cosformer"]
 LINES = ("--task=language_modeling", "--sample-break-mode=eos", "--tokens-per-sample=24")
