@@ -1,4 +1,4 @@
-"""Reading, splitting, tokenising and cutting; and what bad data say."""
+"""Reading, splitting, tokenising and cutting, and the messages about bad data."""
 
 import json
 
@@ -44,6 +44,7 @@ class Second:
 
 
 def small(**values):
+    """Small data settings."""
     return DataSettings.model_validate({"vocab_size": 300, "max_source_tokens": 64, "max_target_tokens": 16} | values)
 
 
@@ -142,6 +143,7 @@ def test_half_a_surrogate_pair_is_refused(own_task):
 
 
 def parts_of(folder, ending, content):
+    """Writes the same content as all three parts."""
     folder.mkdir(exist_ok=True)
     for part in ("train", "val", "test"):
         (folder / f"{part}.{ending}").write_bytes(content)
