@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
 from benchmark.settings import Settings
+from tasks.cross_entropy import PADDED, token_nats
 from tasks.summarization.data import DataSettings, Example, Summaries, load_summaries
 from tasks.summarization.decoding import Hypothesis, beam_search
 from tasks.summarization.metrics import TYPES, one_sentence_a_line, rouge, sentences
 from tasks.summarization.pairs import Pair
-from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+from tasks.summarization.transformer import Transformer
 
 SHOWN_CHARACTERS = 1200  # the record keeps this much of a source
 
@@ -166,14 +167,14 @@ class Summarization:
     def loss(self, model: nn.Module, batch: SummaryBatch) -> LossSum:
         """-ln p with label smoothing, summed over all target tokens, and the number of these tokens."""
         logits = model(batch.source, batch.inputs, batch.source_padding)
-        nats = smoothed_nats(logits, batch.targets, label_smoothing=self.settings.model.label_smoothing)
+        nats = token_nats(logits, batch.targets, label_smoothing=self.settings.model.label_smoothing)
         return LossSum(nats.sum(), batch.num_tokens.sum())
 
     def score(self, model: Any, batch: SummaryBatch) -> Mapping[str, Tensor]:
         """The loss of every example; for test examples also ROUGE and lengths of their free and forced summaries."""
         memory = model.encode(batch.source, batch.source_padding)
         logits = model.decode(batch.inputs, memory, batch.source_padding)
-        nats = smoothed_nats(logits, batch.targets).double().sum(1)
+        nats = token_nats(logits, batch.targets).double().sum(1)
         columns = {"nats": nats, "num_tokens": batch.num_tokens.double()}
         if batch.references:
             for suffix, found in self._summaries(model, memory, batch.source_padding).items():

@@ -1,6 +1,6 @@
 """An encoder-decoder Transformer, post-norm, with learned positions (Vaswani et al., 2017; sizes of CAB's summarisation).
 
-From top to bottom: the model, its embedding, an encoder layer, a decoder layer, the feed-forward, the loss of the logits.
+From top to bottom: the model, its embedding, an encoder layer, a decoder layer, and the feed-forward.
 """
 
 from __future__ import annotations
@@ -8,15 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from benchmark.interface import AttentionFactory
-
-PADDED = -100  # a target that is not scored
-LOGITS_AT_ONCE = 2**25  # float32 values of the softmax held at a time: 128 MiB
 
 
 class DecoderState(NamedTuple):
@@ -236,24 +231,3 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, n, e) -> (b, n, e)"""
         return self.dropout(self.contract(F.gelu(self.expand(x))))
-
-
-def smoothed_nats(
-    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, at_once: int = LOGITS_AT_ONCE
-) -> Tensor:
-    """-ln p of every target in float32, 0 where it is PADDED.  logits: (b, n, vocab).  targets: (b, n).  Returns (b, n).
-
-    label_smoothing: the share of the target's weight that is spread over the vocabulary.  Large vocabularies go piece
-    by piece and the softmax is computed again in the backward pass, so that no float32 copy of all logits is ever held.
-    """
-    rows, labels = logits.flatten(0, 1), targets.flatten()
-    num_rows = max(1, at_once // rows.shape[-1])
-    if len(rows) <= num_rows:
-        return _nats(rows, labels, label_smoothing).view(targets.shape)
-    pieces = zip(rows.split(num_rows), labels.split(num_rows), strict=True)
-    nats = [checkpoint(_nats, piece, label, label_smoothing, use_reentrant=False) for piece, label in pieces]
-    return torch.cat(nats).view(targets.shape)
-
-
-def _nats(rows: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(rows.float(), labels, reduction="none", ignore_index=PADDED, label_smoothing=label_smoothing)

@@ -1,4 +1,4 @@
-"""What a report plays: the recording, the recording through the vocoder, and what each attention made of the text."""
+"""The sounds of a report: the recording, the recording through the vocoder, and the synthesis by each attention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CAPTION = (
 
 
 def exhibits(records: Sequence[Mapping[str, Any]]) -> list[Exhibit]:
-    """A table for each backbone and pattern: a row an utterance, a column a voice."""
+    """One table for each backbone and pattern, with a row for each utterance and a column for each kind of sound."""
     made = []
     for group in comparable(records):
         backbone, pattern = (group[0]["cell"][key] for key in ("backbone", "pattern"))

@@ -1,4 +1,4 @@
-"""Figures of text to speech: spectrograms of truth and of each attention side by side, and learned alignments."""
+"""Figures of text to speech: spectrograms of the truth and of each attention side by side, and learned alignments."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PER_ROW = 3
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """Name -> figure: spectrograms, and alignments where a record has one, by backbone and pattern.
+    """Name -> figure: for each backbone and pattern the spectrograms, and the alignments if a record has any.
 
-    Records of other utterances than the first of a group get figures of their own; of several seeds the lowest is shown.
+    Records that show other utterances get figures of their own.  The lowest of several seeds is shown.
     """
     made: dict[str, Figure] = {}
     for group in comparable(records):
@@ -34,7 +34,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def comparable(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that show the same utterances at the same place, one an attention, of the lowest seed."""
+    """Groups of records with the same backbone, pattern and utterances; in each, the lowest seed of each attention."""
     groups: dict[tuple[Any, ...], dict[str, Record]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: (label_of(r), r["cell"].get("seed", 0))):
         utterances = (record.get("curves") or {}).get("utterances")
@@ -47,7 +47,7 @@ def comparable(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def label_of(record: Record) -> str:
-    """What tables call the contender: the attention, or a variant of it with options of its own."""
+    """The name of the contender in tables: its variant, else the name of its attention."""
     return str(record["cell"].get("variant") or record["cell"]["attention"])
 
 
@@ -59,7 +59,7 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _spectrograms(group: Sequence[Record], title: str) -> Figure:
-    """The first shown utterance: truth first, then each attention."""
+    """The first utterance that the records show: the truth, and then each attention."""
     shown = [record["curves"]["utterances"][0] for record in group]
     panels = [("truth", shown[0]["truth_mel"], shown[0]["truth_seconds"])]
     panels += [(label_of(record), one["mel"], one["seconds"]) for record, one in zip(group, shown, strict=True)]
@@ -76,7 +76,7 @@ def _spectrograms(group: Sequence[Record], title: str) -> Figure:
 
 
 def _alignments(group: Sequence[Record], title: str) -> Figure | None:
-    """Weights of the last cross-attention, where it has any."""
+    """The weights of the last cross-attention; None if no record has any."""
     shown = [(label_of(record), record["curves"]["utterances"][0].get("alignment")) for record in group]
     panels = [(name, unpack(stored)) for name, stored in shown if stored]
     if not panels:

@@ -25,7 +25,8 @@ from fairseq_commands import (
 from benchmark.multihead import AttentionSites
 from benchmark.registry import attention_declarations
 from lavo_fairseq.encoder_decoder import PATTERNS, pad_right
-from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+from tasks.cross_entropy import PADDED, token_nats
+from tasks.summarization.transformer import Transformer
 
 SITES = [
     (attention, pattern)
@@ -85,10 +86,10 @@ def test_logits_and_loss_are_those_of_our_transformer_with_the_same_weights(pair
     criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
     loss, _, logged = criterion(model, sample)
     labels = targets.masked_fill(targets == pad, PADDED)
-    torch.testing.assert_close(torch.as_tensor(logged["nll_loss"]), smoothed_nats(logits, labels).sum())
-    # fairseq spreads the smoothing over the other words, our loss over all words.
+    torch.testing.assert_close(torch.as_tensor(logged["nll_loss"]), token_nats(logits, labels).sum())
+    # fairseq spreads the smoothing over the other words, we over all of them.
     share = 0.1 * len(task.target_dictionary) / (len(task.target_dictionary) - 1)
-    torch.testing.assert_close(loss, smoothed_nats(logits, labels, label_smoothing=share).sum())
+    torch.testing.assert_close(loss, token_nats(logits, labels, label_smoothing=share).sum())
 
 
 @pytest.mark.parametrize(("attention", "pattern"), SITES)

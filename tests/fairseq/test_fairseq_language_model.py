@@ -25,7 +25,8 @@ from fairseq_commands import (
 )
 
 from benchmark.multihead import AttentionSites
-from tasks.language_modeling.gpt import GPT, PADDED, token_nats
+from tasks.cross_entropy import PADDED, token_nats
+from tasks.language_modeling.gpt import GPT
 
 LINES = ("--task=language_modeling", "--sample-break-mode=eos", "--tokens-per-sample=24")
 SIZES = ("--decoder-embed-dim=16", "--decoder-layers=2", "--decoder-attention-heads=2")

@@ -10,10 +10,10 @@ from benchmark.multihead import AttentionSites
 from benchmark.running.trainer import evaluate, measure
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.resolve import resolve
+from tasks.cross_entropy import PADDED
 from tasks.summarization.exhibits import exhibits
 from tasks.summarization.metrics import TYPES
 from tasks.summarization.task import Summarization, lead
-from tasks.summarization.transformer import PADDED
 
 from .conftest import ATTENTIONS, settings
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.multihead import AttentionSites
-from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+from tasks.cross_entropy import PADDED, token_nats
+from tasks.summarization.transformer import Transformer
 
 from .conftest import ATTENTIONS, BEGIN, END, VOCAB, sources, tiny
 
@@ -123,8 +124,8 @@ def test_the_loss_is_its_definition_whole_and_in_pieces(label_smoothing):
     nats = -logits.log_softmax(-1)
     expected = (1 - label_smoothing) * nats.gather(2, targets.clamp_min(0)[..., None])[..., 0]
     expected = (expected + label_smoothing * nats.mean(-1)).masked_fill(targets == PADDED, 0)
-    whole = smoothed_nats(logits, targets, label_smoothing=label_smoothing)
-    pieces = smoothed_nats(logits, targets, label_smoothing=label_smoothing, at_once=15)
+    whole = token_nats(logits, targets, label_smoothing=label_smoothing)
+    pieces = token_nats(logits, targets, label_smoothing=label_smoothing, at_once=15)
     assert torch.allclose(whole.double(), expected, atol=1e-5)
     assert torch.equal(whole, pieces)
     (gradient,) = torch.autograd.grad(pieces.sum(), logits, retain_graph=True)
@@ -146,7 +147,7 @@ def test_a_handful_is_learnt_by_heart(attention):
     inputs = F.pad(wanted, (1, 0), value=BEGIN)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(80):
-        loss = smoothed_nats(model(source, inputs, padding), targets).mean()
+        loss = token_nats(model(source, inputs, padding), targets).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -170,7 +171,7 @@ def test_a_step_of_the_paper_model_fits_into_memory():
         parameter.detach().clone() for parameter in (model.output.weight, model.encoder[0].feed_forward.expand.bias)
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    loss = smoothed_nats(model(source, target), target, label_smoothing=0.1).mean()
+    loss = token_nats(model(source, target), target, label_smoothing=0.1).mean()
     loss.backward()
     optimizer.step()
     assert loss.isfinite()
