@@ -76,7 +76,7 @@ def list_(
     include_path: Include = None,
 ) -> None:
     """What there is: tasks, attentions and the patterns they support, presets, results."""
-    from benchmark import listing
+    from benchmark.report import listing
 
     include_files(include_path)
     tables = {
@@ -253,9 +253,9 @@ def check(
     include_path: Include = None,
 ) -> None:
     """The conformance suite: what holds of an attention, check by check."""
-    from benchmark import listing
     from benchmark.checking.conformance import check_attention
     from benchmark.registry import attention_names, check_pattern
+    from benchmark.report import listing
 
     include_files(include_path)
     patterns = _names(pattern, "--pattern")
@@ -363,8 +363,8 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
 ) -> None:
     """Two sets of results, cell by cell."""
-    from benchmark import listing
     from benchmark.report import compare as compare_results
+    from benchmark.report import listing
 
     _check_results([a, b], sweeps=False)
     _console().print(listing.frame(compare_results([a], [b]), title=f"{a} against {b}"))
