@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.interface import Splits, Task
+from benchmark.interface import HasCurves, Splits, Task
 from benchmark.measuring import memory
 from benchmark.results import SCHEMA_VERSION, Status, read_record, write_record
 from benchmark.running import provenance
@@ -174,8 +174,8 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any
     peak = memory.peak_bytes(place.device)
     listen(Event("progress", cell, training.num_steps, training.num_steps, None, "testing"))
     columns = trainer.evaluate(splits.test)
-    curves = {"training": training.curve, "validation": training.validation}
-    if hasattr(task, "curves"):
+    curves: dict[str, Any] = {"training": training.curve, "validation": training.validation}
+    if isinstance(task, HasCurves):
         curves |= task.curves(trainer.bare)
     seconds, sequence = max(training.seconds, 1e-9), trainer.sequence
     extra = sum(p.numel() for layer in sites.replaced for p in layer.attention.parameters())
