@@ -1,7 +1,7 @@
 """Python runs this at its start where tests/test_kills.py has put the folder on PYTHONPATH: it shoots at the n-th file operation.
 
 LAVO_BENCH_SHOTS names a folder of waiting shots, JSON files that are renamed when a process takes one and when it fires:
-role       parent or worker: the process that counts its file operations
+Its name says who counts: parent or worker.  Its content:
 operation  the number of the operation
 before     whether the shot comes before the operation or after it
 whom       self, parent or group: who gets the signal
