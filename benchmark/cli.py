@@ -177,7 +177,6 @@ def _run_cells(
     runs: list[tuple[RunSettings, list[Override]]], place: Any, jobs: int | None, *, rerun: bool, retry_failed: bool
 ) -> int:
     """Plans, runs and sums up; the exit status."""
-    from dataclasses import replace
 
     from benchmark.running import runner, workers
     from benchmark.running.progress import Display
@@ -187,13 +186,12 @@ def _run_cells(
     waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
     if (together := _processes_together()) is not None:
         return _run_together(cells, waiting, place, *together)
-    default_jobs, threads = workers.default_jobs(place.device)
-    if jobs is not None:
-        threads = max(1, default_jobs * threads // jobs)
+    jobs = jobs or workers.default_jobs(place.device, max((cell.threads for cell in waiting), default=1))
+    runner.clean(place.output, cells, rerun=rerun)
     _say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already; records in {place.output}")
     if waiting:
         with Display(len(waiting), _console()) as display:
-            workers.run_cells(waiting, replace(place, threads=threads), jobs=jobs or default_jobs, listen=display)
+            workers.run_cells(waiting, place, jobs=jobs, listen=display)
     failed = [cell for cell in cells if runner.status_of(cell, place.output) not in ("completed", "unsupported")]
     for cell in failed:
         _say(f"{runner.status_of(cell, place.output)}: {cell.title}")
@@ -212,11 +210,10 @@ def _run_together(cells: Sequence[Any], waiting: Sequence[Any], place: Any, rank
     """Every process trains its share of each batch; the first one speaks and writes."""
     from dataclasses import replace
 
-    from benchmark.running import runner, workers
+    from benchmark.running import runner
     from benchmark.running.progress import Display
 
-    threads = max(1, workers.default_jobs("cpu")[0] // world)
-    place = replace(place, rank=rank, processes=world, threads=threads)
+    place = replace(place, rank=rank, processes=world)
     if rank:
         runner.run_together(waiting, place)
         return 0

@@ -13,7 +13,7 @@ from toy_task import Toy, ToyData, ToyModel, ToySettings
 
 from benchmark.multihead import AttentionSites
 from benchmark.running.schedule import learning_rate
-from benchmark.running.trainer import Diverged, Progress, Trainer, evaluate, measure
+from benchmark.running.trainer import Diverged, Progress, Trainer, evaluate, measured_metrics
 from benchmark.settings.models import TrainSettings
 
 TRAIN = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "clip_norm": 1.0, "eval_every": 4, "eval_batch_size": 4}
@@ -137,11 +137,11 @@ def test_patience_ends_training():
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_metrics_do_not_depend_on_the_evaluation_batch(batch_size):
     trainer = make_trainer()
-    expected = measure(trainer.task.metrics, trainer.evaluate(trainer.splits.test))
+    expected = measured_metrics(trainer.task.metrics, trainer.evaluate(trainer.splits.test))
     columns = evaluate(trainer.task, trainer.bare, trainer.splits.test, batch_size=batch_size)
-    found = measure(trainer.task.metrics, columns)
-    assert found["mse"]["value"] == pytest.approx(expected["mse"]["value"], abs=1e-6)
-    assert found["mse"]["n"] == 10
+    found = measured_metrics(trainer.task.metrics, columns)
+    assert found["mse"].value == pytest.approx(expected["mse"].value, abs=1e-6)
+    assert found["mse"].n == 10
 
 
 def test_limit_scores_the_first_examples():

@@ -13,7 +13,7 @@ SHOWN_CHARACTERS = 400  # of a source
 
 
 def exhibits(records: Sequence[Record]) -> list[Exhibit]:
-    """Sources, references and what each attention made of them; of several seeds the lowest is shown."""
+    """One exhibit for each group of comparable records; of an attention's seeds, the lowest is shown."""
     made = []
     for (pattern, *_), group in _comparable(records).items():
         chosen: dict[str, Record] = {}
@@ -39,7 +39,7 @@ def exhibits(records: Sequence[Record]) -> list[Exhibit]:
 
 
 def _comparable(records: Sequence[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Records that show the same examples, by pattern."""
+    """Records that show the same examples at the same pattern."""
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         curves = record.get("curves") or {}
@@ -50,7 +50,7 @@ def _comparable(records: Sequence[Record]) -> dict[tuple[Any, ...], list[Record]
 
 
 def _label(record: Record) -> str:
-    """What tables call the contender: the attention, or a variant of it with options of its own."""
+    """The contender's name in tables: the attention, or a variant of it with its own options."""
     return str(record["cell"].get("variant") or record["cell"]["attention"])
 
 
