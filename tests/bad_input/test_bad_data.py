@@ -42,7 +42,7 @@ SERIES = {
     "row that ends early": (with_cell(""), "line 6", "2 cells", "3 columns"),
     "row with a cell too many": (with_cell(",1,2"), "line 6", "4 cells", "3 columns"),
     "gap": ([*ROWS[:50], *ROWS[55:]], "line 51", "2016-07-03 01:00:00 is missing", "1 hour", "data.missing"),
-    "time stamp twice": ([*ROWS[:51], *ROWS[50:]], "line 52", "stands on line 51 already", "data.duplicates"),
+    "time stamp twice": ([*ROWS[:51], *ROWS[50:]], "line 52", "is already on line 51", "data.duplicates"),
     "rows out of order": ([*ROWS[:50], ROWS[51], ROWS[50], *ROWS[52:]], "line 52", "comes after", "in order"),
     "time stamp between two steps": (
         [*ROWS[:50], ROWS[50].replace(":00:00", ":30:00"), *ROWS[51:]],
