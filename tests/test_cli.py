@@ -39,7 +39,7 @@ class Declines(NoAttention):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A working folder of its own, with a cache that all runs share."""
+    """A working folder for the tests of this file, with a cache that all their runs share."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("work")
         patch.chdir(folder)
@@ -70,9 +70,6 @@ def nothing_starts(monkeypatch):
         raise AssertionError(f"started: {[cell.title for cell in cells]}")
 
     monkeypatch.setattr(workers, "run_cells", started)
-
-
-# What must be quick
 
 
 @pytest.mark.parametrize(

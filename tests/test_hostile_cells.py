@@ -35,6 +35,14 @@ def hostile(act):
         def forward(self, q, k, v, key_padding_mask=None):
             act()
             return torch.cumsum(v, 2) / torch.arange(1, v.shape[2] + 1)[:, None]
+        def init_state(self, batch_size, *, device=None, dtype=None):
+            return torch.zeros(batch_size, 1, device=device)
+        def extend(self, q, k, v, state):
+            return v, state
+        def select(self, state, rows):
+            return state[rows]
+        def state_bytes(self, state):
+            return state.nbytes
 
 
 @hostile

@@ -1,4 +1,4 @@
-"""A text that streams through gpt: its bins, budgets and table.  Times are never compared."""
+"""The study in which gpt reads a long text: its bins, budgets and table.  No test compares times."""
 
 import csv
 

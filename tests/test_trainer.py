@@ -73,18 +73,18 @@ def test_the_loss_of_a_step_counts_terms_not_batches(monkeypatch):
         lines = trainer.splits.train
         part = [lines[0]._replace(weight=torch.tensor(1.0)), lines[1]._replace(weight=torch.tensor(3.0))]
         trainer.splits = trainer.splits._replace(train=part)
-        assert trainer._step([0, 1]) == pytest.approx(1.75)
+        assert trainer.step([0, 1]) == pytest.approx(1.75)
 
 
 def test_each_epoch_takes_every_example_once_and_in_another_order():
     trainer = make_trainer(num_examples=19, batch_size=8)
-    batches = trainer._batches(0)
+    batches = trainer.batches(0)
     epochs = [[next(batches) for _ in range(3)] for _ in range(2)]
     for epoch in epochs:
         assert [len(batch) for batch in epoch] == [8, 8, 3]
         assert sorted(index for batch in epoch for index in batch) == list(range(19))
     assert epochs[0] != epochs[1]
-    resumed = trainer._batches(4)
+    resumed = trainer.batches(4)
     assert next(resumed) == epochs[1][1]
 
 

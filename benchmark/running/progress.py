@@ -1,4 +1,4 @@
-"""What a run shows while it goes: bars on a terminal, plain lines elsewhere."""
+"""The progress of a run as it is shown: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ LINE_SECONDS = 30.0  # between two plain lines about one cell
 
 
 class Display:
-    """Listens to the events of ``run_cells``; a context manager."""
+    """Shows the events that it is called with; bars are drawn inside its ``with`` block.
+
+    total     cells to run
+    console   rich's, which knows whether it is a terminal
+    """
 
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console, self.done = total, console, 0
@@ -52,6 +56,7 @@ class Display:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
+        """Shows what happens to a cell."""
         {"start": self._start, "progress": self._step, "silent": self._silent, "end": self._end}[event.kind](event)
 
     def _start(self, event: Event) -> None:

@@ -107,14 +107,14 @@ class Trainer:
             # Each process draws its own dropout; with one seed all of them would drop the same places.
             mixed = np.random.SeedSequence([self.seed, self.state.step, self.rank])
             torch.manual_seed(int(mixed.generate_state(1)[0]))
-        batches = self._batches(self.state.step)
+        batches = self.batches(self.state.step)
         evaluate_every = self.train.eval_every or self.steps_per_epoch
         while self.state.step < self.num_steps and not self._out_of_patience():
             started = time.perf_counter()
-            loss = self._step(next(batches))
+            loss = self.step(next(batches))
             self.state.step += 1
             self.state.seconds += time.perf_counter() - started
-            self._log(loss)
+            self.log(loss)
             if self.state.step % evaluate_every == 0 or self.state.step == self.num_steps:
                 self._validate()
             if self.state.step % self.train.checkpoint_every == 0 and self.state.step < self.num_steps:
@@ -125,10 +125,11 @@ class Trainer:
             self.bare.load_state_dict(best["model"])
         return self.state
 
-    def _batches(self, first_step: int) -> Iterator[list[int]]:
+    def batches(self, first_step: int) -> Iterator[list[int]]:
         """The example indices of each step.
 
-        The order of an epoch depends on seed and epoch only.  The last batch of an epoch may be shorter."""
+        The order of an epoch depends on seed and epoch only.  The last batch of an epoch may be shorter.
+        """
         size, step = self.train.batch_size, first_step
         while True:
             epoch, position = divmod(step, self.steps_per_epoch)
@@ -138,10 +139,11 @@ class Trainer:
                 yield chunk.tolist()
                 step += 1
 
-    def _step(self, indices: Sequence[int]) -> float:
+    def step(self, indices: Sequence[int]) -> float:
         """One update of the weights; returns the loss.
 
-        The gradient is that of the mean over all terms of the step, however the step is cut into micro-batches."""
+        The gradient is that of the mean over all terms of the step, however the step is cut into micro-batches.
+        """
         rate = learning_rate(
             self.train, self.state.step, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch
         )
@@ -222,7 +224,8 @@ class Trainer:
             raise Diverged(f"the loss is {loss} at step {self.state.step + 1} of {self.num_steps}: training diverged")
         return loss
 
-    def _log(self, loss: float) -> None:
+    def log(self, loss: float) -> None:
+        """Keeps the loss of the step that was just taken for the curve, and reports it."""
         every = max(1, self.num_steps // LOGGED_POINTS)
         if self.state.step % every == 0 or self.state.step in (1, self.num_steps):
             step = self.state.step - 1
