@@ -169,6 +169,13 @@ class Splits(NamedTuple):
     details: Mapping[str, Any]  # what the model and the report must know: vocabulary, columns, sizes, conversions
 
 
+class Attachment(NamedTuple):
+    """Bytes within a task's ``curves`` (a sound, a picture), stored as a file of their own, once for all cells that share them."""
+
+    content: bytes
+    ending: str  # of the file's name, as "mp3"
+
+
 class Sound(NamedTuple):
     """A recording that a report plays."""
 

@@ -148,6 +148,11 @@ def load_attention(name: str) -> Any:
     raise ValueError(f"attention {name!r}: unknown{nearest(name, known)}; known: {', '.join(known)}")
 
 
+def is_built_in(name: str) -> bool:
+    """Whether the attention stands in the table, and so is of this project."""
+    return name in ATTENTIONS and name not in _decorated
+
+
 def task_name(name: str) -> str:
     """The long name; short ones are accepted everywhere.  Raises ValueError naming the nearest known one."""
     long = SHORT_NAMES.get(name, name)

@@ -1,35 +1,267 @@
-"""Records: one JSON file a cell, written whole or not at all, and read back as a table."""
+"""Records: one JSON file a cell, written whole or not at all, checked once on reading, and read back as a table."""
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from benchmark.files import write_bytes
+from benchmark.interface import Attachment
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1 had the curves inside the record
 Status = Literal["completed", "failed", "out_of_memory", "unsupported"]
-CELL_NAMES = ("task", "backbone", "pattern", "attention", "preset", "seed", "hash")  # which no record's cell lacks
 EXAMPLES_SUFFIX = ".examples.csv.gz"
+CURVES_SUFFIX = ".curves.json.gz"
+ATTACHMENTS = "attachments"  # the folder, beside the records, of what the curves of several cells share
+
+_FINITE = ConfigDict(allow_inf_nan=False)
+# The name of a file beside the record: it can't lead to another folder.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=255)]
 
 
-def write_record(path: Path, record: Mapping[str, Any], columns: Mapping[str, np.ndarray] | None = None) -> None:
-    """The record as strict JSON, its examples first, so that a record never names a file that isn't there."""
-    record = dict(record)
+@dataclass(frozen=True)
+class CellName:
+    """Which cell a record is of."""
+
+    task: str
+    backbone: str
+    pattern: str
+    attention: str
+    preset: str
+    seed: int
+    hash: str
+    variant: str | None = None  # what tables call the attention; None where that is its name
+
+    @property
+    def label(self) -> str:
+        """What tables call the attention."""
+        return self.variant or self.attention
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """All settings that the cell was run with."""
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    eval: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the attention
+    limit: int | None = None  # of validation and test examples
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One figure of a table; ``n`` counts the test examples that it is made of."""
+
+    __pydantic_config__ = _FINITE
+
+    value: float | None
+    n: int
+    higher_is_better: bool = False
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What training cost."""
+
+    __pydantic_config__ = _FINITE
+
+    tokens_per_second: float | None = None
+    examples_per_second: float | None = None
+    train_seconds: float | None = None
+    steps: int | None = None
+    best_step: int | None = None
+    base_bytes: int | None = None
+    peak_bytes: int | None = None
+    parameters: int | None = None
+    extra_parameters: int | None = None
+    replaced_layers: int | None = None
+    kernels: Sequence[str] = ()
+    attention_bytes_sent_per_step: float | None = None  # with sequences in parts only
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """The data of a cell; ``details`` holds what the task says of them (sizes, columns, conversions)."""
+
+    name: str | None = None
+    embedded: bool | None = None
+    sha256: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions, device and commit that figures depend on; nothing that names a person or a place."""
+
+    python: str | None = None
+    system: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    device: str | None = None
+    threads: int | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    processes: int | None = None  # where several trained the cell together
+    parallel: str | None = None  # and how
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came out of one cell.
+
+    Values by example and curves lie in compressed files beside the record; ``examples`` and ``curves`` read them on first
+    use.  ``controls`` holds what trivial rules score: rule -> metric -> value.
+    """
+
+    __pydantic_config__ = _FINITE
+
+    cell: CellName
+    status: Status
+    config: CellConfig = field(default_factory=CellConfig)
+    reason: str | None = None
+    metrics: Mapping[str, MetricValue] = field(default_factory=dict)
+    examples_file: Annotated[FileName | None, Field(alias="examples")] = None
+    controls: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    curves_file: Annotated[FileName | Mapping[str, Any] | None, Field(alias="curves")] = None  # a mapping in version 1
+    efficiency: Efficiency = field(default_factory=Efficiency)
+    data: DataSource = field(default_factory=DataSource)
+    environment: Environment = field(default_factory=Environment)
+    started: str | None = None
+    seconds: float | None = None
+    path: Path | None = None  # of the record itself; not part of the file
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it has metrics."""
+        return self.status == "completed"
+
+    def value(self, metric: str) -> float | None:
+        """The value of a metric; None where the cell has none."""
+        found = self.metrics.get(metric)
+        return None if found is None else found.value
+
+    @cached_property
+    def examples(self) -> pd.DataFrame:
+        """One row a test example, one column a metric.  Raises ValueError that names a file which can't be read."""
+        import pandas as pd
+
+        path = self._beside(self.examples_file)
+        try:
+            return pd.read_csv(path, index_col="example")
+        except (OSError, ValueError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: not the values by example of a record: {error}") from error
+
+    @cached_property
+    def curves(self) -> Mapping[str, Any]:
+        """What the figures show; empty where the cell has none.  Raises ValueError that names a file which can't be read."""
+        if not isinstance(self.curves_file, str):
+            return self.curves_file or {}
+        path = self._beside(self.curves_file)
+        try:
+            content = json.loads(gzip.decompress(path.read_bytes()), parse_constant=_refuse_constant)
+        except (OSError, ValueError, EOFError, zlib.error, RecursionError) as error:
+            raise ValueError(f"{path}: not the curves of a record: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: not the curves of a record: a mapping is wanted")
+        return content
+
+    def attachment(self, reference: Any) -> bytes | None:
+        """The bytes that ``curves`` refer to; None where the file isn't there, as with sounds, which are not published."""
+        name = reference.get("attachment") if isinstance(reference, Mapping) else None
+        if not isinstance(name, str) or Path(name).name != name or self.path is None:
+            return None
+        path = self.path.parent / ATTACHMENTS / name
+        return path.read_bytes() if path.is_file() else None
+
+    def _beside(self, name: Any) -> Path:
+        if self.path is None or not isinstance(name, str):
+            raise ValueError(f"{self.cell.task} {self.cell.hash}: the record names no such file")
+        return self.path.with_name(name)
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """The record as the file has it, in the contract's order."""
+    content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(record)}
+    del content["path"]
+    renamed = {"examples_file": "examples", "curves_file": "curves"}
+    content = {renamed.get(key, key): value for key, value in content.items()}
+    if not record.is_completed:
+        content["efficiency"], content["data"] = {}, {}
+    for group, names in (
+        ("efficiency", ("attention_bytes_sent_per_step",)),
+        ("environment", ("processes", "parallel")),
+    ):
+        for name in names:  # said only where it applies
+            if content[group].get(name, 0) is None:
+                del content[group][name]
+    return plain(content)
+
+
+def write_record(
+    path: Path,
+    record: Record,
+    columns: Mapping[str, np.ndarray] | None = None,
+    curves: Mapping[str, Any] | None = None,
+) -> Record:
+    """Writes what lies beside the record first, so that a record never names a file that isn't there.
+
+    columns: one value an example.  curves: JSON values, and attachments.  Returns the record with the names of its files.
+    A completed record is never replaced by one that isn't: a failed second run leaves the first one's figures.
+    """
+    if not record.is_completed and _is_completed(path):
+        return replace(record, path=path)
+    examples_file = curves_file = None
     if columns:
-        examples = path.with_name(path.stem + EXAMPLES_SUFFIX)
-        write_bytes(examples, examples_csv(columns))
-        record["examples"] = examples.name
-    text = json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False)
+        examples_file = path.stem + EXAMPLES_SUFFIX
+        write_bytes(path.with_name(examples_file), examples_csv(columns))
+    if curves:
+        curves_file = path.stem + CURVES_SUFFIX
+        text = json.dumps(plain(_attached(curves, path.parent / ATTACHMENTS)), allow_nan=False, ensure_ascii=False)
+        write_bytes(path.with_name(curves_file), gzip.compress(text.encode(), mtime=0))
+    record = replace(record, examples_file=examples_file, curves_file=curves_file, path=path)
+    text = json.dumps(as_json(record), indent=1, allow_nan=False, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
+    return record
+
+
+def _is_completed(path: Path) -> bool:
+    try:
+        return path.is_file() and read_record(path).is_completed
+    except ValueError:
+        return False
+
+
+def _attached(value: Any, folder: Path) -> Any:
+    """The value with every attachment in a file of its own, named by its digest: what cells share is stored once."""
+    if isinstance(value, Attachment):
+        name = f"{hashlib.sha256(value.content).hexdigest()[:24]}.{value.ending}"
+        if not (folder / name).exists():
+            write_bytes(folder / name, value.content)
+        return {"attachment": name}
+    if isinstance(value, Mapping):
+        return {key: _attached(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_attached(inner, folder) for inner in value]
+    return value
 
 
 def examples_csv(columns: Mapping[str, np.ndarray]) -> bytes:
@@ -41,7 +273,7 @@ def examples_csv(columns: Mapping[str, np.ndarray]) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """JSON's own types: tensors and arrays as lists, what isn't finite as null."""
+    """JSON's own types: tensors and arrays become lists, infinities and NaN become null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, str) or value is None or isinstance(value, bool | int):
@@ -55,89 +287,130 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """One record.  Raises ValueError that names the file where it isn't one."""
+class NotARecord(ValueError):
+    """The file holds something else: a sweep's machine, a manifest, another program's JSON."""
+
+
+def read_record(path: Path) -> Record:
+    """One record, checked: later readers may count on its types.
+
+    Raises NotARecord for JSON of another kind, ValueError for a damaged record; both name the file, the key and the fault.
+    """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a record: {error}") from error
-    if not isinstance(record, dict) or "cell" not in record or "status" not in record:
-        raise ValueError(f"{path}: not a record: it lacks 'cell' or 'status'")
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema_version {record.get('schema_version')!r}; this version reads {SCHEMA_VERSION}"
-        )
-    if (fault := _fault(record)) is not None:
-        raise ValueError(f"{path}: not a record: {fault}")
-    return record
+    try:
+        return replace(from_json(content), path=path)
+    except ValueError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def from_json(content: Any) -> Record:
+    """The record that JSON values describe, checked.  Raises as ``read_record`` does."""
+    if not isinstance(content, Mapping) or "cell" not in content or "status" not in content:
+        raise NotARecord("not a record: it lacks 'cell' or 'status'")
+    version = content.get("schema_version")
+    if version not in READABLE_VERSIONS:
+        allowed = ", ".join(map(str, READABLE_VERSIONS))
+        raise ValueError(f"schema_version {str(version)[:40]!r}; this version reads {allowed}")
+    known = {key: value for key, value in content.items() if key != "path" and value is not None}
+    try:
+        # Strict, so that "3" is not a number; JSON's own mode is the one in which mappings may become dataclasses.
+        return _adapter().validate_json(json.dumps(known), strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"])[:80]
+        value = repr(fault.get("input"))
+        shown = value if len(value) <= 60 else value[:57] + "…"
+        raise ValueError(f"not a record: {key} = {shown}: {fault['msg'][:120]}") from error
+
+
+@cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON; what isn't finite is null")
-
-
-def _fault(record: Mapping[str, Any]) -> str | None:
-    """What is missing of that which every reader counts on."""
-    cell, metrics = record["cell"], record.get("metrics") or {}
-    lacking = [name for name in CELL_NAMES if not isinstance(cell, Mapping) or name not in cell]
-    if lacking:
-        return f"its cell lacks {', '.join(lacking)}"
-    if record["status"] not in get_args(Status):
-        return f"status {record['status']!r}; allowed: {', '.join(get_args(Status))}"
-    for name, metric in metrics.items() if isinstance(metrics, Mapping) else [("metrics", metrics)]:
-        if not isinstance(metric, Mapping) or not {"value", "n"} <= set(metric):
-            return f"{name} = {metric!r}: a metric has value and n"
-    return None
+    raise ValueError(f"{name} is not JSON; infinities and NaN are written as null")
 
 
 def record_files(directory: Path) -> list[Path]:
-    """All records below a folder, in order; what begins with a dot is work in progress."""
-    files = sorted(directory.glob("*/*.json"))
-    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(directory).parts)]
+    """All record files of one folder of results, in order; names that begin with a dot are work in progress."""
+    return _without_dots(directory, directory.glob("*/*.json"))
 
 
-def records(directories: Iterable[Path]) -> list[dict[str, Any]]:
-    """All records of these folders, each with its ``path``.  Raises ValueError for a folder that isn't there."""
-    found: list[dict[str, Any]] = []
-    for directory in map(Path, directories):
-        if not directory.is_dir():
-            raise ValueError(f"{directory}: no such folder of results")
-        found += [{**read_record(file), "path": file} for file in record_files(directory)]
-    return found
+def _without_dots(directory: Path, files: Iterable[Path]) -> list[Path]:
+    return [
+        file for file in sorted(files) if not any(part.startswith(".") for part in file.relative_to(directory).parts)
+    ]
 
 
-def read_examples(record: Mapping[str, Any]) -> pd.DataFrame:
-    """The values by example that belong to a record as ``records`` gives it."""
-    import pandas as pd
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=2)
 
-    return pd.read_csv(Path(record["path"]).with_name(record["examples"]), index_col="example")
+
+def records(directories: Iterable[Path], *, damaged: Callable[[str], None] = _warn) -> list[Record]:
+    """All records of these folders.
+
+    damaged: called with one line for each file that can't be read; the others are given all the same.
+    Raises ValueError for a folder that isn't there.
+    """
+    return [record for directory in directories for record in _read(record_files(_existing(directory)), damaged)]
+
+
+def _existing(directory: Path) -> Path:
+    if not Path(directory).is_dir():
+        raise ValueError(f"{directory}: no such folder of results")
+    return Path(directory)
+
+
+def _read(files: Iterable[Path], damaged: Callable[[str], None]) -> Iterable[Record]:
+    for file in files:
+        try:
+            yield read_record(file)
+        except NotARecord as error:
+            if _has_record_name(file):
+                damaged(str(error))
+        except ValueError as error:
+            damaged(str(error))
+
+
+def _has_record_name(path: Path) -> bool:
+    """Whether the file is named as a record is: backbone.pattern.attention.sSEED.HASH.json."""
+    parts = path.name.split(".")
+    return len(parts) == 6 and parts[3][:1] == "s" and parts[3][1:].isdigit()
 
 
 def load(directories: Iterable[str | Path] | str | Path) -> pd.DataFrame:
-    """One row a cell.
+    """One row a cell, of all records anywhere below these folders; other files, such as sweeps, are passed over.
 
     Columns: those of ``cell`` (task, backbone, pattern, attention, variant, preset, seed, hash), ``status``, ``reason``,
     ``data``, ``embedded``, ``metric.NAME`` for every metric, ``n``, and ``efficiency.NAME``; ``path`` of the record.
+    Warns with one line of each damaged record.  Raises ValueError for a folder that isn't there.
     """
     import pandas as pd
 
     if isinstance(directories, str | Path):
         directories = [directories]
-    return pd.DataFrame([_row(record) for record in records(Path(directory) for directory in directories)])
+    rows = []
+    for directory in map(Path, directories):
+        files = _without_dots(_existing(directory), directory.rglob("*.json"))
+        rows += [_row(record) for record in _read(files, _warn)]
+    return pd.DataFrame(rows)
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = record.get("metrics") or {}
-    data = record.get("data") or {}
+def _row(record: Record) -> dict[str, Any]:
+    efficiency = {} if not record.is_completed else as_json(record)["efficiency"]
     return {
-        **record["cell"],
-        "status": record["status"],
-        "reason": record.get("reason"),
-        "data": data.get("name"),
-        "embedded": data.get("embedded"),
-        **{f"metric.{name}": metric["value"] for name, metric in metrics.items()},
-        "n": next((metric["n"] for metric in metrics.values()), None),
-        **{f"efficiency.{name}": value for name, value in (record.get("efficiency") or {}).items()},
-        "seconds": record.get("seconds"),
-        "path": str(record["path"]),
+        **dataclasses.asdict(record.cell),
+        "status": record.status,
+        "reason": record.reason,
+        "data": record.data.name,
+        "embedded": record.data.embedded,
+        **{f"metric.{name}": metric.value for name, metric in record.metrics.items()},
+        "n": next((metric.n for metric in record.metrics.values()), None),
+        **{f"efficiency.{name}": value for name, value in efficiency.items()},
+        "seconds": record.seconds,
+        "path": str(record.path),
     }

@@ -7,19 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from correct_attentions import Softmax
 
 from benchmark import registry
 from benchmark.interface import PATTERNS, UnsupportedPattern
-from tests.broken import Softmax
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-    """What a test registers is forgotten after it."""
-    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
-    monkeypatch.setattr(registry, "_included", dict(registry._included))
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 def stranger(**declared) -> type:
@@ -134,7 +130,7 @@ def test_a_table_entry_without_module_or_class_is_named(monkeypatch):
 
 FILE = """
 from benchmark.registry import register_attention
-from tests.broken import Softmax
+from correct_attentions import Softmax
 
 @register_attention("from_a_file")
 class FromAFile(Softmax):

@@ -1,1 +1,1 @@
-"""Cells trained and evaluated: runner, workers, trainer, checkpoints."""
+"""Running cells: the runner, its workers, the trainer and its checkpoints."""

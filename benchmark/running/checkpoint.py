@@ -1,7 +1,8 @@
-"""Checkpoints: files written whole or not at all, from which training goes on bit for bit."""
+"""Checkpoints, from which training goes on bit for bit; each file is written whole or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from pathlib import Path
@@ -13,27 +14,34 @@ from torch import Tensor, nn
 from benchmark.files import write_bytes
 
 LAST, BEST = "last.pt", "best.pt"
+_DIGEST_BYTES = 32  # of SHA-256, at the end of a file
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Tensors, numbers, text and plain containers."""
+    """Writes tensors, numbers, text and plain containers."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
+    saved = buffer.getvalue()
+    write_bytes(path, saved + hashlib.sha256(saved).digest())
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """What ``save`` wrote, on the CPU; None where there is no such file or it is of an older format.
+    """What ``save`` wrote, on the CPU; None where there is no such file, or a damaged one.
 
-    Only tensors and plain containers are read, no code: ``weights_only``.
+    ``weights_only`` reads tensors and plain containers and runs no code.
     """
-    if not path.is_file():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    saved, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(saved).digest() != digest:
+        return None
+    return torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
 
 
 def random_states() -> dict[str, Any]:
-    """The global generators that dropout draws from."""
+    """The states of the global generators that dropout draws from."""
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
@@ -41,7 +49,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """What ``random_states`` gave, back in its place."""
+    """Sets the global generators to states that ``random_states`` gave."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -53,5 +61,5 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def remove(folder: Path) -> None:
-    """The checkpoints of a cell that is done."""
+    """Removes the checkpoints of a finished cell."""
     shutil.rmtree(folder, ignore_errors=True)

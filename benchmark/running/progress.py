@@ -1,10 +1,9 @@
-"""What a run shows while it goes: bars on a terminal, plain lines elsewhere."""
+"""The progress of a run as it is shown: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,13 +16,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from benchmark.results import Record
 from benchmark.running.runner import Event
 
 LINE_SECONDS = 30.0  # between two plain lines about one cell
 
 
 class Display:
-    """Listens to the events of ``run_cells``; a context manager."""
+    """Shows the events that it is called with; bars are drawn inside its ``with`` block.
+
+    total     cells to run
+    console   rich's, which knows whether it is a terminal
+    """
 
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console, self.done = total, console, 0
@@ -52,7 +56,8 @@ class Display:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
-        {"start": self._start, "progress": self._step, "end": self._end}[event.kind](event)
+        """Shows what happens to a cell."""
+        {"start": self._start, "progress": self._step, "silent": self._silent, "end": self._end}[event.kind](event)
 
     def _start(self, event: Event) -> None:
         self._started[event.cell.hash] = self._said[event.cell.hash] = time.monotonic()
@@ -74,20 +79,23 @@ class Display:
             self._said[event.cell.hash] = time.monotonic()
             self._print(f"  {event.cell.title}: step {event.step}/{event.num_steps}, {self._note(event)}")
 
+    def _silent(self, event: Event) -> None:
+        self._print(f"  {event.cell.title}: no progress for {event.seconds:.0f} s")
+
     def _end(self, event: Event) -> None:
         self.done += 1
         if event.cell.hash in self._bars:
             self._progress.remove_task(self._bars.pop(event.cell.hash))
         self._progress.update(self._all, completed=self.done)
-        self._print(f"[{self.done}/{self.total}] {event.cell.title}: {_outcome(event.record or {})}")
+        self._print(f"[{self.done}/{self.total}] {event.cell.title}: {_outcome(event.record)}")
 
     def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _outcome(record: Any) -> str:
-    if record.get("status") != "completed":
-        return f"{record.get('status')}: {record.get('reason')}"
-    name, metric = next(iter(record["metrics"].items()))
-    value = "nothing" if metric["value"] is None else f"{metric['value']:.4f}"
-    return f"{name} {value} ({record['seconds']:.0f} s)"
+def _outcome(record: Record | None) -> str:
+    if record is None or not record.is_completed:
+        return f"{record.status}: {record.reason}" if record else "ended"
+    name, metric = next(iter(record.metrics.items()))
+    value = "nothing" if metric.value is None else f"{metric.value:.4f}"
+    return f"{name} {value} ({record.seconds or 0:.0f} s)"

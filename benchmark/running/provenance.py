@@ -1,4 +1,4 @@
-"""Where a record comes from: versions, device, commit.  Nothing that names a person or a place: records are published."""
+"""Where a record comes from: versions, device, commit.  Records are published, so nothing here names a person or a place."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from benchmark.results import Environment
 
 PACKAGES = ("lavo-bench", "torch", "numpy", "accelerate", "tokenizers", "einops")
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Versions, device, threads, commit."""
+def environment(device: str) -> Environment:
+    """Versions, device, threads and commit, as they are in this process now."""
     import torch
 
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "packages": versions(),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        **commit(),
-    }
+    revision, dirty = commit()
+    return Environment(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        packages=versions(),
+        device=hardware_name(device),
+        threads=torch.get_num_threads(),
+        commit=revision,
+        dirty=dirty,
+    )
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed versions of what figures depend on."""
+    """Installed versions of the packages that figures depend on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -39,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def device_name(device: str) -> str:
+def hardware_name(device: str) -> str:
     """The model of the GPU, or of the processor."""
     if device.startswith("cuda"):
         import torch
@@ -54,11 +57,12 @@ def device_name(device: str) -> str:
 
 
 @cache
-def commit() -> dict[str, Any]:
-    """The commit of this code and whether it has changes besides; null where it is no checkout."""
+def commit() -> tuple[str | None, bool | None]:
+    """The commit of this code, and whether it was changed since; None where the code is not a checkout."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
+        """What git prints; None where it fails or there is no git."""
         try:
             done = subprocess.run(
                 ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
@@ -67,8 +71,8 @@ def commit() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An installed copy may lie inside some other checkout, whose commit says nothing of this code.
+    # An installed copy may lie inside another project's checkout, whose commit says nothing of this code.
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return {"commit": None, "dirty": None}
+        return None, None
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results", ":!/reports")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
+    return git("rev-parse", "HEAD"), bool(changes)

@@ -1,4 +1,4 @@
-"""Runs one cell; the one place that turns an exception into a record."""
+"""Runs one cell, and turns an exception into a record; no other place does."""
 
 from __future__ import annotations
 
@@ -7,56 +7,60 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmark.files import as_machine_fault, is_machine_fault, remove_abandoned
 from benchmark.interface import Splits, Task
 from benchmark.measuring import memory
-from benchmark.results import SCHEMA_VERSION, Status, read_record, write_record
-from benchmark.running import provenance
+from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
+from benchmark.running import checkpoint, provenance
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import TrainSettings
 
-CHECKPOINTS = ".checkpoints"  # below the output folder; what begins with a dot is work in progress
+CHECKPOINTS = ".checkpoints"  # below the output folder; names with a dot in front are work in progress
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where and on what cells run."""
+    """Where cells run: folders, device, threads, processes."""
 
     output: Path
     cache: Path
     device: str = "cpu"
-    threads: int = 1
     include: tuple[Path, ...] = ()
     debug: bool = False
-    rank: int = 0  # of the processes that train one cell together (torchrun): the first alone writes
-    processes: int = 1  # how many these are
+    cell_timeout: float = 3600.0  # seconds without progress after which a cell is ended
+    rank: int = 0  # among the processes that train one cell together (torchrun); only rank 0 writes
+    processes: int = 1  # that train one cell together
 
 
 @dataclass(frozen=True)
 class Event:
-    """What the caller may show: a cell's start, progress, end."""
+    """What happens to a cell, for the display and the run."""
 
-    kind: str  # start, progress, end
+    kind: str  # start, progress, silent (no progress for some seconds), end, fault (of the machine, for this reason)
     cell: Cell
     step: int = 0
     num_steps: int = 0
     loss: float | None = None
     phase: str = ""
-    record: Mapping[str, Any] | None = None
+    record: Record | None = None
+    seconds: float = 0.0
+    reason: str = ""
 
 
 Listener = Callable[[Event], None]
 
 
 def probe_output(output: Path) -> None:
-    """Raises ConfigError where records could not be written, before anything is trained."""
+    """Raises ConfigError where records can't be written, so that nothing is trained in vain."""
     if output.suffix:
         raise ConfigError(f"-o {output}: names a file ({output.suffix}); a folder for the records is wanted")
     if output.exists() and not output.is_dir():
@@ -70,70 +74,96 @@ def probe_output(output: Path) -> None:
 
 
 def to_run(cells: Iterable[Cell], output: Path, *, rerun: bool = False, retry_failed: bool = False) -> list[Cell]:
-    """The cells that have no record yet; with ``retry_failed`` also those whose record isn't ``completed``."""
+    """The cells without a record; ``retry_failed`` adds those whose cell failed, ``rerun`` all others."""
     done = ("completed", "unsupported") if retry_failed else ("completed", "unsupported", "failed", "out_of_memory")
     return [cell for cell in cells if rerun or status_of(cell, output) not in done]
 
 
+def clean(output: Path, cells: Iterable[Cell], *, rerun: bool = False) -> None:
+    """Removes what killed runs left: temporary files, and checkpoints of cells that have a record or are to start anew."""
+    remove_abandoned(output)
+    for cell in cells:
+        if rerun or status_of(cell, output) is not None:
+            checkpoint.remove(output / CHECKPOINTS / cell.hash)
+    with suppress(OSError):
+        (output / CHECKPOINTS).rmdir()  # where it is empty
+
+
 def status_of(cell: Cell, output: Path) -> str | None:
-    """The status of a cell's record; None where it has none, or a damaged one."""
+    """The status of a cell's record; None where the record is missing or damaged."""
     path = cell.path(output)
     try:
-        return read_record(path)["status"] if path.is_file() else None
+        return read_record(path).status if path.is_file() else None
     except ValueError:
         return None
 
 
-def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> dict[str, Any]:
-    """Trains, evaluates and writes one cell; whatever goes wrong in it is its record, not the caller's problem."""
+class Figures(NamedTuple):
+    """What a completed cell adds to its name, settings and environment."""
+
+    metrics: Mapping[str, MetricValue]
+    controls: Mapping[str, Mapping[str, float | None]]
+    efficiency: Efficiency
+    data: DataSource
+    columns: Mapping[str, np.ndarray]  # one value a test example
+    curves: Mapping[str, Any]
+
+
+def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Record:
+    """Trains, evaluates and writes one cell.  Whatever goes wrong in it becomes its record and is not raised.
+
+    Raises MachineFault where the machine fails and not the cell, which then has no record.
+    """
     started, clock = datetime.now(UTC), time.perf_counter()
-    content: dict[str, Any] = {}
-    columns: Mapping[str, np.ndarray] | None = None
-    status, reason = "completed", None
+    figures: Figures | None = None
+    status: Status = "completed"
+    reason = None
     if cell.unsupported is not None:
         status, reason = "unsupported", cell.unsupported
     else:
         try:
-            content, columns = _measured(cell, place, listen)
+            figures = _measured(cell, place, listen)
         except Exception as error:
+            if is_machine_fault(error):
+                raise as_machine_fault(error, cell.title) from error
             if place.debug:
                 traceback.print_exc()
             status, reason = _verdict(error)
-    record = {
-        **_empty_record(cell, place, status, reason, started),
-        **content,
-        "seconds": round(time.perf_counter() - clock, 3),
-    }
-    if place.rank == 0:
-        write_record(cell.path(place.output), record, columns)
-        if status == "completed":
-            from benchmark.running import checkpoint
-
-            checkpoint.remove(_checkpoint_folder(cell, place))
+    record = record_without_figures(cell, place, status, reason, started)
+    if figures is not None:
+        record = replace(
+            record,
+            metrics=figures.metrics,
+            controls=figures.controls,
+            efficiency=figures.efficiency,
+            data=figures.data,
+        )
+    record = replace(record, seconds=round(time.perf_counter() - clock, 3))
+    if place.rank:
+        return record
+    columns, curves = (None, None) if figures is None else (figures.columns, figures.curves)
+    record = write_record(cell.path(place.output), record, columns, curves)
+    checkpoint.remove(_checkpoint_folder(cell, place))
     return record
 
 
-def _empty_record(cell: Cell, place: Place, status: str, reason: str | None, started: datetime) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "cell": cell.describe(),
-        "config": without_places(cell.config),
-        "status": status,
-        "reason": reason,
-        "metrics": {},
-        "examples": None,
-        "controls": {},
-        "curves": {},
-        "efficiency": {},
-        "data": {},
-        "environment": provenance.environment(place.device)
-        | ({"processes": place.processes, "parallel": cell.parallel} if place.processes > 1 else {}),
-        "started": started.isoformat(timespec="seconds"),
-    }
+def record_without_figures(cell: Cell, place: Place, status: Status, reason: str | None, started: datetime) -> Record:
+    """A record with the cell's name, settings, environment and outcome, and no figures."""
+    environment = provenance.environment(place.device)
+    if place.processes > 1:
+        environment = replace(environment, processes=place.processes, parallel=cell.parallel)
+    return Record(
+        cell=cell.name,
+        status=status,
+        reason=reason,
+        config=CellConfig(**without_places(cell.config)),
+        environment=environment,
+        started=started.isoformat(timespec="seconds"),
+    )
 
 
 def _verdict(error: Exception) -> tuple[Status, str]:
-    """Status and one line."""
+    """The status and the one-line reason of a cell that raised this."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
     status: Status = "out_of_memory" if memory.is_out_of_memory(error) else "failed"
     return status, f"{type(error).__name__}: {line}"
@@ -143,12 +173,12 @@ def _checkpoint_folder(cell: Cell, place: Place) -> Path:
     return place.output / CHECKPOINTS / cell.hash
 
 
-def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
-    """What a completed cell's record says, and its values by example."""
+def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
+    """Trains and tests the cell's model.  Raises whatever data, attention or training raise."""
     import torch
 
     from benchmark.multihead import AttentionSites
-    from benchmark.running.trainer import Progress, Trainer, measure
+    from benchmark.running.trainer import Progress, Trainer, measured_metrics
 
     task, splits, train = _task_of(cell, place)
     torch.manual_seed(cell.seed)
@@ -157,6 +187,7 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any
     base = memory.reset_peak(place.device)
 
     def report(progress: Progress) -> None:
+        """Hands the trainer's progress to the display."""
         listen(Event("progress", cell, progress.step, progress.num_steps, progress.loss, progress.phase))
 
     trainer = Trainer(
@@ -178,40 +209,26 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> tuple[dict[str, Any
     if hasattr(task, "curves"):
         curves |= task.curves(trainer.bare)
     seconds, sequence = max(training.seconds, 1e-9), trainer.sequence
-    extra = sum(p.numel() for layer in sites.replaced for p in layer.attention.parameters())
-    content = {
-        "metrics": measure(task.metrics, columns),
-        "controls": _controls(cell, task, splits),
-        "curves": curves,
-        "efficiency": {
-            "tokens_per_second": round(training.tokens / seconds, 1) if training.tokens else None,
-            "examples_per_second": round(training.examples / seconds, 2),
-            "train_seconds": round(training.seconds, 3),
-            "steps": training.step,
-            "best_step": training.best_step,
-            "base_bytes": base,
-            "peak_bytes": peak,
-            "parameters": sum(p.numel() for p in trainer.bare.parameters()),
-            "extra_parameters": extra,
-            "replaced_layers": len(sites.replaced),
-            "kernels": sorted({layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())),
-            **(sequence.efficiency() if sequence else {}),
-        },
-        "data": {
-            "name": splits.name,
-            "embedded": splits.embedded,
-            "sha256": splits.fingerprint,
-            "details": {
-                **splits.details,
-                "examples": {
-                    "train": len(splits.train),
-                    "validation": len(splits.validation),
-                    "test": len(splits.test),
-                },
-            },
-        },
-    }
-    return content, columns
+    kernels = {layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())
+    efficiency = Efficiency(
+        tokens_per_second=round(training.tokens / seconds, 1) if training.tokens else None,
+        examples_per_second=round(training.examples / seconds, 2),
+        train_seconds=round(training.seconds, 3),
+        steps=training.step,
+        best_step=training.best_step,
+        base_bytes=base,
+        peak_bytes=peak,
+        parameters=sum(p.numel() for p in trainer.bare.parameters()),
+        extra_parameters=sum(p.numel() for layer in sites.replaced for p in layer.attention.parameters()),
+        replaced_layers=len(sites.replaced),
+        kernels=sorted(kernels),
+        attention_bytes_sent_per_step=sequence.attention_bytes_sent_per_step() if sequence else None,
+    )
+    examples = {part: len(getattr(splits, part)) for part in ("train", "validation", "test")}
+    data = DataSource(splits.name, splits.embedded, splits.fingerprint, {**splits.details, "examples": examples})
+    return Figures(
+        measured_metrics(task.metrics, columns), _controls(cell, task, splits), efficiency, data, columns, curves
+    )
 
 
 def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
@@ -220,11 +237,14 @@ def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
     settings = {key: cell.config[key] for key in cell.config if key not in ("train", "options", "limit")}
     cls: Any = load_task(cell.task)
     task: Task = cls(cls.settings[cell.backbone].model_validate(settings), backbone=cell.backbone)
-    splits = task.load_data(cell.data_root, place.cache)
+    try:
+        splits = task.load_data(cell.data_root, place.cache)
+    except OSError as error:  # the plan has read the same files a moment ago
+        raise as_machine_fault(error, cell.title) from error
     return task, splits, TrainSettings.model_validate({**cell.config["train"], "parallel": cell.parallel})
 
 
-_control_figures: dict[str, dict[str, Any]] = {}  # of this process: many cells share their data
+_control_figures: dict[str, dict[str, Any]] = {}  # computed once a process, because many cells share their data
 
 
 def _controls(cell: Cell, task: Task, splits: Splits) -> dict[str, Any]:
@@ -247,16 +267,16 @@ def _first(columns: Mapping[str, np.ndarray], limit: int | None) -> Mapping[str,
 def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda _: None) -> None:
     """Runs cells one after another in this process, which is one of several that torchrun started for each cell.
 
-    The same cells must be given to all of them.  A cell that fails in one process and not in the others leaves these waiting,
-    until torchrun, which sees this one end, ends them.
+    All processes must be given the same cells.  Where a cell fails in one process only, the others wait for it, and torchrun
+    ends them when it sees that one end.
     """
     import torch
 
     memory.keep_freed_memory()
-    torch.set_num_threads(place.threads)
     for cell in cells:
+        torch.set_num_threads(cell.threads)
         listen(Event("start", cell))
         record = run_cell(cell, place, listen)
         listen(Event("end", cell, record=record))
-        if record["status"] not in ("completed", "unsupported") and torch.distributed.is_initialized():
-            raise RuntimeError(f"{cell.title} on process {place.rank}: {record['reason']}")
+        if record.status not in ("completed", "unsupported") and torch.distributed.is_initialized():
+            raise RuntimeError(f"{cell.title} on process {place.rank}: {record.reason}")

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step alone, so that no number of processes or resumes changes it."""
+"""The learning rate by step; it depends on nothing else, so processes and resumes do not change it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmark.settings.models import TrainSettings
 
 
 def learning_rate(train: TrainSettings, step: int, *, num_steps: int, steps_per_epoch: int) -> float:
-    """The rate of this step (0 is the first): linear warm-up to ``learning_rate``, then the schedule.
+    """The rate of this step, the first being 0: linear warm-up to ``learning_rate``, then the schedule.
 
     constant      stays
     linear        falls to final_ratio of the peak at the last step

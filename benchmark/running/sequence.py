@@ -1,7 +1,7 @@
 """Sequence parallel training: each process holds a part of every sequence of a batch, and all of the weights.
 
-What tokens must know of other parts is the attention's affair (``PartedAttention``); all else works token by token.  Losses
-and gradients are sums over tokens, so those of the parts add up to those of one process that holds the whole.
+Attention alone exchanges anything between parts (``PartedAttention``); everything else works token by token.  Losses and
+gradients are sums over tokens, so the sums of the parts are those of one process with the whole sequences.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from benchmark.multihead import MultiHeadAttention
 
 
 class SequenceParallel:
-    """One process's share in it.
+    """One process's part in this training.
 
-    Raises ValueError where the task or an attention of the model can't do with parts of sequences.
+    Raises ValueError where the task or an attention of the model can't work on parts of sequences.
     """
 
     def __init__(self, task: Task, model: nn.Module, *, num_parts: int, rank: int) -> None:
@@ -34,13 +34,13 @@ class SequenceParallel:
             who = ", ".join(sorted(lacking)) or "a model without attention"
             raise ValueError(f"parallel = 'sequence': {who} can't attend over a sequence in parts")
         self.steps = self.bytes_sent = 0
-        self.kernels: set[str] = set()  # that ran on parts; evaluation is of whole sequences and may run others
+        self.kernels: set[str] = set()  # that ran on parts; evaluation sees whole sequences and may use other kernels
 
     @contextmanager
     def own_part(self, batch: Any) -> Iterator[Any]:
-        """Gives this process's part of the batch, which inside is what the model's attentions expect.
+        """Gives this process's part of the batch; inside the block the model's attentions expect parts.
 
-        The backward pass belongs inside as well: a checkpointed block runs again there.
+        Run the backward pass inside as well, because checkpointed blocks are computed again there.
         """
         length = self.task.sequence_length(batch)
         part = self.layers[0].attention.make_part(length, num_parts=self.num_parts, rank=self.rank)
@@ -55,15 +55,15 @@ class SequenceParallel:
         self.kernels |= {layer.kernel for layer in self.layers}
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Ends a step: each gradient becomes the sum over processes, in place.
+        """Sums each gradient over the processes, in place.
 
-        Which parameters have a gradient is the same in all of them, because all ran the same model on the same batch.
+        All processes ran the same model on the same batch, so the same parameters have gradients everywhere.
         """
         for parameter in model.parameters():
             if parameter.grad is not None:
                 torch.distributed.all_reduce(parameter.grad)
         self.steps += 1
 
-    def efficiency(self) -> dict[str, float]:
-        """For the record: bytes that this process gave to others for attention, gradients not counted."""
-        return {"attention_bytes_sent_per_step": round(self.bytes_sent / max(1, self.steps), 1)}
+    def attention_bytes_sent_per_step(self) -> float:
+        """Bytes that this process sent to others for attention, a step; gradients are not counted."""
+        return round(self.bytes_sent / max(1, self.steps), 1)

@@ -18,25 +18,26 @@ from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
 from benchmark.interface import LossSum, Metric, Splits, Task
+from benchmark.results import MetricValue
 from benchmark.running import checkpoint
 from benchmark.running.schedule import learning_rate
 from benchmark.running.sequence import SequenceParallel
 from benchmark.settings.models import TrainSettings
 
-LOGGED_POINTS = 200  # of a training curve: enough for a figure, and a record stays small
+LOGGED_POINTS = 200  # points of a training curve: enough for a figure, and files stay small
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss is not finite any more."""
 
 
 @dataclass
 class Progress:
-    """Where training stands; handed to the caller after each step."""
+    """How far training is; the caller gets it after each step."""
 
     step: int
     num_steps: int
-    loss: float
+    loss: float | None
     phase: str = "training"
 
 
@@ -45,7 +46,7 @@ Report = Callable[[Progress], None]
 
 @dataclass
 class Training:
-    """What a training left behind, beside the weights of the best checkpoint in the model."""
+    """The course of a training; the weights of its best evaluation are in the model."""
 
     num_steps: int
     step: int = 0
@@ -62,7 +63,7 @@ class Training:
 class Trainer:
     """Trains one model on one task.
 
-    folder   where checkpoints lie; a training that finds one there goes on from it
+    folder   of checkpoints; training resumes from one that it finds there
     report   called after every step
     """
 
@@ -88,32 +89,32 @@ class Trainer:
         optimizer = make_optimizer(model, train)
         self.bare = model
         world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.sequence: SequenceParallel | None = None  # one process has the whole sequences, whatever was asked for
+        self.sequence: SequenceParallel | None = None  # set only where several processes hold parts
         if train.parallel == "sequence" and world > 1:
             self.sequence = SequenceParallel(task, model, num_parts=world, rank=self.rank)
         self.model, self.optimizer = self.accelerator.prepare(_Loss(task, model), optimizer)
         self.steps_per_epoch = math.ceil(len(splits.train) / train.batch_size)
         self.num_steps = train.steps if train.steps is not None else (train.epochs or 0) * self.steps_per_epoch
         self.state = Training(self.num_steps)
-        self.best: dict[str, Tensor] | None = None  # weights of the best evaluation of this process
+        self.best: dict[str, Tensor] | None = None  # weights of the best evaluation since this process began
 
     def run(self) -> Training:
         """Trains to the end and leaves the best weights in the model.  Raises Diverged with the step."""
-        # Not what was drawn before decides dropout, but the seed: every attention of a comparison sees the same masks.
+        # The seed decides dropout, whatever was drawn before: every attention of a comparison sees the same masks.
         torch.manual_seed(self.seed)
         self._resume()
         if self.rank:
-            # Dropout of its own for each process: drawn alike, it would hit the same places of all of them.
+            # Each process draws its own dropout; with one seed all of them would drop the same places.
             mixed = np.random.SeedSequence([self.seed, self.state.step, self.rank])
             torch.manual_seed(int(mixed.generate_state(1)[0]))
-        batches = self._batches(self.state.step)
+        batches = self.batches(self.state.step)
         evaluate_every = self.train.eval_every or self.steps_per_epoch
         while self.state.step < self.num_steps and not self._out_of_patience():
             started = time.perf_counter()
-            loss = self._step(next(batches))
+            loss = self.step(next(batches))
             self.state.step += 1
             self.state.seconds += time.perf_counter() - started
-            self._log(loss)
+            self.log(loss)
             if self.state.step % evaluate_every == 0 or self.state.step == self.num_steps:
                 self._validate()
             if self.state.step % self.train.checkpoint_every == 0 and self.state.step < self.num_steps:
@@ -124,9 +125,11 @@ class Trainer:
             self.bare.load_state_dict(best["model"])
         return self.state
 
-    def _batches(self, first_step: int) -> Iterator[list[int]]:
-        """Indices of each step, every epoch in an order that depends on seed and epoch alone; an epoch's last
-        batch is as short as it comes out."""
+    def batches(self, first_step: int) -> Iterator[list[int]]:
+        """The example indices of each step.
+
+        The order of an epoch depends on seed and epoch only.  The last batch of an epoch may be shorter.
+        """
         size, step = self.train.batch_size, first_step
         while True:
             epoch, position = divmod(step, self.steps_per_epoch)
@@ -136,8 +139,11 @@ class Trainer:
                 yield chunk.tolist()
                 step += 1
 
-    def _step(self, indices: Sequence[int]) -> float:
-        """One update; the gradient is that of the mean over all terms of the step, however it was cut."""
+    def step(self, indices: Sequence[int]) -> float:
+        """One update of the weights; returns the loss.
+
+        The gradient is that of the mean over all terms of the step, however the step is cut into micro-batches.
+        """
         rate = learning_rate(
             self.train, self.state.step, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch
         )
@@ -145,7 +151,7 @@ class Trainer:
             group["lr"] = rate
         world = self.accelerator.num_processes
         own = list(indices[self.rank :: world]) if self.sequence is None else list(indices)
-        # Without an example of its own a process still takes part in the step, with one that weighs nothing.
+        # A process without an example of its own still takes part, with an example of weight 0.
         weight = 1 if own else 0
         own = own or [indices[0]]
         size = self.train.micro_batch_size or len(own)
@@ -161,23 +167,23 @@ class Trainer:
         return total
 
     def _backward_whole(self, indices: Sequence[int]) -> float:
-        """A step of one batch: its own mean can be taken at once."""
+        """A step of a single batch, whose mean loss can be taken at once."""
         loss = self._loss(self._batch(indices))
         mean = loss.total / loss.num_terms
         self.accelerator.backward(mean)
         return self._finite(float(mean.detach()))
 
     def _backward(self, micro_batches: Sequence[Sequence[int]], weight: int) -> float:
-        """A step of several batches: sums are added up, and divided once by the number of all terms.
+        """A step of several batches: sums are added, and divided once by the number of all terms.
 
-        weight: of this process's terms, 1 or 0.
+        weight: 1, or 0 for a process without an example of its own.
         """
         totals = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
         tokens = self.state.tokens
-        scale = 1.0 / self.train.batch_size  # keeps half precision in range; divided out again below
+        scale = 1.0 / self.train.batch_size  # keeps half precision in range; undone below
         for number, indices in enumerate(micro_batches):
-            # What DistributedDataParallel sends in a backward pass would come between what attention sends in it, so with
-            # parts of sequences gradients are summed afterwards.
+            # With parts of sequences the attention communicates during the backward pass, and messages of
+            # DistributedDataParallel would come in between; gradients are then summed afterwards.
             synchronised = self.sequence is None and number == len(micro_batches) - 1
             with (
                 nullcontext() if synchronised else self.accelerator.no_sync(self.model),
@@ -189,9 +195,9 @@ class Trainer:
             totals[1] += weight * loss.num_terms
         totals[2] = weight * (self.state.tokens - tokens)
         total, count, seen = self.accelerator.reduce(totals, reduction="sum").tolist()
-        if self.sequence is None:  # else every process has counted the whole batch
+        if self.sequence is None:  # with parts of sequences every process has counted the whole batch
             self.state.tokens = tokens + int(seen)
-        # DistributedDataParallel averages over processes; the sum is wanted.
+        # DistributedDataParallel averages over processes, and the sum is needed.
         factor = (self.accelerator.num_processes if self.sequence is None else 1) / (scale * count)
         if self.sequence is not None:
             self.sequence.sum_gradients(self.bare)
@@ -206,7 +212,7 @@ class Trainer:
         return batch
 
     def _own(self, batch: Any) -> AbstractContextManager[Any]:
-        """What of a batch this process trains on: all of it, where processes share out whole examples."""
+        """The part of a batch that this process trains on; all of it unless sequences are in parts."""
         return nullcontext(batch) if self.sequence is None else self.sequence.own_part(batch)
 
     def _loss(self, batch: Any) -> LossSum:
@@ -218,7 +224,8 @@ class Trainer:
             raise Diverged(f"the loss is {loss} at step {self.state.step + 1} of {self.num_steps}: training diverged")
         return loss
 
-    def _log(self, loss: float) -> None:
+    def log(self, loss: float) -> None:
+        """Keeps the loss of the step that was just taken for the curve, and reports it."""
         every = max(1, self.num_steps // LOGGED_POINTS)
         if self.state.step % every == 0 or self.state.step in (1, self.num_steps):
             step = self.state.step - 1
@@ -228,7 +235,7 @@ class Trainer:
         self.report(Progress(self.state.step, self.num_steps, loss))
 
     def _validate(self) -> None:
-        """Measures on validation data, and keeps the weights if they are the best so far."""
+        """Evaluates on validation data, and keeps the weights if they are the best so far."""
         if not len(self.splits.validation):
             return
         metric = self.task.metrics[self.task.selection]
@@ -247,7 +254,7 @@ class Trainer:
             self.state.evaluations_since_best += 1
 
     def evaluate(self, part: Sequence[Any]) -> dict[str, np.ndarray]:
-        """The task's values of every example of a part, each example once."""
+        """The task's values of every example of a part."""
         return evaluate(
             self.task,
             self.bare,
@@ -255,6 +262,7 @@ class Trainer:
             batch_size=self.train.eval_batch_size,
             limit=self.limit,
             accelerator=self.accelerator,
+            on_batch=lambda: self.report(Progress(self.state.step, self.num_steps, None, "evaluating")),
         )
 
     def _out_of_patience(self) -> bool:
@@ -263,7 +271,7 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is None or not self.accelerator.is_main_process:
             return
-        # The best weights first: a kill between the two leaves an older state that finds them again.
+        # The best weights come first: after a kill between the two files, the older state finds them there.
         if self.best is not None:
             checkpoint.save(self.folder / checkpoint.BEST, {"model": self.best, "step": self.state.best_step})
         content = {
@@ -278,8 +286,8 @@ class Trainer:
         return checkpoint.load(self.folder / name) if self.folder is not None else None
 
     def _resume(self) -> None:
-        saved = self._load(checkpoint.LAST)
-        if saved is None:
+        saved, best = self._load(checkpoint.LAST), self._load(checkpoint.BEST)
+        if saved is None or (saved["state"]["best_step"] and best is None):  # damaged ones: training begins anew
             return
         self.bare.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -288,13 +296,16 @@ class Trainer:
 
 
 class _Loss(nn.Module):
-    """The task's loss as a module's ``forward``, where several processes hook in: a task may call any method of its model."""
+    """The task's loss as the ``forward`` of a module.
+
+    DistributedDataParallel hooks into ``forward``, and a task may call any method of its model."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
         self.task, self.model = task, model
 
     def forward(self, batch: Any) -> LossSum:
+        """The loss of one batch."""
         return self.task.loss(self.model, batch)
 
 
@@ -306,8 +317,9 @@ def evaluate(
     batch_size: int,
     limit: int | None = None,
     accelerator: Accelerator | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """Column by column, one value an example; nothing is dropped, and no value depends on the batch it came in."""
+    """Values by example: column name -> (examples,).  No example is dropped, and the batch size changes no value."""
     count = len(part) if limit is None else min(limit, len(part))
     if not count:
         raise ValueError(f"{task.name}: a part without examples can't be scored")
@@ -317,6 +329,7 @@ def evaluate(
         for first in range(0, count, batch_size):
             examples = [part[index] for index in range(first, min(first + batch_size, count))]
             values = task.score(model, to_device(task.collate(examples), device))
+            on_batch()
             collected.append({name: value.detach().cpu() for name, value in values.items()})
     columns = {name: torch.cat([values[name] for values in collected]).numpy() for name in collected[0]}
     for name, column in columns.items():
@@ -324,30 +337,32 @@ def evaluate(
     return columns
 
 
-def measure(metrics: Mapping[str, Metric], columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """The record's ``metrics``: value, direction, unit and number of test examples."""
+def measured_metrics(metrics: Mapping[str, Metric], columns: Mapping[str, np.ndarray]) -> dict[str, MetricValue]:
+    """A record's metrics, from columns with one value a test example."""
     return {
-        name: {
-            "value": metric.value(columns),
-            "higher_is_better": metric.higher_is_better,
-            "unit": metric.unit,
-            "n": metric.n(columns),
-        }
+        name: MetricValue(
+            value=metric.value(columns),
+            n=metric.n(columns),
+            higher_is_better=metric.higher_is_better,
+            unit=metric.unit,
+        )
         for name, metric in metrics.items()
     }
 
 
 def make_accelerator(precision: str, device: str) -> Accelerator:
-    """Accelerate for this precision and device; its process-wide state is made anew, since cells may differ in both."""
+    """An Accelerator for this precision and device.
+
+    Its process-wide state is reset, because the next cell of a worker may use another precision or device."""
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
-    # A control that leaves projections unused would stop DistributedDataParallel otherwise.
+    # The control `none` leaves projections unused, and DistributedDataParallel would stop there.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(mixed_precision=mixed, cpu=torch.device(device).type == "cpu", kwargs_handlers=[unused])
 
 
 def make_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
-    """Adam or AdamW; biases, norms and other vectors are not decayed by AdamW."""
+    """Adam, or AdamW without weight decay on biases, norms and other vectors."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if train.optimizer == "adam":
         return torch.optim.Adam(
@@ -361,7 +376,7 @@ def make_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimi
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch (tensors in NamedTuples, tuples, lists, mappings) on the device."""
+    """The batch on this device: tensors in NamedTuples, tuples, lists or mappings, nested as they are."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

@@ -1,26 +1,27 @@
-"""The strict base of every settings model: unknown keys are refused, values are frozen, and yes is no number."""
+"""The strict base of every settings model: unknown keys are refused, values are frozen, and ``yes`` is not a number."""
 
-import re
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Settings(BaseModel):
-    """A group of settings; tasks and the engine derive theirs from it."""
+    """A group of settings; the engine and every task derive their own groups from it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads ``yes`` and ``on`` as true, and pydantic true as 1: ``steps: yes`` would train one step."""
-        annotation = str(cls.model_fields[info.field_name or ""].annotation)
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads ``yes`` and ``on`` as true, and pydantic reads true as 1: ``steps: yes`` would train one step."""
+        types = _types_in(cls.model_fields[info.field_name or ""].annotation)
         values = value if isinstance(value, list | tuple) else [value]
-        if (
-            any(isinstance(one, bool) for one in values)
-            and re.search(r"\b(int|float)\b", annotation)
-            and "bool" not in annotation
-        ):
+        if bool not in types and types & {int, float} and any(isinstance(one, bool) for one in values):
             raise ValueError("a number is wanted, not true or false (which yes, no, on and off are in YAML)")
         return value
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """The plain types that an annotation is made of: int and str in ``dict[str, int | None]``."""
+    inner = get_args(annotation)
+    return {annotation} if not inner else {kind for part in inner for kind in _types_in(part) if isinstance(kind, type)}

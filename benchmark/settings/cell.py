@@ -1,4 +1,4 @@
-"""A cell: one training and evaluation, with the hash that names it."""
+"""A cell is one training and evaluation; its hash names it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.interface import Pattern
+from benchmark.results import CellName
 from benchmark.settings.messages import ConfigError
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and evaluation; everything that decides its figures enters ``hash``."""
+    """One training and evaluation.  ``hash`` covers everything that decides its figures."""
 
     task: str
     backbone: str
     pattern: Pattern
     attention: str
-    variant: str  # what tables call it; no part of the hash
+    variant: str  # the name in tables; not part of the hash
     preset: str
     seed: int
     config: dict[str, Any] = field(hash=False)  # data, model, eval, train, options, limit
     hash: str
     data_root: Path | None = field(default=None, hash=False)
-    parallel: str = "data"  # how several processes share the training; no part of the hash
-    unsupported: str | None = None  # the reason why there is nothing to run
+    parallel: str = "data"  # how several processes share the training; not part of the hash
+    unsupported: str | None = None  # why the attention can't do the pattern; None where it can
+
+    @property
+    def threads(self) -> int:
+        """Threads of torch that the cell is run with."""
+        return int(self.config["train"]["threads"])
 
     @property
     def stem(self) -> str:
@@ -43,15 +49,26 @@ class Cell:
         """How progress and messages name it."""
         return f"{self.task}/{self.backbone}.{self.pattern}.{self.variant}.s{self.seed}"
 
-    def describe(self) -> dict[str, Any]:
-        """The record's ``cell``."""
-        names = ("task", "backbone", "pattern", "attention", "variant", "preset", "seed", "hash")
-        return {name: getattr(self, name) for name in names}
+    @property
+    def name(self) -> CellName:
+        """How its record names it."""
+        return CellName(
+            task=self.task,
+            backbone=self.backbone,
+            pattern=self.pattern,
+            attention=self.attention,
+            preset=self.preset,
+            seed=self.seed,
+            hash=self.hash,
+            variant=self.variant,
+        )
 
 
 def without_places(value: Any) -> Any:
-    """Settings with absolute paths cut to their last part: a record is published, and a hash must not know where a
-    file lies (its content is in the data's fingerprint)."""
+    """Settings with absolute paths cut to their last part.
+
+    Records are published, and a hash must not depend on where a file lies; the data's fingerprint covers its content.
+    """
     if isinstance(value, dict):
         return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

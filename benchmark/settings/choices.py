@@ -17,13 +17,13 @@ from benchmark.settings.models import AttentionSpec
 
 
 def choose_tasks(names: Sequence[str]) -> list[str]:
-    """Long names; ``all`` is every task."""
+    """The long names of these tasks; ``all`` stands for every task."""
     chosen = list(TASKS) if "all" in names else [task_name(name) for name in names]
     return list(dict.fromkeys(chosen))
 
 
 def choose_attentions(choices: Sequence[str | AttentionSpec]) -> list[AttentionSpec]:
-    """Contenders; ``all`` is every known attention.  Raises ConfigError where two would share a row of the tables."""
+    """The attentions to compare; ``all`` stands for every known one.  Raises ConfigError where two would share a row of a table."""
     known = attention_names()
     chosen: list[AttentionSpec] = []
     for choice in choices:
@@ -44,7 +44,7 @@ def choose_attentions(choices: Sequence[str | AttentionSpec]) -> list[AttentionS
 
 
 def choose(wanted: Sequence[str] | None, allowed: Sequence[str]) -> list[str]:
-    """The wanted ones of these, all where nothing was said."""
+    """The wanted names among the allowed ones; all of them where none was named."""
     if wanted is None:
         return list(allowed)
     return [name for name in allowed if name in wanted]

@@ -1,4 +1,4 @@
-"""What a run consists of: training settings, attentions with their options, runs, and overrides."""
+"""The models of settings: training, attentions with their options, runs, and overrides."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from benchmark.settings.messages import ConfigError
 
 
 class TrainSettings(Settings):
-    """How any task is trained.  A step is one update of the weights, whatever the accumulation."""
+    """How any task is trained.  One step is one update of the weights, however many micro-batches it takes."""
 
     steps: int | None = Field(default=None, ge=1)
     epochs: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(ge=1)  # examples a step, of all processes and micro-batches together
-    micro_batch_size: int | None = Field(default=None, ge=1)  # examples at once: memory, not results
+    batch_size: int = Field(ge=1)  # examples a step, over all processes and micro-batches
+    micro_batch_size: int | None = Field(default=None, ge=1)  # examples at once; changes the memory, not the results
     eval_batch_size: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = Field(gt=0)
@@ -34,15 +34,17 @@ class TrainSettings(Settings):
     clip_norm: float | None = Field(default=None, gt=0)
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt", "exponential"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
-    final_ratio: float = Field(default=0.0, ge=0, le=1)  # the floor, as a share of the peak
-    decay: float = Field(default=0.5, gt=0, le=1)  # of schedule exponential: the factor every decay_epochs
+    final_ratio: float = Field(default=0.0, ge=0, le=1)  # the lowest rate, as a share of the peak
+    decay: float = Field(default=0.5, gt=0, le=1)  # schedule exponential: the factor every decay_epochs
     decay_epochs: float = Field(default=1, gt=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    eval_every: int | None = Field(default=None, ge=1)  # steps; each epoch where left out
-    patience: int | None = Field(default=None, ge=1)  # evaluations without a better one
+    eval_every: int | None = Field(default=None, ge=1)  # steps; every epoch where left out
+    patience: int | None = Field(default=None, ge=1)  # evaluations without an improvement before training stops
+    # Threads of torch on a CPU.  They change the last bits of sums, so they belong to the settings; --jobs does not change them.
+    threads: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)  # steps between resumable checkpoints
-    # What each of several processes (torchrun) takes: whole examples of a batch, or a part of every sequence of it.  Left out
-    # of dumps, and so of a cell's hash: like the number of processes it says how a result is computed, not which.
+    # What each of several processes (torchrun) takes: whole examples of a batch, or a part of every sequence.  It says how a
+    # result is computed and not which, like the number of processes, so dumps and hashes leave it out.
     parallel: Literal["data", "sequence"] = Field(default="data", exclude=True)
 
     @field_validator("betas")
@@ -90,7 +92,7 @@ class AttentionSpec(Settings):
 
 
 class RunSettings(Settings):
-    """What a run file says; on the command line the options of the same names."""
+    """One run, as a run file says it or the command line's options of the same names."""
 
     tasks: list[str] = Field(default=["all"], min_length=1)
     backbones: list[str] | None = Field(default=None, min_length=1)
@@ -105,12 +107,12 @@ class RunSettings(Settings):
 
     @property
     def origin(self) -> str:
-        """The file, and the number of the run in it; nothing for a run that stands on the command line."""
+        """The file and the number of the run in it; empty for a run from the command line."""
         return self._origin
 
     @contextmanager
     def located(self) -> Iterator[None]:
-        """Faults found inside name the file; those that already name an option, or the file, stay as they are."""
+        """Adds the file's name to faults raised inside, unless they already name it or an option."""
         try:
             yield
         except ValueError as error:
@@ -119,7 +121,7 @@ class RunSettings(Settings):
             raise ConfigError(f"{self.origin}: {error}") from error
 
     def with_origin(self, origin: str) -> RunSettings:
-        """The same run, said to stand there."""
+        """The same run with this ``origin``."""
         copy = self.model_copy()
         copy._origin = origin
         return copy
@@ -147,7 +149,7 @@ class RunSettings(Settings):
 
 
 class RunFile(RunSettings):
-    """A YAML file: one run, or several that share what stands beside ``runs``."""
+    """A YAML file with one run, or with several that share the settings beside ``runs``."""
 
     runs: list[dict[str, Any]] = []
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from types import NoneType, UnionType
-from typing import Any
+from typing import Any, get_args, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from benchmark.registry import (
     attention_options,
@@ -20,16 +21,16 @@ from benchmark.settings.models import Override
 def full_options(name: str, given: Iterable[Override]) -> dict[str, Any]:
     """Options with the attention's own defaults filled in, so that naming a default changes no hash.
 
-    given: their keys are options; of one that is given twice the later counts.
+    given: overrides whose keys are options; where a key is given twice, the later one counts.
     """
     cls = load_attention(name)
-    allowed = attention_options(cls)
+    allowed, annotations = attention_options(cls), _annotations(cls)
     options: dict[str, Any] = {}
     for option, value, origin in given:
         if option not in allowed:
             has = ", ".join(allowed) if allowed else "no options"
             raise ConfigError(f"{origin}: unknown option {option!r}{nearest(option, allowed)}; {name} has {has}")
-        if (wanted := _wanted(value, allowed[option].annotation)) is not None:
+        if (wanted := _wanted(value, annotations.get(option))) is not None:
             raise ConfigError(f"{origin}: {option} = {value!r}: must be {wanted}")
         options[option] = value
     plain = bool | int | float | str | list | tuple | None
@@ -43,21 +44,30 @@ def full_options(name: str, given: Iterable[Override]) -> dict[str, Any]:
     return dict(sorted({**defaults, **options}.items()))
 
 
-_OPTION_TYPES: dict[str, tuple[type[Any] | UnionType, str]] = {
-    "bool": (bool, "true or false"),
-    "int": (int, "a whole number"),
-    "float": (int | float, "a finite number"),
-    "str": (str, "text"),
-    "None": (NoneType, "null"),
+_PLAIN_TYPES: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    NoneType: "null",
 }
 
 
+def _annotations(cls: type) -> dict[str, Any]:
+    """The types of a constructor's parameters; none where a name in them can't be resolved."""
+    try:
+        return get_type_hints(cls.__init__)  # type: ignore[misc]  # the class's own, whatever it derives from
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
 def _wanted(value: Any, annotation: Any) -> str | None:
-    """What an option annotated so should be; None where the value is that, or the annotation isn't plain."""
-    names = [part.strip() for part in str(getattr(annotation, "__name__", annotation)).split("|")]
-    if not set(names) <= set(_OPTION_TYPES):
+    """What an option of this type should be; None where the value fits, or only the constructor can tell."""
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    if not all(kind in _PLAIN_TYPES for kind in kinds):
         return None
-    for name in names:
-        if isinstance(value, _OPTION_TYPES[name][0]) and isinstance(value, bool) == (name == "bool"):
-            return None if not isinstance(value, float) or math.isfinite(value) else _OPTION_TYPES[name][1]
-    return " or ".join(_OPTION_TYPES[name][1] for name in names)
+    try:
+        TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+    except ValidationError:
+        return " or ".join(_PLAIN_TYPES[kind] for kind in kinds)
+    return None

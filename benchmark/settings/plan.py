@@ -29,9 +29,9 @@ from benchmark.settings.resolve import Resolved, check_parallel, own_key, resolv
 
 
 def plan_cells(runs: Sequence[tuple[RunSettings, list[Override]]], cache: Path) -> list[Cell]:
-    """All cells of these runs, in the order tasks, backbones, patterns, seeds, attentions.
+    """All cells of these runs, ordered by task, backbone, pattern, seed and attention.
 
-    Everything that can be wrong in a configuration is found here, before anything is trained.  Raises ConfigError.
+    Raises ConfigError for any mistake in the settings, before anything is trained.
     """
     planner = _Planner(cache)
     cells: list[Cell] = []
@@ -42,7 +42,7 @@ def plan_cells(runs: Sequence[tuple[RunSettings, list[Override]]], cache: Path) 
 
 
 def check_runs(runs: Sequence[tuple[RunSettings, list[Override]]]) -> int:
-    """The number of cells of these runs, all settings checked, no data read.  Raises ConfigError."""
+    """The number of cells of these runs.  All settings are checked, no data are read.  Raises ConfigError."""
     count = 0
     for run, overrides in runs:
         with run.located():
@@ -77,6 +77,7 @@ class _Planner:
         self._shapes: dict[str, list[SiteShape]] = {}
 
     def cells(self, run: RunSettings, overrides: Sequence[Override]) -> Iterable[Cell]:
+        """The cells of one run."""
         tasks = choose_tasks(run.tasks)
         attentions = choose_attentions(run.attentions)
         check_backbones_and_patterns(tasks, run.backbones, run.patterns)
@@ -148,7 +149,7 @@ class _Planner:
     def _check_builds(
         self, task: Task, backbone: str, pattern: str, spec: AttentionSpec, resolved: Resolved
     ) -> str | None:
-        """Builds the attention once at the sizes that the backbone will ask for; the reason where it says it can't."""
+        """Builds the attention at each size that the backbone asks for; returns the reason where it declines the pattern."""
         key = json.dumps([str(id(task)), backbone], sort_keys=True)
         if key not in self._shapes:
             self._shapes[key] = site_shapes(task)
@@ -173,7 +174,7 @@ class _Planner:
                 return str(error)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {error}") from error
-            except Exception as error:  # whatever a stranger's constructor may raise is told in a line
+            except Exception as error:  # a stranger's constructor may raise anything; the user gets one line
                 kind = type(error).__name__
                 raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {kind}: {error}") from error
         return None
@@ -181,7 +182,7 @@ class _Planner:
 
 @dataclass(frozen=True)
 class SiteShape:
-    """What a backbone asks its factory for, at one place."""
+    """The pattern and sizes of one attention layer that a backbone asks for."""
 
     pattern: str
     num_heads: int
@@ -190,7 +191,7 @@ class SiteShape:
 
 
 def site_shapes(task: Task) -> list[SiteShape]:
-    """The attention layers of a task's backbone, found by building it without memory."""
+    """The attention layers of a task's backbone, found by building it on the meta device, which allocates nothing."""
     shapes: list[SiteShape] = []
 
     def record(pattern: Pattern, *, embed_dim: int, num_heads: int, max_length: int, **named: Any) -> nn.Module:
@@ -207,7 +208,7 @@ def site_shapes(task: Task) -> list[SiteShape]:
 
 
 def _check_overrides(tasks: Sequence[str], attentions: Sequence[AttentionSpec], overrides: Sequence[Override]) -> None:
-    """Raises ConfigError for an override that nothing in the run would read."""
+    """Raises ConfigError for an override that no cell of the run would read."""
     for override in overrides:
         keys = [own_key(override, task) for task in tasks]
         if all(key is None for key in keys):

@@ -1,4 +1,4 @@
-"""A preset and the overrides laid over it, checked: all settings of one cell."""
+"""All settings of one cell: a preset with overrides laid over it, checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUPS = ("data", "model", "eval", "train")
 
 
 def presets(task: str, preset: str, backbone: str) -> dict[str, Any]:
-    """The settings of a preset as its file says them: ``base``, the preset, and both once more for the backbone."""
+    """A preset's settings: ``base``, the preset, and in each of them what it says of this backbone, the later over the earlier."""
     path = task_folder(task) / "presets.yaml"
     content = read_yaml(path)
     for key in content:
@@ -46,7 +46,7 @@ def presets(task: str, preset: str, backbone: str) -> dict[str, Any]:
 
 
 def merge(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings laid over each other, the later one winning; inputs are left as they are."""
+    """Nested mappings laid over each other: the later one wins, and the inputs are not changed."""
     result: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():
@@ -56,7 +56,7 @@ def merge(*parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Resolved(NamedTuple):
-    """All settings of a cell, checked; ``options`` are the attention's."""
+    """All settings of a cell, checked; ``options`` belong to the attention."""
 
     settings: Any  # the task's model for this backbone
     train: TrainSettings
@@ -64,7 +64,7 @@ class Resolved(NamedTuple):
     seeds: list[int]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it, for the hash and the record."""
+        """The settings as JSON values, for the hash and the record."""
         return {
             **self.settings.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
@@ -73,7 +73,7 @@ class Resolved(NamedTuple):
 
 
 def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, overrides: Iterable[Override]) -> Resolved:
-    """Preset and overrides made one and checked.  Raises ConfigError for the first thing that is wrong."""
+    """Lays the overrides over the preset and checks the result.  Raises ConfigError for the first mistake."""
     merged = presets(task, preset, backbone)
     seeds = merged.pop("seeds", [0])
     origins: dict[str, str] = {}
@@ -95,7 +95,7 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
     preset_file = f"tasks/{task}/presets.yaml"
 
     def origin(key: str) -> str:
-        """Where a key was set: by the user (itself, or what it is part of), else by the preset."""
+        """Where a key was set: by the user, as itself or within its group, or else in the preset's file."""
         parts = key.split(".")
         for length in range(len(parts), 0, -1):
             if (found := origins.get(".".join(parts[:length]))) is not None:
@@ -111,7 +111,7 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
 def check_parallel(
     task: str, backbone: str, pattern: str, attention: str, train: TrainSettings, overrides: Sequence[Override]
 ) -> None:
-    """Raises ConfigError where a cell is to be trained with its sequences in parts, and something in it can't be."""
+    """Raises ConfigError where sequences are to be trained in parts and the task or an attention can't do that."""
     if train.parallel == "data":
         return
     places = [override.origin for override in overrides if own_key(override, task) == "train.parallel"]
@@ -134,7 +134,7 @@ def _sequence_patterns(attention: str) -> Sequence[str]:
 
 
 def own_key(override: Override, task: str) -> str | None:
-    """The key without a task in front; None where it is meant for another task."""
+    """The key without the task's name in front; None where it names another task."""
     first, _, rest = override.key.partition(".")
     if first in GROUPS or first == "attentions":
         return override.key

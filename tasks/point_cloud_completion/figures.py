@@ -1,4 +1,4 @@
-"""Figures of point-cloud completion: partial cloud, truth and each attention's completion, from one camera."""
+"""Figures of point-cloud completion: the partial cloud, the truth and each attention's completion, from one camera."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = "viridis_r"  # near points dark
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """``completions_<pattern>`` and, where real scans were completed, ``scans_<pattern>``; of several seeds the lowest."""
+    """``completions_<pattern>`` and, if real scans were completed, ``scans_<pattern>``; each shows the lowest seed."""
     made: dict[str, Figure] = {}
     for pattern in dict.fromkeys(record["cell"]["pattern"] for record in records):
         own = [record for record in records if record["cell"]["pattern"] == pattern]
@@ -29,7 +29,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def _by_label(records: Sequence[Record], kind: str) -> dict[str, list[Mapping[str, str]]]:
-    """Attention -> its drawn clouds; records that drew other shapes than the first are left out."""
+    """Attention -> its drawn clouds.  A record is left out if its shapes differ from those of the first record."""
     found: dict[str, list[Mapping[str, str]]] = {}
     names: list[str] | None = None
     for record in sorted(records, key=lambda r: (_label(r), r["cell"].get("seed", 0))):
@@ -41,12 +41,12 @@ def _by_label(records: Sequence[Record], kind: str) -> dict[str, list[Mapping[st
 
 
 def _label(record: Record) -> str:
-    """What tables call the contender."""
+    """The contender's name in tables."""
     return str(record["cell"].get("variant") or record["cell"]["attention"])
 
 
 def _rows(columns: Mapping[str, Sequence[Mapping[str, str]]], kind: str, title: str) -> Figure:
-    """A row a shape; the first columns are what all attentions share."""
+    """A figure with a row for each shape; its first columns are the clouds that all attentions share."""
     shapes = next(iter(columns.values()))
     shared = ["partial", "truth"] if kind == "shapes" else ["partial"]
     width = len(shared) + len(columns)
@@ -56,7 +56,7 @@ def _rows(columns: Mapping[str, Sequence[Mapping[str, str]]], kind: str, title: 
         clouds = {name: shape[name] for name in shared}
         clouds |= {label: drawn[row]["completion"] for label, drawn in columns.items()}
         views = {name: seen_from_camera(unpack(text)) for name, text in clouds.items()}
-        # One frame a row, of the truth where there is one: a stray point must not shrink all others.
+        # The truth (or the partial cloud) sets the frame of its row, so that a stray point shrinks no other cloud.
         frame = views["truth" if "truth" in views else "partial"][:, :2]
         middle = (frame.min(0) + frame.max(0)) / 2
         reach = 0.6 * max(float(np.ptp(frame, axis=0).max()), 1e-6)
@@ -70,7 +70,7 @@ def _rows(columns: Mapping[str, Sequence[Mapping[str, str]]], kind: str, title: 
 
 
 def seen_from_camera(cloud: np.ndarray) -> np.ndarray:
-    """Right, up and distance away from the camera.  (n, 3) -> (n, 3)"""
+    """Each point's way to the right, up, and away from the camera.  (n, 3) -> (n, 3)"""
     x, y, z = cloud.T
     right, away = np.cos(AZIMUTH) * x - np.sin(AZIMUTH) * z, -np.sin(AZIMUTH) * x - np.cos(AZIMUTH) * z
     return np.stack(
@@ -80,11 +80,11 @@ def seen_from_camera(cloud: np.ndarray) -> np.ndarray:
 
 
 def _scatter(axis: Axes, view: np.ndarray, middle: np.ndarray, reach: float) -> None:
-    """Far points first, near ones over them."""
+    """Draws far points first and near points over them."""
     order = view[:, 2].argsort()[::-1]
     right, up, away = view[order].T
     size = max(2.5, 1500 / len(view))  # few points are drawn larger
-    # As pixels in the vector formats too: a path a point makes a megabyte a figure.
+    # Pixels in vector formats too, because a path for each point would make a figure as large as a megabyte.
     axis.scatter(right, up, c=away, s=size, cmap=COLOURS, linewidths=0, rasterized=True)
     axis.set_xlim(middle[0] - reach, middle[0] + reach)
     axis.set_ylim(middle[1] - reach, middle[1] + reach)

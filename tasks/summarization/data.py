@@ -202,9 +202,13 @@ def _folder(name: str | None, data_root: Path | None, kind: str) -> Path:
     candidates = [Path(name), *([data_root / "sum" / name] if data_root is not None else [])]
     found = next((path for path in reversed(candidates) if path.is_dir()), None)
     if found is None:
-        where = "sum/ of the data root, or a path" if data_root is not None else "a path (there is no data root)"
+        where = (
+            "a folder in sum/ of the data root, or a path"
+            if data_root is not None
+            else "a path (there is no data root)"
+        )
         advice = f"; {MULTI_NEWS_ADVICE}" if kind == "multi_news" else ""
-        raise ValueError(f"data.folder {name!r}: no such folder; {where} is wanted{advice}")
+        raise ValueError(f"data.folder {name!r}: no such folder; allowed is {where}{advice}")
     return found
 
 

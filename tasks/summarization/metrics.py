@@ -28,7 +28,7 @@ def rouge(prediction: str, references: Sequence[str], *, max_dropped: float = MO
     {'rouge1': 100.0, 'rouge2': 80.00000000000001, 'rougeL': 50.0, 'rougeLsum': 100.0}
     """
     if isinstance(references, str) or not len(references):
-        raise ValueError(f"references {references!r}: a list of at least one text is wanted")
+        raise ValueError(f"references {references!r}: a list of at least one text is needed")
     dropped = dropped_share(references)
     if dropped > max_dropped:
         raise ValueError(

@@ -88,7 +88,7 @@ def read_qmsum(data_root: Path) -> RealData:
         folder = data_root / "sum" / "qmsum" / name
         paths = sorted(folder.glob("*.json"))
         if not paths:
-            raise ValueError(f"sum/qmsum/{name}: no .json file; one file a meeting is wanted")
+            raise ValueError(f"sum/qmsum/{name}: no .json file; one file a meeting is needed")
         parts[part] = tuple(
             pair
             for path in paths
@@ -161,7 +161,7 @@ def read_own(folder: Path, source: str, target: str) -> RealData:
         path = next((path for path in found if path.exists()), None)
         if path is None:
             wanted = ", ".join(path.name for path in found)
-            raise ValueError(f"{folder.name}: no file of the {part} part; one of {wanted} is wanted")
+            raise ValueError(f"{folder.name}: no file of the {part} part; one of {wanted} is needed")
         label = f"{folder.name}/{path.name}"
         rows: Callable[[str, str], Iterator[tuple[int, Any]]] = _json_lines if path.suffix == ".jsonl" else _csv_rows
         parts[part] = tuple(
@@ -186,11 +186,11 @@ def _json(text: str, label: str, line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{label}, line {line + error.lineno - 1}, column {error.colno}: no whole JSON ({error.msg}); "
+            f"{label}, line {line + error.lineno - 1}, column {error.colno}: not valid JSON ({error.msg}); "
             "is the file cut off?"
         ) from None
     except RecursionError:
-        raise ValueError(f"{label}, line {line}: JSON nested too deeply; objects with texts are wanted") from None
+        raise ValueError(f"{label}, line {line}: JSON nested too deeply; objects with texts are needed") from None
 
 
 def _csv_rows(text: str, label: str) -> Iterator[tuple[int, Any]]:
@@ -201,7 +201,7 @@ def _csv_rows(text: str, label: str) -> Iterator[tuple[int, Any]]:
     try:
         header = next(reader, None)
         if header is None:
-            raise ValueError(f"{label}: is empty; a header line with the names of the columns is wanted")
+            raise ValueError(f"{label}: is empty; a header line with the names of the columns is needed")
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
@@ -211,18 +211,18 @@ def _csv_rows(text: str, label: str) -> Iterator[tuple[int, Any]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
-            f"{label}, line {line}: {error}; a field with commas, quotes or newlines stands in double quotes, and quotes in it are doubled"
+            f"{label}, line {line}: {error}; a field with commas, quotes or newlines must be in double quotes, with quotes in it doubled"
         ) from None
 
 
 def _field(row: Any, key: str, kind: type, where: str) -> Any:
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: a {type(row).__name__}; an object with {key!r} is wanted")
+        raise ValueError(f"{where}: a {type(row).__name__}; an object with {key!r} is needed")
     if key not in row:
         raise ValueError(f"{where}: has no {key!r}; it has {', '.join(map(repr, row)) or 'nothing'}")
     if not isinstance(row[key], kind):
         wanted = "a text" if kind is str else "a list"
-        raise ValueError(f"{where}: {key!r} is a {type(row[key]).__name__}; {wanted} is wanted")
+        raise ValueError(f"{where}: {key!r} is a {type(row[key]).__name__}; {wanted} is needed")
     return row[key]
 
 

@@ -46,7 +46,7 @@ def test_letters_that_the_tokenizer_does_not_see_are_measured_and_refused():
 
 @pytest.mark.parametrize("references", [[], "a text"])
 def test_references_are_a_list(references):
-    with pytest.raises(ValueError, match="a list of at least one text"):
+    with pytest.raises(ValueError, match="a list of at least one text is needed"):
         rouge("a", references)
 
 
