@@ -39,9 +39,7 @@ def find_folder(data_root: Path, folder: str | None) -> Path:
     root = data_root / "tts"
     if folder is not None:
         if not (root / folder / TABLE).is_file():
-            raise ValueError(
-                f"data.folder {folder!r}: tts/{folder}/{TABLE} is missing; expected: {TABLE} and wavs/"
-            )
+            raise ValueError(f"data.folder {folder!r}: tts/{folder}/{TABLE} is missing; expected: {TABLE} and wavs/")
         return root / folder
     if not (root / FULL / TABLE).is_file() and (root / ARCHIVE).is_file():
         unpack(root / ARCHIVE, root)
