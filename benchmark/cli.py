@@ -78,7 +78,7 @@ def list_(
     include_path: Include = None,
 ) -> None:
     """Lists tasks, attentions with the patterns they support, presets, or results."""
-    from benchmark import listing
+    from benchmark.report import listing
     from benchmark.settings.command import include_files
 
     include_files(include_path)
@@ -206,9 +206,9 @@ def check(
     include_path: Include = None,
 ) -> None:
     """Runs the conformance suite on an attention and shows which checks hold."""
-    from benchmark import listing
     from benchmark.checking.conformance import check_attention
     from benchmark.registry import attention_names, check_pattern
+    from benchmark.report import listing
     from benchmark.settings.command import include_files, names_in
 
     include_files(include_path)
@@ -309,8 +309,8 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
 ) -> None:
     """Compares two sets of results, cell by cell."""
-    from benchmark import listing
     from benchmark.report import compare as compare_results
+    from benchmark.report import listing
     from benchmark.report.folders import check_folders
 
     check_folders([a, b], sweeps=False)

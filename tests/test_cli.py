@@ -14,7 +14,7 @@ from command_line import lavo_bench
 
 from benchmark import registry
 from benchmark.interface import PATTERNS, PRESETS
-from benchmark.listing import PRESET_PURPOSE
+from benchmark.report.listing import PRESET_PURPOSE
 from benchmark.results import load, read_record, record_files
 from benchmark.running import workers
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.arguments import checked
 from benchmark.checking.measurement import Broken, NotApplicable
 from benchmark.interface import Pattern
 from benchmark.registry import takes_max_length
@@ -58,7 +59,7 @@ class Subject:
             options.setdefault("max_length", max_length)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
-            module = self.cls(pattern=self.pattern, num_heads=NUM_HEADS, head_dim=HEAD_DIM, **options)
+            module = checked(self.cls)(pattern=self.pattern, num_heads=NUM_HEADS, head_dim=HEAD_DIM, **options)
             for parameter in module.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape))
         return module.to(self.device, dtype).eval()

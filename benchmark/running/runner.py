@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark.files import as_machine_fault, is_machine_fault, remove_abandoned
-from benchmark.interface import Splits, Task
+from benchmark.interface import HasCurves, Splits, Task
 from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
 from benchmark.running import checkpoint, provenance
@@ -205,8 +205,8 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
     peak = memory.peak_bytes(place.device)
     listen(Event("progress", cell, training.num_steps, training.num_steps, None, "testing"))
     columns = trainer.evaluate(splits.test)
-    curves = {"training": training.curve, "validation": training.validation}
-    if hasattr(task, "curves"):
+    curves: dict[str, Any] = {"training": training.curve, "validation": training.validation}
+    if isinstance(task, HasCurves):
         curves |= task.curves(trainer.bare)
     seconds, sequence = max(training.seconds, 1e-9), trainer.sequence
     kernels = {layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())

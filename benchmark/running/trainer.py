@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
-from benchmark.interface import LossSum, Metric, Splits, Task
+from benchmark.interface import CountsTokens, LossSum, Metric, Splits, Task
 from benchmark.results import MetricValue
 from benchmark.running import checkpoint
 from benchmark.running.schedule import learning_rate
@@ -207,7 +207,7 @@ class Trainer:
 
     def _batch(self, indices: Sequence[int]) -> Any:
         batch = to_device(self.task.collate([self.splits.train[index] for index in indices]), self.accelerator.device)
-        if hasattr(self.task, "tokens"):
+        if isinstance(self.task, CountsTokens):
             self.state.tokens += self.task.tokens(batch)
         return batch
 

@@ -126,8 +126,8 @@ IN_PYTHON = {
     "unknown name in Python": (lambda: built("lavvo"), "'lavvo'", "did you mean lavo?"),
     "pattern misspelt in Python": (lambda: built(pattern="causal"), "'causal'", "did you mean causal_self?"),
     "unknown option in Python": (lambda: built(windw=3), "'windw'", "did you mean window?"),
-    "no heads": (lambda: built(num_heads=0), "num_heads 0", "at least 1"),
-    "width that is true": (lambda: built(head_dim=True), "head_dim True", "at least 1"),
+    "no heads": (lambda: built(num_heads=0), "num_heads is 0", "from 1"),
+    "width that is true": (lambda: built(head_dim=True), "head_dim is True", "from 1"),
     "features of nothing": (lambda: built("performer", num_features=0), "num_features", "0", "from 1"),
     "longest length of nothing": (lambda: built("cosformer", max_length=0), "max_length", "0", "from 1"),
     "sequence beyond the longest length": (
