@@ -83,7 +83,7 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
 
 
 def _over_documents(label: str, records: Sequence[Record], curve_of: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """The 95 % interval over documents of the only seed's curve by position; None if the record has none."""
+    """Of the curve by position of the only seed: the 95 % interval over documents, where the record has one."""
     curve = next(record for record in records if label_of(record) == label)["curves"]["loss_by_position"]
     if curve_of is not by_position or "low" not in curve:
         return None
@@ -91,7 +91,7 @@ def _over_documents(label: str, records: Sequence[Record], curve_of: Any) -> tup
 
 
 def label_of(record: Record) -> str:
-    """The name that the run gives this contender: its variant, else the name of its attention."""
+    """What the run calls this contender: its variant, which is the attention's name where none was given."""
     return record["cell"].get("variant") or record["cell"]["attention"]
 
 

@@ -17,7 +17,7 @@ CAPTION = (
 
 
 def exhibits(records: Sequence[Mapping[str, Any]]) -> list[Exhibit]:
-    """One table for each backbone and pattern, with a row for each utterance and a column for each kind of sound."""
+    """A table for each backbone and pattern: a row an utterance, a column a voice."""
     made = []
     for group in comparable(records):
         backbone, pattern = (group[0]["cell"][key] for key in ("backbone", "pattern"))

@@ -34,7 +34,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def comparable(records: Sequence[Record]) -> list[list[Record]]:
-    """Groups of records with the same backbone, pattern and utterances; in each, the lowest seed of each attention."""
+    """Records that show the same utterances at the same place, one an attention, of the lowest seed."""
     groups: dict[tuple[Any, ...], dict[str, Record]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: (label_of(r), r["cell"].get("seed", 0))):
         utterances = (record.get("curves") or {}).get("utterances")
@@ -47,7 +47,7 @@ def comparable(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def label_of(record: Record) -> str:
-    """The name of the contender in tables: its variant, else the name of its attention."""
+    """What tables call the contender: the attention, or a variant of it with options of its own."""
     return str(record["cell"].get("variant") or record["cell"]["attention"])
 
 
@@ -59,7 +59,7 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _spectrograms(group: Sequence[Record], title: str) -> Figure:
-    """The first utterance that the records show: the truth, and then each attention."""
+    """The first shown utterance: truth first, then each attention."""
     shown = [record["curves"]["utterances"][0] for record in group]
     panels = [("truth", shown[0]["truth_mel"], shown[0]["truth_seconds"])]
     panels += [(label_of(record), one["mel"], one["seconds"]) for record, one in zip(group, shown, strict=True)]
@@ -76,7 +76,7 @@ def _spectrograms(group: Sequence[Record], title: str) -> Figure:
 
 
 def _alignments(group: Sequence[Record], title: str) -> Figure | None:
-    """The weights of the last cross-attention; None if no record has any."""
+    """Weights of the last cross-attention, where it has any."""
     shown = [(label_of(record), record["curves"]["utterances"][0].get("alignment")) for record in group]
     panels = [(name, unpack(stored)) for name, stored in shown if stored]
     if not panels:

@@ -20,7 +20,7 @@ DARKEST, BRIGHTEST = -11.6, 2.5  # log-mel values; the first is just below the f
 
 
 def entry(utterance: Utterance, mel: Tensor, sounds: Mapping[str, Tensor], alignment: Tensor | None) -> dict[str, Any]:
-    """The JSON values of one utterance.
+    """JSON values.
 
     mel: (frames, NUM_MELS), natural logarithm.  sounds: name -> (samples,).  alignment: (steps, symbols).
     """
@@ -37,7 +37,7 @@ def entry(utterance: Utterance, mel: Tensor, sounds: Mapping[str, Tensor], align
 
 
 def picture(values: Tensor, darkest: float, brightest: float) -> dict[str, Any]:
-    """The values as bytes, averaged to at most MOST_ROWS x MOST_COLUMNS.  values: (rows, columns)."""
+    """At most MOST_ROWS x MOST_COLUMNS values as bytes.  values: (rows, columns)"""
     size = (min(values.shape[0], MOST_ROWS), min(values.shape[1], MOST_COLUMNS))
     small = F.adaptive_avg_pool2d(values[None].float(), size)[0]
     levels = ((small - darkest) / (brightest - darkest) * 255).round().clamp(0, 255).to(torch.uint8)
@@ -45,7 +45,7 @@ def picture(values: Tensor, darkest: float, brightest: float) -> dict[str, Any]:
 
 
 def unpack(stored: dict[str, Any]) -> np.ndarray:
-    """The values of a picture, in [0, 1].  Returns (rows, columns)."""
+    """The picture as (rows, columns) in [0, 1]."""
     levels = np.frombuffer(base64.b64decode(stored["bytes"]), dtype=np.uint8)
     return levels.reshape(stored["rows"], stored["columns"]) / 255
 

@@ -11,8 +11,9 @@ from refused import assert_refused, cases, write
 
 from benchmark import results
 
-CELL = dict.fromkeys(results.CELL_NAMES, "x")
-RECORD = {"schema_version": 1, "cell": CELL, "status": "completed", "metrics": {}}
+NAMES = ("task", "backbone", "pattern", "attention", "preset", "hash")
+CELL = {**dict.fromkeys(NAMES, "x"), "seed": 0}
+RECORD = {"schema_version": results.SCHEMA_VERSION, "cell": CELL, "status": "completed", "metrics": {}}
 RECORDS = {
     "record that breaks off": ("{", "not a record"),
     "empty record": ("", "not a record"),

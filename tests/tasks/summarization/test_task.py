@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from benchmark.interface import PRESETS
 from benchmark.multihead import AttentionSites
-from benchmark.running.trainer import evaluate, measure
+from benchmark.running.trainer import evaluate, measured_metrics
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.resolve import resolve
 from tasks.cross_entropy import PADDED
@@ -58,7 +58,7 @@ def test_every_example_counts_and_no_batch_size_changes_a_figure(own_task, atten
         assert {len(column) for column in columns.values()} == {5}
         for name, column in columns.items():
             assert column == pytest.approx(found[0][name], rel=1e-6), name
-    assert {figure["n"] for figure in measure(task.metrics, found[0]).values()} == {5}
+    assert {figure.n for figure in measured_metrics(task.metrics, found[0]).values()} == {5}
 
 
 def test_validation_computes_the_loss_alone(own_task):
@@ -93,8 +93,8 @@ def test_lead_takes_the_first_sentences_of_each_document(own_task):
     assert lead(task.data.splits.test[0].pair, 2) == "One cat.\nTwo dogs.\nFour hens.\nFive pigs."
     controls = task.controls()
     assert set(controls) == {"lead_2"}
-    figures = measure(task.metrics, controls["lead_2"])
-    assert figures["rouge1"]["value"] == pytest.approx(100 * 2 * (2 / 8) * 1 / (2 / 8 + 1))
+    figures = measured_metrics(task.metrics, controls["lead_2"])
+    assert figures["rouge1"].value == pytest.approx(100 * 2 * (2 / 8) * 1 / (2 / 8 + 1))
     assert {f"{name}_forced" for name in TYPES} <= set(controls["lead_2"])
     assert np.isnan(controls["lead_2"]["nats"]).all()
 
