@@ -306,7 +306,8 @@ def from_json(content: Any) -> Record:
         raise ValueError(f"schema_version {str(version)[:40]!r}; this version reads {allowed}")
     known = {key: value for key, value in content.items() if key != "path" and value is not None}
     try:
-        return _adapter().validate_python(known, strict=True)
+        # As JSON: strict validation of Python values wants instances of the dataclasses, not mappings.
+        return _adapter().validate_json(json.dumps(known), strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in fault["loc"])[:80]
