@@ -306,7 +306,7 @@ def from_json(content: Any) -> Record:
         raise ValueError(f"schema_version {str(version)[:40]!r}; this version reads {allowed}")
     known = {key: value for key, value in content.items() if key != "path" and value is not None}
     try:
-        # As JSON: strict validation of Python values wants instances of the dataclasses, not mappings.
+        # Strict, so that "3" is not a number; JSON's own mode is the one in which mappings may become dataclasses.
         return _adapter().validate_json(json.dumps(known), strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -337,7 +337,7 @@ def _without_dots(directory: Path, files: Iterable[Path]) -> list[Path]:
 
 
 def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=4)
+    warnings.warn(line, stacklevel=2)
 
 
 def records(directories: Iterable[Path], *, damaged: Callable[[str], None] = _warn) -> list[Record]:

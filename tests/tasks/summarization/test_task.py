@@ -1,5 +1,6 @@
 """The task as the engine calls it."""
 
+import believable
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 
 from benchmark.interface import PRESETS
 from benchmark.multihead import AttentionSites
-from benchmark.running.trainer import evaluate, measure
+from benchmark.running.trainer import evaluate, measured_metrics
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.resolve import resolve
 from tasks.summarization.exhibits import exhibits
@@ -57,7 +58,7 @@ def test_every_example_counts_and_no_batch_size_changes_a_figure(own_task, atten
         assert {len(column) for column in columns.values()} == {5}
         for name, column in columns.items():
             assert column == pytest.approx(found[0][name], rel=1e-6), name
-    assert {figure["n"] for figure in measure(task.metrics, found[0]).values()} == {5}
+    assert {figure.n for figure in measured_metrics(task.metrics, found[0]).values()} == {5}
 
 
 def test_validation_wants_the_loss_alone(own_task):
@@ -92,20 +93,18 @@ def test_lead_takes_the_first_sentences_of_each_document(own_task):
     assert lead(task.data.splits.test[0].pair, 2) == "One cat.\nTwo dogs.\nFour hens.\nFive pigs."
     controls = task.controls()
     assert set(controls) == {"lead_2"}
-    figures = measure(task.metrics, controls["lead_2"])
-    assert figures["rouge1"]["value"] == pytest.approx(100 * 2 * (2 / 8) * 1 / (2 / 8 + 1))
+    figures = measured_metrics(task.metrics, controls["lead_2"])
+    assert figures["rouge1"].value == pytest.approx(100 * 2 * (2 / 8) * 1 / (2 / 8 + 1))
     assert {f"{name}_forced" for name in TYPES} <= set(controls["lead_2"])
     assert np.isnan(controls["lead_2"]["nats"]).all()
 
 
 def test_exhibits_put_summaries_beside_references(own_task):
     task = own_task(ROWS)
-    cell = {"pattern": "causal_cross", "attention": "softmax", "variant": "softmax", "seed": 0}
     records = [
-        {"cell": cell | {"attention": name, "variant": name}, "curves": task.curves(model_of(task, name))}
-        for name in ("softmax", "lavo")
+        believable.with_curves(task.curves(model_of(task, name)), attention=name) for name in ("softmax", "lavo")
     ]
-    (exhibit,) = exhibits([*records, {"cell": cell, "curves": {}}])
+    (exhibit,) = exhibits([*records, believable.with_curves({}, attention="softmax")])
     assert len(exhibit.columns) == len(exhibit.rows[0]) == 4
     by = [row[1] for row in exhibit.rows]
     assert by[:2] == ["source", "reference"]
