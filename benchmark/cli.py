@@ -532,8 +532,10 @@ def _say(text: str) -> None:
 def _say_report(built: Any) -> int:
     for fault in built.faults:
         typer.echo(f"not drawn: {fault}", err=True)
+    for fault in built.damaged:
+        typer.echo(f"left out: {fault}", err=True)
     _say(f"report: {built.html}\n        {built.markdown}" + ("" if built.changed else " (up to date)"))
-    return 1 if built.faults else 0
+    return 1 if built.faults or built.damaged else 0
 
 
 def _debugging() -> bool:
