@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark.interface import PATTERNS, PRESETS
@@ -54,18 +56,24 @@ def presets() -> Table:
 
 
 def results(directory: Path) -> Table:
-    """Records below a folder, counted by preset, task and status.  Raises ValueError where there is no such folder."""
+    """Records below a folder, counted by folder, task and status; damaged ones are named below the table.
+
+    Raises ValueError where there is no such folder.
+    """
     from benchmark.results import load
 
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such folder of results")
     table = Table("folder", "task", "cells", "completed", "other", title=f"results in {directory}")
     folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
-    for folder in folders:
-        cells = load(folder)
-        for task, group in cells.groupby("task") if len(cells) else []:
-            completed = int((group["status"] == "completed").sum())
-            table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
+    with warnings.catch_warnings(record=True, category=UserWarning) as damaged:
+        warnings.simplefilter("always", UserWarning)
+        for folder in folders:
+            cells = load(folder)
+            for task, group in cells.groupby("task") if len(cells) else []:
+                completed = int((group["status"] == "completed").sum())
+                table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
+    table.caption = "\n".join(dict.fromkeys(f"left out: {escape(str(one.message))}" for one in damaged)) or None
     return table
 
 
