@@ -87,7 +87,7 @@ class Group:
 
     @property
     def reference(self) -> Entry | None:
-        """The first exact attention that has results: what the others are held against."""
+        """The first exact attention that has results: what the others are compared with."""
         return next((entry for entry in self.entries if entry.is_exact and entry.completed), None)
 
     def metrics(self) -> dict[str, MetricValue]:

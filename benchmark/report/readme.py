@@ -47,7 +47,7 @@ def _title(group: Group) -> str:
 
 
 def _figures(group: Group) -> dict[str, str]:
-    """Attention -> text; last the trivial rule that does best, since a reader should know what costs nothing."""
+    """Attention -> text; last the best trivial rule, because it shows what is reached without a model."""
     metric = _headline(group)
     values = {entry.label: list(entry.values(metric).values()) for entry in group.entries}
     summaries = {label: summarise(found) for label, found in values.items() if found}

@@ -39,7 +39,7 @@ class Slope(NamedTuple):
 
 
 def slope(points: Sequence[Point], shortest: int = LONG) -> Slope | None:
-    """Over the measured lengths from ``shortest`` on, per row of the batch; None with fewer than two of them."""
+    """The slope of the time per row of the batch, over the lengths from ``shortest`` on; None with fewer than two."""
     from scipy.stats import t
 
     found = sorted((p.length, p.seconds / p.batch) for p in points if p.seconds and p.length >= shortest)
@@ -57,7 +57,7 @@ def slope(points: Sequence[Point], shortest: int = LONG) -> Slope | None:
 
 
 def slope_table(sweeps: Sequence[Sweep]) -> Table | None:
-    """One row an attention, one column a sweep."""
+    """The slopes: one row an attention, one column a sweep."""
     names = _attentions(sweeps)
     found = {(name, sweep): slope(sweep.of(name)) for name in names for sweep in sweeps}
     shown = [sweep for sweep in sweeps if any(found[name, sweep] for name in names)]
@@ -87,7 +87,10 @@ class Reach(NamedTuple):
 
 
 def reach(points: Sequence[Point], memory: int) -> Reach:
-    """Over these points; a peak counts parameters, inputs, state, and what a call holds besides.  memory: bytes."""
+    """The longest of these points that stays within the memory (bytes).
+
+    A peak counts parameters, inputs, state, and what a call holds besides.
+    """
     fits = [p.length for p in points if p.peak_bytes is not None and p.peak_bytes <= memory and p.status == "completed"]
     beyond = [p.length for p in points if p.peak_bytes is not None and p.peak_bytes > memory]
     full = [p.length for p in points if p.status == "out_of_memory" or "would hold" in (p.reason or "")]
@@ -96,7 +99,7 @@ def reach(points: Sequence[Point], memory: int) -> Reach:
 
 
 def reach_table(sweep: Sweep) -> Table:
-    """The longest length by memory."""
+    """The longest length within each of MEMORIES: one row an attention."""
     rows, values = [], []
     for name in sweep.attentions:
         points = sweep.of(name)
@@ -182,7 +185,7 @@ def roofline(sweep: Sweep, peaks: Peaks) -> Figure | None:
 
 
 def share_table(sweep: Sweep, peaks: Peaks) -> Table | None:
-    """At the longest length of each attention: rates, and their shares of the measured peaks."""
+    """Rates at the longest length of each attention, and their shares of the measured peaks."""
     rows, values = [], []
     for name in sweep.attentions:
         timed = [p for p in sweep.of(name) if p.seconds and p.moved_bytes]

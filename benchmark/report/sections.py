@@ -24,7 +24,14 @@ def header(groups: Sequence[Group], records: Sequence[Record], damaged: Sequence
     lost = [row for group in groups for row in _lost(group)]
     if lost:
         blocks.append(
-            Table("not-completed", "Cells without a result.", ["cell", "why"], [*map(_lost_row, lost)], lost, [], True)
+            Table(
+                "not-completed",
+                "Cells without a result.",
+                ["cell", "why"],
+                [*map(_lost_row, lost)],
+                lost,
+                is_prose=True,
+            )
         )
     return blocks
 
@@ -83,7 +90,7 @@ def matrix(groups: Sequence[Group]) -> Table:
         rows.append(Row(row["table"], tuple(Printed(row[key]) for key in list(row)[1:])))
         values.append(row)
     columns = ["table", "preset", "data (SHA-256)", "attentions", "seeds", "completed"]
-    return Table("matrix", "What was run.", columns, rows, values, [], True)
+    return Table("matrix", "What was run.", columns, rows, values, is_prose=True)
 
 
 def _lost(group: Group) -> list[dict[str, Any]]:
@@ -141,7 +148,7 @@ def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequen
     ]
     if rows:
         values = [{"task": g.task, "data": _source(g.data), "sha256": g.data.sha256} for g in data.values()]
-        blocks.append(Table("data", "Data.", ["task", "data", "SHA-256"], rows, values, [], True))
+        blocks.append(Table("data", "Data.", ["task", "data", "SHA-256"], rows, values, is_prose=True))
     blocks += [Text("To repeat:"), Listing([*_commands(groups), f"lavo-bench report {' '.join(names)} -o {output}"])]
     if any(group.data.embedded is False for group in groups):
         blocks.append(
@@ -166,7 +173,7 @@ def _environments(records: Sequence[Record]) -> Table | None:
     rows = [Row(key[0], (*map(Printed, key[1:]), Printed(str(number)))) for key, number in found.items()]
     values = [dict(zip(("commit", "device", "versions"), key, strict=True)) | {"cells": n} for key, n in found.items()]
     return Table(
-        "environments", "Code and machines.", ["commit", "device", "versions", "cells"], rows, values, [], True
+        "environments", "Code and machines.", ["commit", "device", "versions", "cells"], rows, values, is_prose=True
     )
 
 

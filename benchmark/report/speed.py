@@ -40,7 +40,7 @@ class Sweep(NamedTuple):
         return f"{batch}, {self.num_heads} heads of {self.head_dim}, {self.dtype}, {self.device}"
 
     def caption(self, what: str) -> str:
-        """Of a figure or table that shows this of the sweep."""
+        """The caption of a figure or table that shows this of the sweep."""
         return f"{self.title}: {what}. {self.conditions[0].upper()}{self.conditions[1:]}."
 
     @property
@@ -67,7 +67,7 @@ class Sweep(NamedTuple):
 
 
 def sweep_files(directories: Iterable[Path]) -> list[Path]:
-    """Those that are there."""
+    """The ``efficiency.csv`` of each folder that has one."""
     return [directory / FILE_NAME for directory in directories if (directory / FILE_NAME).is_file()]
 
 
@@ -102,7 +102,7 @@ def _fixed_tokens(points: Sequence[Point]) -> bool:
 
 
 def time_table(sweep: Sweep) -> Table:
-    """Median with its interval by length."""
+    """The median time by length; its interval is in the CSV file."""
 
     def as_words(point: Point) -> str:
         if point.seconds is None:
@@ -173,7 +173,7 @@ def _by_length(sweep: Sweep, name: str, as_words: Callable[[Point], str], *colum
 
 
 def _stopped(attention: str, points: Iterable[Point]) -> list[str]:
-    """The first length at which it was stopped, and why; one line for each way of stopping."""
+    """One line for each reason why an attention was stopped: the first length, and the reason."""
     first: dict[str, Point] = {}
     for point in points:
         if point.status not in ("completed", "unsupported"):
@@ -217,5 +217,11 @@ def crossing_table(sweeps: Sequence[Sweep]) -> Table | None:
     ]
     columns = ["attention", *(f"faster than {name}" for name in exact), *(f"fitted, {name}" for name in exact)]
     return Table(
-        "efficiency-crossing", "From which length on an attention is faster.", columns, rows, values, notes, True
+        "efficiency-crossing",
+        "From which length on an attention is faster.",
+        columns,
+        rows,
+        values,
+        notes,
+        is_prose=True,
     )

@@ -17,7 +17,7 @@ def headline(group: Group) -> str:
 
 
 def relative(entry: Entry, group: Group, metric: str) -> float | None:
-    """By how much of the reference's mean this one's is better (positive) or worse, over the seeds both have."""
+    """How much better (positive) or worse its mean is, as a share of the reference's, over the seeds that both have."""
     reference = group.reference
     if reference is None:
         return None
