@@ -7,8 +7,8 @@ usage() {
   cat <<'TEXT'
 usage: ./run_all.sh [options of `lavo-bench run`]
 
-Makes .venv on the first call, trains and evaluates every cell of the preset (quick without --preset),
-writes results/<preset>/ and reports/<preset>/. What is done already is not run again.
+Makes .venv on the first call, trains and evaluates every cell of the preset (quick if none is named), and
+writes results/<preset>/ and reports/<preset>/. Cells that are done already are not run again.
 
   --preset NAME       smoke, quick, small, gpu or paper
   --data-root DIR     real data instead of the embedded ones (or set LAVO_BENCH_DATA)
@@ -18,7 +18,7 @@ writes results/<preset>/ and reports/<preset>/. What is done already is not run 
   --set KEY=VALUE     any setting, as train.steps=100; may be given again
   --jobs N            cells at a time
   --device NAME       cpu, cuda or cuda:N
-All others: .venv/bin/lavo-bench run --help
+All other options: .venv/bin/lavo-bench run --help
 TEXT
 }
 

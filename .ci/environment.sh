@@ -1,7 +1,7 @@
-# Makes .venv with the pinned set, once; sourced by run_all.sh and run_tests.sh, from the repository's root.
-#   prepare_environment        what the benchmark needs
-#   prepare_environment dev    and what the tests need
-#   prepare_fairseq            and fairseq, after that: its wheel is built once and kept
+# Makes .venv with the pinned packages, once.  run_all.sh and run_tests.sh source this file from the repository's root.
+#   prepare_environment        installs what the benchmark needs
+#   prepare_environment dev    installs also what the tests need
+#   prepare_fairseq            adds fairseq to it, whose wheel is built once and kept
 
 find_python() {
   local candidate
@@ -43,15 +43,15 @@ prepare_environment() {
   echo "$wanted" >"$stamp"
 }
 
-# fairseq has no wheel for most Pythons and compiles for some four minutes, so the wheel is kept outside the repository, by
-# Python and torch (it is linked with torch's libraries).  Without build isolation: pip would fetch another torch to build with.
+# fairseq has no wheel for most Pythons and compiles for some four minutes.  Its wheel is therefore kept outside the repository, one
+# for each Python and torch, because it is linked with torch's libraries.  Build isolation is off, or pip would fetch another torch.
 prepare_fairseq() {
   local python="$PWD/.venv/bin/python" name=fairseq-fixed log key wheels temporary wanted stamp=.venv/.installed-fairseq
   wanted="$(cat pyproject.toml .ci/constraints.txt | cksum)"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return
   fi
-  # What uv makes has no pip, and uv builds no wheel to keep.
+  # An environment that uv made has no pip, which is needed because uv can't build a wheel and keep it.
   "$python" -m pip --version >/dev/null 2>&1 || uv pip install --quiet --python "$python" pip || {
     echo "prepare_fairseq: .venv has no pip, and uv can't install it" >&2
     return 1
@@ -64,7 +64,7 @@ print(sys.implementation.cache_tag, sysconfig.get_platform(), "torch" + m.versio
   if ! ls "$wheels/${name//-/_}"-*.whl >/dev/null 2>&1; then
     echo "building fairseq for $key, once (some four minutes)"
     temporary="$(mktemp -d "$wheels/.build.XXXXXX")"
-    # -g0: debugging symbols take a quarter of the time.
+    # -g0 leaves out debugging symbols, which would take a quarter of the time.
     "$python" -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt cython numpy setuptools >"$log" 2>&1 &&
       CFLAGS="-g0 ${CFLAGS:-}" "$python" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation \
         -c .ci/constraints.txt -w "$temporary" "$name" >>"$log" 2>&1 &&

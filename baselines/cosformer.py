@@ -1,10 +1,11 @@
 """cosFormer: linear attention with ReLU features, reweighted by the cosine of the distance (2202.08791).
 
-Differs from the authors' code where that lets a sequence's result depend on its batch: the length in the angle is a
-fixed option, positions count real tokens, nothing is clamped.
+In the authors' code the result of a sequence depends on the rest of its batch.  Here it does not: the length in the angle is a
+fixed option, positions count real tokens, and nothing is clamped.
 
-Operations of a token and head: 2 d features times [v, 1] into the sum and out of it, 4·d·(d + 1) each; causal, inside a chunk
-of c tokens 2·c·d for scores, which need no doubled features, and 2·c·(d + 1) for values.  The state is 2·d·(d + 1) numbers.
+Operations of a token and head: 2 d features times [v, 1] into the sum and out of it, 4·d·(d + 1) each; in the causal pattern
+also, inside a chunk of c tokens, 2·c·d for scores, which need no doubled features, and 2·c·(d + 1) for values.  The state is
+2·d·(d + 1) numbers.
 """
 
 from __future__ import annotations
@@ -16,16 +17,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from baselines.arguments import (
-    check_extension,
-    check_inputs,
-    check_keys_and_values,
-    check_options,
-    check_pattern,
-    check_positive,
-    check_queries,
-    check_rows,
-)
 from baselines.padding import empty_padded, without_padding
 from baselines.precision import without_autocast
 from baselines.prefix_sum import (
@@ -38,14 +29,16 @@ from baselines.prefix_sum import (
     normalised,
     with_ones,
 )
+from benchmark.arguments import check_positive
 from benchmark.interface import Pattern, select_rows, state_bytes
 
 CHUNK_SIZE = 64
-BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # features of one block: what a cache holds; what keeps a GPU busy
+# Features of one block: on a CPU they fit into the cache, on a GPU they keep it busy.
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 class CosformerState(NamedTuple):
-    """Σ φ(k) [v, 1] of what was read, (b, h, 2 d, d + 1), and the position of the next query."""
+    """Σ φ(k) [v, 1] over the keys that were read, (b, h, 2 d, d + 1), and the position of the next query."""
 
     sums: Tensor
     position: int
@@ -54,8 +47,8 @@ class CosformerState(NamedTuple):
 class CosformerAttention(nn.Module):
     """o_i = Σ_j a_ij v_j / Σ_j a_ij with a_ij = ReLU(q_i)·ReLU(k_j) cos( π (i − j) / (2 max_length) ).
 
-    max_length   the longest length that will be met: beyond it weights would turn negative, so it is refused.  It decides
-                 the angles, so tasks set it from their own lengths; 8,192 where nobody says
+    max_length   the longest length that is accepted, because beyond it weights would be negative.  It decides the angles, so
+                 tasks set it from their own lengths; 8,192 where nothing is said
     """
 
     version = 1
@@ -66,7 +59,6 @@ class CosformerAttention(nn.Module):
 
     def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int, max_length: int = 8192) -> None:
         super().__init__()
-        check_options(pattern, num_heads, head_dim)
         check_positive("max_length", max_length)
         self.pattern, self.num_heads, self.head_dim, self.max_length = pattern, num_heads, head_dim, max_length
 
@@ -75,17 +67,13 @@ class CosformerAttention(nn.Module):
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        check_inputs(q, k, v, key_padding_mask, pattern=self.pattern, num_heads=self.num_heads, head_dim=self.head_dim)
-        self._check_length(k, key_padding_mask)
+        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
         if self.pattern == "causal_self":
             if key_padding_mask is None:
                 return self._causal(q, k, v)
             return without_padding(self._causal, q, k, v, key_padding_mask)
         sums = self._source_sums(k, v, key_padding_mask)
-        if self.pattern.endswith("_cross"):
-            self._check_positions(q.shape[2])
-            return self._read(q, CosformerState(sums, 0))[0]
-        if key_padding_mask is None:
+        if key_padding_mask is None or self.pattern.endswith("_cross"):
             return self._read(q, CosformerState(sums, 0))[0]
         q = empty_padded(q, key_padding_mask)
         return empty_padded(
@@ -93,7 +81,7 @@ class CosformerAttention(nn.Module):
         )
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """The weights a_ij themselves, (n, m)."""
+        """The formula, with all weights a_ij in one (n, m) matrix."""
         n, m = q.shape[2], k.shape[2]
         i, j = (
             torch.arange(n, device=q.device).expand(q.shape[0], n),
@@ -112,48 +100,30 @@ class CosformerAttention(nn.Module):
         return (weights @ v) / total.masked_fill(total == 0, 1)
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> CosformerState:
-        check_pattern(self.pattern, "causal_self", "init_state")
+        """The sums before the first token of ``causal_self``."""
         return self._empty(batch_size, device=device, dtype=dtype)
 
     @without_autocast
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: CosformerState) -> tuple[Tensor, CosformerState]:
-        check_pattern(self.pattern, "causal_self", "extend")
-        check_extension(q, k, v, state.sums.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
-        self._check_positions(state.position + q.shape[2])
+        """Attends from the new tokens to all that were read and to one another.  q, k, v: (b, h, n, d)."""
         return self._extend(q, k, v, state)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CosformerState:
-        check_pattern(self.pattern, "causal_cross", "init_cross")
-        check_keys_and_values(k, v, key_padding_mask, num_heads=self.num_heads, head_dim=self.head_dim)
-        self._check_length(k, key_padding_mask)
+        """The sums over a finished source.  k, v: (b, h, m, d)."""
         return CosformerState(self._source_sums(k, v, key_padding_mask), 0)
 
     @without_autocast
     def read(self, q: Tensor, state: CosformerState) -> tuple[Tensor, CosformerState]:
-        check_queries(q, state.sums.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
-        self._check_positions(state.position + q.shape[2])
+        """Attends from the next queries (b, h, n, d) to the source; the state counts them."""
         return self._read(q, state)
 
     def select(self, state: CosformerState, rows: Tensor) -> CosformerState:
-        check_rows(rows)
+        """The state of these rows of the batch."""
         return select_rows(state, rows)
 
     def state_bytes(self, state: CosformerState) -> int:
+        """Bytes of the sums."""
         return state_bytes(state)
-
-    def _check_length(self, k: Tensor, key_padding_mask: Tensor | None) -> None:
-        """Of real tokens: padding is not there, so it can't be too much."""
-        length = k.shape[2]
-        if length > self.max_length and key_padding_mask is not None:
-            length = int((~key_padding_mask).sum(1).max())
-        self._check_positions(length)
-
-    def _check_positions(self, length: int) -> None:
-        if length > self.max_length:
-            raise ValueError(
-                f"cosformer was built for max_length {self.max_length} and is given {length} tokens; beyond max_length "
-                "its weights would turn negative"
-            )
 
     def _empty(self, batch_size: int, *, device: Any, dtype: Any) -> CosformerState:
         d = self.head_dim
@@ -177,7 +147,7 @@ class CosformerAttention(nn.Module):
         return by_blocks(step, sequences, empty.sums, chunk_size=CHUNK_SIZE, block_size=self._block_size(k))[1]
 
     def _read(self, q: Tensor, state: CosformerState, positions: Tensor | None = None) -> tuple[Tensor, CosformerState]:
-        """positions: (b, n) where they are not those that follow the state's."""
+        """positions: (b, n), or None for those that follow the state's."""
         positions = token_positions(q) + state.position if positions is None else positions[:, None]
         step = functools.partial(read_block, angle=self._angle)
         out, _ = by_blocks(step, (q, positions), state.sums, chunk_size=CHUNK_SIZE, block_size=self._block_size(q))
@@ -198,12 +168,12 @@ def token_positions(x: Tensor) -> Tensor:
 
 
 def real_positions(key_padding_mask: Tensor) -> Tensor:
-    """(b, m): how many real tokens come before each."""
+    """(b, m): the number of real tokens before each token."""
     return (~key_padding_mask).cumsum(1).sub(1).clamp_min(0)
 
 
 def features(x: Tensor, positions: Tensor, angle: float) -> Tensor:
-    """[ReLU(x) cos θ, ReLU(x) sin θ], (…, 2 d); by cos(a − b) their products are the weights."""
+    """[ReLU(x) cos θ, ReLU(x) sin θ], (…, 2 d).  As cos(a − b) = cos a cos b + sin a sin b, their products are the weights."""
     theta = (positions.double() * angle)[..., None]  # float32 would lose digits of positions in the millions
     x = x.relu()
     return torch.cat((x * theta.cos().to(x.dtype), x * theta.sin().to(x.dtype)), -1)
@@ -212,7 +182,7 @@ def features(x: Tensor, positions: Tensor, angle: float) -> Tensor:
 def causal_block(
     q: Tensor, k: Tensor, v: Tensor, state: CosformerState, *, angle: float
 ) -> tuple[Tensor, CosformerState]:
-    """Whole chunks, or one that is shorter.  q, k, v: (b, h, n, d)."""
+    """The output of a block of tokens (whole chunks, or a shorter one) and the state after it.  q, k, v: (b, h, n, d)."""
     dtype = state.sums.dtype
     n = q.shape[2]
     if n == 0:
@@ -229,10 +199,11 @@ def causal_block(
 
 
 def source_block(k: Tensor, v: Tensor, positions: Tensor, sums: Tensor, *, angle: float) -> tuple[Tensor, Tensor]:
-    """Adds a block of a source to the sums; the first of the pair is no output."""
+    """Adds a block of a source, (b, h, m, d), to the sums; the first of the pair is empty, because there are no queries."""
     k, v = k.to(sums.dtype), v.to(sums.dtype)
     return v[:, :, :0], sums + features(k, positions, angle).mT @ with_ones(v)
 
 
 def read_block(q: Tensor, positions: Tensor, sums: Tensor, *, angle: float) -> tuple[Tensor, Tensor]:
+    """The output of a block of queries (b, h, n, d), and the sums, which stay."""
     return normalised(features(q.to(sums.dtype), positions, angle) @ sums).to(q.dtype), sums

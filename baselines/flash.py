@@ -1,13 +1,13 @@
-"""Exact softmax attention by fused kernels, memory linear in length (2205.14135, 2307.08691).
+"""Exact softmax attention by fused kernels, with memory linear in length (2205.14135, 2307.08691).
 
-The kernel is pinned, never left to a dispatcher that falls back to the quadratic form, and its name is recorded:
+The kernel is chosen here and its name recorded, because PyTorch's dispatcher may fall back to the quadratic form:
 
 flash_attn         the package flash-attn, half precision on CUDA, where installed
 torch_flash        PyTorch's flash kernel, half precision on CUDA
 memory_efficient   PyTorch's memory-efficient kernel on CUDA, where no flash kernel takes the input (float32)
 cpu_flash          PyTorch's flash kernel on the CPU, any precision
 
-No kernel ever gets a padding mask: padded tokens are taken out, and rows of equal length go together.
+No kernel gets a padding mask.  Padded tokens are taken out, and rows of equal length run together.
 """
 
 from __future__ import annotations
@@ -22,15 +22,6 @@ from torch import Tensor, nn
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from baselines.arguments import (
-    check_extension,
-    check_inputs,
-    check_keys_and_values,
-    check_options,
-    check_pattern,
-    check_queries,
-    check_rows,
-)
 from baselines.kv_cache import KeyValueCache, append, cache_bytes, cached, empty_cache, select_cached
 from baselines.padding import empty_padded, real_tokens_first, reorder, without_padding, zeros_from
 from baselines.precision import without_autocast
@@ -42,7 +33,7 @@ BACKENDS = {
     "torch_flash": SDPBackend.FLASH_ATTENTION,
     "memory_efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-QUERY_BLOCK = 256  # rows of the mask that the CPU kernel needs where new tokens continue old ones
+QUERY_BLOCK = 256  # rows of a mask on the CPU, where new tokens continue old ones
 
 
 class Source(NamedTuple):
@@ -62,7 +53,6 @@ class FlashAttention(nn.Module):
 
     def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int) -> None:
         super().__init__()
-        check_options(pattern, num_heads, head_dim)
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
         self.kernel: str | None = None
 
@@ -71,7 +61,7 @@ class FlashAttention(nn.Module):
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        check_inputs(q, k, v, key_padding_mask, pattern=self.pattern, num_heads=self.num_heads, head_dim=self.head_dim)
+        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
         if self.pattern == "causal_self":
             attend = functools.partial(self._attend, causal=True)
             if key_padding_mask is None:
@@ -87,22 +77,21 @@ class FlashAttention(nn.Module):
         return reorder(self._attend_by_length(q, k, v, lengths, cut_queries=True), order.argsort(1))
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """Product, softmax and product, in the inputs' own precision."""
         return padded_softmax_attention(q, k, v, key_padding_mask, pattern=self.pattern, weights_dtype=q.dtype)
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> KeyValueCache:
-        check_pattern(self.pattern, "causal_self", "init_state")
+        """The empty cache of ``causal_self``."""
         return empty_cache(batch_size, self.num_heads, self.head_dim, device=device, dtype=dtype)
 
     @without_autocast
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
-        check_pattern(self.pattern, "causal_self", "extend")
-        check_extension(q, k, v, state.keys.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        """Attends from the new tokens to all that were read and to one another.  q, k, v: (b, h, n, d)."""
         state = append(state, k, v)
         return self._attend(q, *cached(state), causal=True), state
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Source:
-        check_pattern(self.pattern, "causal_cross", "init_cross")
-        check_keys_and_values(k, v, key_padding_mask, num_heads=self.num_heads, head_dim=self.head_dim)
+        """Keeps the keys and values of a finished source, (b, h, m, d), real tokens first."""
         if key_padding_mask is None:
             return Source(k, v, None)
         order = real_tokens_first(key_padding_mask)
@@ -111,26 +100,27 @@ class FlashAttention(nn.Module):
 
     @without_autocast
     def read(self, q: Tensor, state: Source) -> tuple[Tensor, Source]:
-        check_queries(q, state.keys.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        """Attends from the next queries (b, h, n, d) to the source."""
         keys, values = state.keys.to(q.dtype), state.values.to(q.dtype)
         if state.lengths is None:
             return self._attend(q, keys, values), state
         return self._attend_by_length(q, keys, values, state.lengths), state
 
     def select(self, state: KeyValueCache | Source, rows: Tensor) -> KeyValueCache | Source:
-        check_rows(rows)
+        """The state of these rows of the batch."""
         return select_cached(state, rows) if isinstance(state, KeyValueCache) else select_rows(state, rows)
 
     def state_bytes(self, state: KeyValueCache | Source) -> int:
+        """Bytes of keys, values and lengths."""
         return cache_bytes(state) if isinstance(state, KeyValueCache) else state_bytes(state)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-        """Runs the kernel and records its name.  Causal: the last query is as late as the last key."""
+        """Runs the kernel and records its name.  Where ``causal``, the last query stands where the last key stands."""
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))  # no fused kernel takes other strides
         self.kernel = choose_kernel(q, k, v)
         if 0 in (*q.shape, k.shape[2]):
             return zeros_from(q, k, v)  # fused kernels refuse empty inputs; no key at all gives zeros
-        causal = causal and q.shape[2] > 1  # one query, the last, sees everything
+        causal = causal and q.shape[2] > 1  # a single query is the last one and sees everything
         if self.kernel == "flash_attn":
             return flash_attn_package(q, k, v, causal=causal)
         with sdpa_kernel(BACKENDS[self.kernel]):
@@ -140,7 +130,7 @@ class FlashAttention(nn.Module):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True)
             if self.kernel == "cpu_flash":
                 return continue_on_cpu(q, k, v)
-            # Imported on use: with it comes the compiler, two seconds of every process's start.
+            # Imported on use, because it imports the compiler, which takes two seconds.
             from torch.nn.attention.bias import causal_lower_right
 
             # is_causal would align the first query with the first key (pytorch#108108).
@@ -149,9 +139,9 @@ class FlashAttention(nn.Module):
     def _attend_by_length(
         self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, *, cut_queries: bool = False
     ) -> Tensor:
-        """Rows of the batch with equally many real tokens go together, without the padding behind them.
+        """Runs rows of the batch with equally many real tokens together, without the padding behind them.
 
-        lengths: (b,).  cut_queries: the queries are those tokens too; the padded ones get zeros.
+        lengths: (b,).  cut_queries: the queries are the same tokens as the keys, and padded ones get zeros.
         """
         outputs, rows_done = [], []
         for length in lengths.unique().tolist():
@@ -164,7 +154,7 @@ class FlashAttention(nn.Module):
 
 
 def choose_kernel(q: Tensor, k: Tensor, v: Tensor) -> str:
-    """The fastest flash kernel that takes these tensors.  Raises ValueError where there is none of linear memory."""
+    """The fastest flash kernel for these tensors.  Raises ValueError where no kernel of linear memory takes them."""
     if q.device.type == "cpu":
         return "cpu_flash"
     if q.device.type == "cuda":
@@ -182,7 +172,7 @@ def choose_kernel(q: Tensor, k: Tensor, v: Tensor) -> str:
 
 
 def flash_attn_package(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
-    """flash-attn from 2.1 on aligns the last query with the last key, as ``extend`` needs."""
+    """The package's kernel; from release 2.1 on it aligns the last query with the last key, as ``extend`` needs."""
     from flash_attn import flash_attn_func
 
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (b, n, h, d)
@@ -190,9 +180,9 @@ def flash_attn_package(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tens
 
 
 def continue_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The last n of m tokens attend to all before them, by blocks of queries.
+    """The last n of m tokens attend to all before them, one block of queries after another.
 
-    The CPU kernel aligns ``is_causal`` with the first key but takes a mask; a block keeps the mask linear in m.
+    On the CPU ``is_causal`` aligns the first query with the first key, so a mask is needed.  Blocks keep it linear in m.
     """
     old = k.shape[2] - q.shape[2]
     outputs = []

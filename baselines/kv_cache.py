@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-SMALLEST_CAPACITY = 64  # tokens; below it doubling would copy at nearly every token
+SMALLEST_CAPACITY = 64  # tokens; with less room, doubling would copy at nearly every token
 
 
 class KeyValueCache(NamedTuple):
     """The first ``length`` tokens of two buffers, which states that grew from one another share.
 
-    ``filled`` is the one list [tokens written] that all states on these buffers hold.  A state whose length is that
-    number may append in place, since no other state sees what lies behind it; any other state copies first.
+    ``filled`` is a list [tokens written], one object that all states on these buffers share.  A state whose length is that
+    number may append in place, because no other state uses the room behind it; any other state copies first.
     """
 
     keys: Tensor  # (b, h, capacity, d)
@@ -24,20 +24,21 @@ class KeyValueCache(NamedTuple):
 
 
 def empty_cache(batch_size: int, num_heads: int, head_dim: int, *, device: Any, dtype: Any) -> KeyValueCache:
+    """A cache of no tokens, for ``init_state``."""
     keys, values = (torch.empty(batch_size, num_heads, 0, head_dim, device=device, dtype=dtype) for _ in range(2))
     return KeyValueCache(keys, values, 0, [0])
 
 
 def cached(cache: KeyValueCache) -> tuple[Tensor, Tensor]:
-    """The keys and values read so far, each (b, h, length, d)."""
+    """The keys and values that were read, each (b, h, length, d)."""
     return cache.keys[:, :, : cache.length], cache.values[:, :, : cache.length]
 
 
 def append(cache: KeyValueCache, k: Tensor, v: Tensor) -> KeyValueCache:
-    """The cache with these tokens behind its own; the given one stays valid.  k, v: (b, h, n, d)."""
+    """The cache with these tokens after its own; the given cache stays valid.  k, v: (b, h, n, d)."""
     if k.shape[2] == 0:
         return cache
-    if torch.is_grad_enabled():  # what a graph has saved may not be written to, so under autograd every step copies
+    if torch.is_grad_enabled():  # autograd may have saved the buffers, so they are copied and not written to
         keys, values = (torch.cat((old.to(new.dtype), new), 2) for old, new in zip(cached(cache), (k, v), strict=True))
         return KeyValueCache(keys, values, keys.shape[2], [keys.shape[2]])
     length = cache.length + k.shape[2]
@@ -50,12 +51,13 @@ def append(cache: KeyValueCache, k: Tensor, v: Tensor) -> KeyValueCache:
 
 
 def select_cached(cache: KeyValueCache, rows: Tensor) -> KeyValueCache:
+    """The cache of these rows of the batch, in buffers of its own.  rows: (new batch,) int64."""
     keys, values = (x.index_select(0, rows.to(x.device)) for x in cached(cache))
     return KeyValueCache(keys, values, cache.length, [cache.length])
 
 
 def cache_bytes(cache: KeyValueCache) -> int:
-    """Bytes of the tokens that were read; the room kept behind them, at most as much again, is not state."""
+    """Bytes of the tokens that were read.  The room behind them, at most as much again, is not counted."""
     return sum(x.nbytes for x in cached(cache))
 
 
@@ -69,7 +71,7 @@ def _can_append_in_place(cache: KeyValueCache, k: Tensor, length: int) -> bool:
 
 
 def _copy_with_room(cache: KeyValueCache, k: Tensor, capacity: int) -> KeyValueCache:
-    """A copy in new buffers, in the dtype of the tokens to come (under autocast it differs from the module's)."""
+    """A copy in new buffers, in the dtype of the new tokens, which under autocast is not the module's."""
     b, h, _, d = cache.keys.shape
     keys, values = (torch.empty(b, h, capacity, d, device=k.device, dtype=k.dtype) for _ in range(2))
     for buffer, old in zip((keys, values), cached(cache), strict=True):

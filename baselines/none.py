@@ -1,4 +1,4 @@
-"""No attention: zeros, so that only the residual path of a layer remains.  The control that attention must beat."""
+"""No attention: zeros, so that only the residual path of a layer remains.  Every attention must beat this control."""
 
 from __future__ import annotations
 
@@ -6,14 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from baselines.arguments import (
-    check_heads,
-    check_inputs,
-    check_keys_and_values,
-    check_options,
-    check_pattern,
-    check_rows,
-)
 from baselines.padding import zeros_from
 from benchmark.interface import Pattern, select_rows, state_bytes
 
@@ -31,37 +23,36 @@ class NoAttention(nn.Module):
 
     def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int) -> None:
         super().__init__()
-        check_options(pattern, num_heads, head_dim)
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        check_inputs(q, k, v, key_padding_mask, pattern=self.pattern, num_heads=self.num_heads, head_dim=self.head_dim)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Zeros of the shape of q, with zero gradients to q, k and v."""
         return zeros_from(q, k, v)
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Zeros as well."""
         return zeros_from(q, k, v)
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> tuple[()]:  # noqa: ARG002
-        check_pattern(self.pattern, "causal_self", "init_state")
+        """The empty state of ``causal_self``."""
         return NOTHING
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
-        check_pattern(self.pattern, "causal_self", "extend")
-        check_inputs(q, k, v, None, pattern="causal_self", num_heads=self.num_heads, head_dim=self.head_dim)
+        """Zeros for the new tokens."""
         return zeros_from(q, k, v), state
 
-    def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> tuple[()]:
-        check_pattern(self.pattern, "causal_cross", "init_cross")
-        check_keys_and_values(k, v, key_padding_mask, num_heads=self.num_heads, head_dim=self.head_dim)
+    def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> tuple[()]:  # noqa: ARG002
+        """The empty state of ``causal_cross``."""
         return NOTHING
 
     def read(self, q: Tensor, state: tuple[()]) -> tuple[Tensor, tuple[()]]:
-        check_heads("q", q, self.num_heads, self.head_dim)
+        """Zeros for the next queries."""
         return zeros_from(q), state
 
     def select(self, state: tuple[()], rows: Tensor) -> tuple[()]:
-        check_rows(rows)
+        """The state of these rows, which is empty."""
         return select_rows(state, rows)
 
     def state_bytes(self, state: tuple[()]) -> int:
+        """No bytes."""
         return state_bytes(state)

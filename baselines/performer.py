@@ -1,12 +1,12 @@
 """Performer: softmax attention by positive orthogonal random features, FAVOR+ (2009.14794).
 
-Features are kept as logarithms until they are taken relative to a reference.  For keys that is, by feature, a maximum
-over keys that every query concerned sees, and it is part of the state; for queries it is the row's own maximum.  Both
-cancel, so there is no ε, no clamp, and nothing that a later key could move.
+Features are kept as logarithms and taken relative to a reference before the exponential.  For keys the reference is, by
+feature, a maximum over keys that all the queries see, and it is part of the state; for queries it is the row's own maximum.
+Both references cancel, so there is no ε and no clamp, and a later key changes no earlier output.
 
-Operations of a token and head: features of q, 2·f·d, and of k, 2·f·(d + 1); the sum of k's with [v, 1] and its product with
-q's, 2·f·(d + 1) each; causal, inside a chunk of c tokens 2·c·f for scores and 2·c·(d + 1) for values.  The state is f·(d + 1)
-numbers.
+Operations of a token and head: features of q, 2·f·d, and of k, 2·f·(d + 1); the sum of k's features with [v, 1] and its product
+with q's, 2·f·(d + 1) each; in the causal pattern also, inside a chunk of c tokens, 2·c·f for scores and 2·c·(d + 1) for values.
+The state is f·(d + 1) numbers.
 """
 
 from __future__ import annotations
@@ -19,16 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.arguments import (
-    check_extension,
-    check_inputs,
-    check_keys_and_values,
-    check_options,
-    check_pattern,
-    check_positive,
-    check_queries,
-    check_rows,
-)
 from baselines.padding import empty_padded, without_padding
 from baselines.precision import without_autocast
 from baselines.prefix_sum import (
@@ -41,15 +31,18 @@ from baselines.prefix_sum import (
     normalised,
     with_ones,
 )
+from benchmark.arguments import check_positive
 from benchmark.interface import Pattern, select_rows, state_bytes
 
 CHUNK_SIZE = 64
-BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # features of one block: what a cache holds; what keeps a GPU busy
-LARGEST_RISE = 60.0  # a key's log feature above the reference: e^60 times a chunk of values is far from float32's 3e38
+# Features of one block: on a CPU they fit into the cache, on a GPU they keep it busy.
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+# Of a key's log feature above the reference: e^60 times a chunk of values is far below float32's largest number, 3e38.
+LARGEST_RISE = 60.0
 
 
 class PerformerState(NamedTuple):
-    """Of the keys read: Σ_j e^{log φ(k_j) − c} [v_j, 1], (b, h, f, d + 1), and c = max_j log φ(k_j), (b, h, f)."""
+    """Over the keys that were read: Σ_j e^{log φ(k_j) − c} [v_j, 1], (b, h, f, d + 1), and c = max_j log φ(k_j), (b, h, f)."""
 
     sums: Tensor
     maxima: Tensor
@@ -58,9 +51,9 @@ class PerformerState(NamedTuple):
 class PerformerAttention(nn.Module):
     """o_i = φ(q_i)·Σ_j φ(k_j) v_j / φ(q_i)·Σ_j φ(k_j),  φ(x) = f^{−1/2} exp( Ω x' − |x'|²/2 ),  x' = x / d^{1/4}.
 
-    num_features      f, rows of Ω; 256 as in the paper
-    redraw_interval   Ω is drawn anew in training, every so many forward calls; 0 never.  1,000 as in the paper's code
-    seed              of the draws; None takes one from torch's own generator, as initial weights are drawn
+    num_features      f, the rows of Ω; 256 as in the paper
+    redraw_interval   forward calls in training after which Ω is drawn again, 0 for never; 1,000 as in the paper's code
+    seed              of the draws; None takes one from torch's own generator, like initial weights
     """
 
     version = 1
@@ -82,14 +75,13 @@ class PerformerAttention(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        check_options(pattern, num_heads, head_dim)
         check_positive("num_features", num_features)
         if redraw_interval < 0:
             raise ValueError(f"redraw_interval is {redraw_interval}; allowed are 0 (never) and whole numbers above")
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
         self.num_features, self.redraw_interval = num_features, redraw_interval
         seed = int(torch.randint(1 << 31, ())) if seed is None else seed
-        # Buffers, so that a checkpoint that is resumed goes on with the same features and the same next draws.
+        # Buffers, so that training goes on from a checkpoint with the same features and the same next draws.
         self.register_buffer("draw_seed", torch.tensor(seed))
         self.register_buffer("forward_calls", torch.tensor(0))
         self.register_buffer("omega", orthogonal_features(num_features, head_dim, seed=seed, draw=0))
@@ -99,7 +91,7 @@ class PerformerAttention(nn.Module):
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        check_inputs(q, k, v, key_padding_mask, pattern=self.pattern, num_heads=self.num_heads, head_dim=self.head_dim)
+        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
         if self.training and self.redraw_interval:
             self._count_call()
         if self.pattern == "causal_self":
@@ -112,7 +104,7 @@ class PerformerAttention(nn.Module):
         return empty_padded(self._read(empty_padded(q, key_padding_mask), state), key_padding_mask)
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """The weights φ(q_i)·φ(k_j), one query at a time, normalised in logarithms."""
+        """The formula with the weights φ(q_i)·φ(k_j), one query at a time, normalised in logarithms."""
         k, v = empty_padded(k, key_padding_mask), empty_padded(v, key_padding_mask)
         is_self = self.pattern.endswith("_self")
         q = empty_padded(q, key_padding_mask) if is_self else q
@@ -133,30 +125,29 @@ class PerformerAttention(nn.Module):
         return empty_padded(out, key_padding_mask) if is_self else out
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> PerformerState:
-        check_pattern(self.pattern, "causal_self", "init_state")
+        """The sums before the first token of ``causal_self``."""
         return self._empty(batch_size, device=device, dtype=dtype)
 
     @without_autocast
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
-        check_pattern(self.pattern, "causal_self", "extend")
-        check_extension(q, k, v, state.sums.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        """Attends from the new tokens to all that were read and to one another.  q, k, v: (b, h, n, d)."""
         return self._extend(q, k, v, state)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> PerformerState:
-        check_pattern(self.pattern, "causal_cross", "init_cross")
-        check_keys_and_values(k, v, key_padding_mask, num_heads=self.num_heads, head_dim=self.head_dim)
+        """The sums over a finished source.  k, v: (b, h, m, d)."""
         return self._source_state(k, v, key_padding_mask)
 
     @without_autocast
     def read(self, q: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
-        check_queries(q, state.sums.shape[0], num_heads=self.num_heads, head_dim=self.head_dim)
+        """Attends from the next queries (b, h, n, d) to the source."""
         return self._read(q, state), state
 
     def select(self, state: PerformerState, rows: Tensor) -> PerformerState:
-        check_rows(rows)
+        """The state of these rows of the batch."""
         return select_rows(state, rows)
 
     def state_bytes(self, state: PerformerState) -> int:
+        """Bytes of sums and maxima."""
         return state_bytes(state)
 
     def _count_call(self) -> None:
@@ -200,9 +191,9 @@ class PerformerAttention(nn.Module):
 
 
 def orthogonal_features(num_features: int, head_dim: int, *, seed: int, draw: int) -> Tensor:
-    """Ω, (f, d): blocks of d orthogonal rows, each row as long as an independent Gaussian vector of d numbers.
+    """Ω, (f, d): blocks of d orthogonal rows, each with the length of an independent Gaussian vector of d numbers.
 
-    Drawn on the CPU, so that a seed means the same on every device.
+    The draw is made on the CPU, so that a seed gives the same Ω on every device.
     """
     generator = torch.Generator().manual_seed((seed + 1_000_003 * draw) % (1 << 63))
     blocks = []
@@ -222,12 +213,12 @@ def log_query_features(q: Tensor, omega: Tensor) -> Tensor:
 def log_key_features(k: Tensor, omega: Tensor) -> Tensor:
     """Ω k' − |k'|²/2, (…, f): the logarithm of φ(k) up to f^{−1/2}, which cancels."""
     half_square = k.square().sum(-1, keepdim=True) * (-0.5 * k.shape[-1] ** -0.5)
-    # First in the sum, not last: taken from a sum that has grown large it would lose half as many digits again.
+    # The first term of the sum: added to a sum that has grown large, it would lose half as many digits again.
     return torch.cat((half_square, k), -1) @ F.pad(omega, (1, 0), value=1.0).T
 
 
 def query_features(q: Tensor, reference: Tensor, omega: Tensor) -> Tensor:
-    """φ(q) e^{reference}, its largest feature scaled to 1.  reference broadcasts to (…, f)."""
+    """φ(q) e^{reference}, (…, f), scaled so that its largest feature is 1.  reference broadcasts to (…, f)."""
     log_q = log_query_features(q, omega) + reference
     return (log_q - log_q.detach().amax(-1, keepdim=True)).exp()
 
@@ -235,11 +226,11 @@ def query_features(q: Tensor, reference: Tensor, omega: Tensor) -> Tensor:
 def causal_block(
     q: Tensor, k: Tensor, v: Tensor, state: PerformerState, *, omega: Tensor
 ) -> tuple[Tensor, PerformerState]:
-    """Whole chunks, or one that is shorter.  q, k, v: (b, h, n, d).
+    """The output of a block of tokens (whole chunks, or a shorter one) and the state after it.  q, k, v: (b, h, n, d).
 
-    The reference of a chunk is the maximum over all keys before it and its first key.  A key that rises so far above
-    it that its feature could overflow makes the block to be done again in halves, down to single tokens, which are
-    their own reference; the queries before that key keep what they had, so that no later key can move them.
+    The reference of a chunk is the maximum over all keys before it and its first key.  If a key rises so far above the
+    reference that its feature could overflow, the block is computed again in halves, down to single tokens, which are
+    their own reference.  Queries before that key keep their first output, so that no later key changes it.
     """
     dtype = state.sums.dtype
     if q.shape[2] == 0:
@@ -261,7 +252,7 @@ def causal_block(
         return out, PerformerState(total, maxima)
     after_rise = (rise > LARGEST_RISE).any(-1).flatten(2).cummax(2).values[..., None]
     in_halves, state = causal_halves(q, k, v, state, omega=omega)
-    # What another sample or head holds moves nothing here either: where no key has risen, the sums stay as they were.
+    # Samples and heads without such a key keep their first sums, so that they do not depend on the others.
     sums = torch.where(after_rise[:, :, -1:], state.sums, total)
     return torch.where(after_rise, in_halves, out), PerformerState(sums, maxima)
 
@@ -269,6 +260,7 @@ def causal_block(
 def causal_halves(
     q: Tensor, k: Tensor, v: Tensor, state: PerformerState, *, omega: Tensor
 ) -> tuple[Tensor, PerformerState]:
+    """``causal_block`` on the first half of the block and then on the second, cut between chunks where there are several."""
     n = q.shape[2]
     half = n // 2 if n <= CHUNK_SIZE else n // CHUNK_SIZE // 2 * CHUNK_SIZE
     first, state = causal_block(q[:, :, :half], k[:, :, :half], v[:, :, :half], state, omega=omega)
@@ -277,8 +269,10 @@ def causal_halves(
 
 
 def references(log_k: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """From log features (b, h, g, c, f) and the maxima so far (b, h, f): reference and maximum of each chunk
-    (b, h, g, f), and between them the maxima after all chunks."""
+    """References and maxima of chunks, from log features (b, h, g, c, f) and the maxima before the chunks (b, h, f).
+
+    Returns the reference of each chunk (b, h, g, f), the maxima after all chunks (b, h, f), the maximum of each chunk (b, h, g, f).
+    """
     highest = log_k.amax(3)
     running = torch.cat((maxima[:, :, None], highest), 2).cummax(2).values
     return torch.maximum(running[:, :, :-1], log_k[:, :, :, 0]), running[:, :, -1], highest
@@ -287,10 +281,11 @@ def references(log_k: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def source_block(
     k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: PerformerState, *, omega: Tensor
 ) -> tuple[Tensor, PerformerState]:
-    """Adds a block of a source to the state; the first of the pair is no output."""
+    """Adds a block of a source, (b, h, m, d), to the state; the first of the pair is empty, because there are no queries."""
     k, v = k.to(state.sums.dtype), v.to(state.sums.dtype)
     if k.shape[2] == 0:
-        return v, PerformerState(state.sums + k.sum() + v.sum(), state.maxima)  # an empty sum, but one with gradients
+        # Empty sums are zero and connect k and v with the output, so that both have a gradient.
+        return v, PerformerState(state.sums + k.sum() + v.sum(), state.maxima)
     log_k = log_key_features(k, omega)
     if key_padding_mask is not None:
         log_k = log_k.masked_fill(key_padding_mask[..., None], -math.inf)
@@ -301,5 +296,6 @@ def source_block(
 
 
 def read_block(q: Tensor, state: PerformerState, *, omega: Tensor) -> tuple[Tensor, PerformerState]:
+    """The output of a block of queries (b, h, n, d), and the state, which stays."""
     q_features = query_features(q.to(state.sums.dtype), state.maxima[:, :, None], omega)
     return normalised(q_features @ state.sums).to(q.dtype), state

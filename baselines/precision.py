@@ -1,4 +1,4 @@
-"""In which precision an attention computes, whatever its inputs come in."""
+"""The precision in which an attention computes, whatever the precision of its inputs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """float32 at least: a float16 sum of ones stops at 2,048, a bfloat16 one at 256."""
+    """The dtype for sums over tokens, float32 at least: a float16 sum of ones stops at 2,048, a bfloat16 one at 256."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Autocast would turn float32 products back to half precision inside an attention that keeps its sums in float32.
+    """Decorator of a method: autocast is off inside, where it would turn float32 products back to half precision.
 
-    For methods whose first argument is the tensor that says on which device they run.
+    The first argument of the method is a tensor on the device on which it runs.
     """
 
     @functools.wraps(method)

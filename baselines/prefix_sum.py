@@ -1,13 +1,13 @@
-"""Causal sums of φ(k) v' in chunks: what the kernel attentions have in common.
+"""Causal sums of φ(k) v' in chunks, which all kernel attentions use.
 
 A kernel attention with features φ >= 0 of f numbers is a ratio of two sums over the keys that a query sees,
 
     o_t = φ(q_t)·Σ_j φ(k_j) v_j  /  φ(q_t)·Σ_j φ(k_j),
 
-and both are one sum once v' = [v, 1] carries the normaliser along.  Inside a chunk of c tokens the sum is taken as
-(φ(q) φ(k)' below the diagonal) v', what came before as φ(q) S with S = Σ φ(k) v' in front of the chunk.  One S a chunk
-makes n·f·d/c numbers, never n·f·d; and since sequences are worked through in blocks of tokens whose inner results are
-made again in the backward pass, what is kept is q, k, v and one S a block.
+and with v' = [v, 1] both are one sum, whose last column is the normaliser.  Inside a chunk of c tokens the sum is
+(φ(q) φ(k)' on and below the diagonal) v'.  The tokens before the chunk add φ(q) S, where S = Σ φ(k) v' over them.  One S a
+chunk makes n·f·d/c numbers and not n·f·d.  Sequences are processed in blocks of tokens, whose inner results are computed
+again in the backward pass; autograd keeps only q, k, v and one S a block.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def with_ones(v: Tensor) -> Tensor:
 
 
 def causal_sums(scores: Tensor, q_features: Tensor, values: Tensor, before: Tensor) -> Tensor:
-    """Numerators and normaliser of every query: what its chunk holds up to it, and what came before the chunk.
+    """Numerators and normaliser of every query: the sum over its chunk up to it, and over all tokens before the chunk.
 
     scores: (b, h, g, c, c) for g chunks, zero above the diagonal.  q_features: (b, h, g, c, f).
     values: (b, h, g, c, d + 1).  before: (b, h, g, f, d + 1).  Returns (b, h, g, c, d + 1).
@@ -41,12 +41,12 @@ def causal_sums(scores: Tensor, q_features: Tensor, values: Tensor, before: Tens
 
 
 def chunk_starts(sums: Tensor, start: Tensor, rescale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """From the sum of each chunk, the sum in front of each chunk and the sum after the last.
+    """The sum over all tokens before each chunk, and over all tokens, from the sum of each chunk.
 
-    sums: (b, h, g, f, e).  start: (b, h, f, e), what came before.  rescale: (b, h, g + 1, f), factors on everything
-    before chunk i on entering it, and on the whole at the end.  Returns (b, h, g, f, e) and (b, h, f, e).
+    sums: (b, h, g, f, e).  start: (b, h, f, e), the sum before the first chunk.  rescale: (b, h, g + 1, f), a factor for each
+    chunk on the sum before it, and one for the sum after the last.  Returns (b, h, g, f, e) and (b, h, f, e).
     """
-    # Unbound, not indexed: the gradient of x[i] is as long as all of x.
+    # unbind instead of x[i], because the gradient of x[i] is as long as all of x.
     factors = None if rescale is None else rescale[..., None].unbind(2)
     before, total = [], start
     for i, chunk_sum in enumerate(sums.unbind(2)):
@@ -60,7 +60,7 @@ def chunk_starts(sums: Tensor, start: Tensor, rescale: Tensor | None = None) -> 
 
 
 def normalised(sums: Tensor) -> Tensor:
-    """Numerators divided by the normaliser behind them, (…, d + 1) -> (…, d); 0 / 0, an empty context, is 0."""
+    """Numerators divided by the normaliser, their last column: (…, d + 1) -> (…, d).  An empty context, 0 / 0, gives 0."""
     numerators, weight = sums.split((sums.shape[-1] - 1, 1), -1)
     return numerators / weight.masked_fill(weight == 0, 1)
 
@@ -70,13 +70,13 @@ def by_blocks(
 ) -> tuple[Tensor, Any]:
     """Runs ``out, state = step(*block of each sequence, state)`` from the first block to the last.
 
-    sequences: each (b, h, n, …) or None.  Returns the outputs joined over tokens, and the last state.  Under autograd
-    only the state in front of each block is kept; the last block, whose backward pass is the next thing to happen,
-    keeps everything.
+    sequences: each (b, h, n, …) or None.  Returns the outputs joined over tokens, and the last state.  Autograd keeps only the
+    state in front of each block and computes the rest again.  The last block keeps everything, because the backward pass
+    begins with it.
     """
     seq_len = next(x.shape[2] for x in sequences if x is not None)
     sizes = block_sizes(seq_len, chunk_size, block_size)
-    # Split, not sliced: the gradient of a slice is as long as the whole sequence, once for every block.
+    # split instead of slices, because the gradient of each slice is as long as the whole sequence.
     blocks = zip(*(x.split(sizes, 2) if x is not None else [None] * len(sizes) for x in sequences), strict=True)
     outputs = []
     for i, block in enumerate(blocks):
@@ -89,7 +89,7 @@ def by_blocks(
 
 
 def block_sizes(seq_len: int, chunk_size: int, block_size: int) -> list[int]:
-    """Tokens of each block: whole chunks, as many as a block has; then those that fill no chunk.
+    """The number of tokens of each block: whole chunks first, then a block of the tokens that fill no chunk.
 
     A sequence without tokens is one empty block.
     """
@@ -101,17 +101,17 @@ def block_sizes(seq_len: int, chunk_size: int, block_size: int) -> list[int]:
 
 
 def in_chunks(x: Tensor, chunk_size: int) -> Tensor:
-    """(b, h, n, …) -> (b, h, g, c, …); fewer tokens than a chunk are one short chunk.  n is a multiple otherwise."""
+    """(b, h, n, …) -> (b, h, g, c, …), for n a multiple of the chunk size, or less than one chunk, which is one short chunk."""
     size = max(min(chunk_size, x.shape[2]), 1)
     return x.unflatten(2, (x.shape[2] // size, size))
 
 
 def block_tokens(q: Tensor, num_features: int, *, elements: int) -> int:
-    """How many tokens make a block whose features are about this many numbers."""
+    """The number of tokens of a block whose features are about ``elements`` numbers."""
     return max(elements // max(q.shape[0] * q.shape[1] * num_features, 1), 1)
 
 
 def empty_sums(batch_size: int, num_heads: int, num_features: int, head_dim: int, *, device: Any, dtype: Any) -> Tensor:
-    """S before the first token, float32 at least."""
+    """S before the first token: zeros (b, h, f, d + 1), in float32 at least."""
     start = torch.zeros(batch_size, num_heads, num_features, head_dim + 1, device=device, dtype=dtype)
     return start.to(accumulation_dtype(start))

@@ -1,4 +1,4 @@
-"""Evaluation mode for as long as a block lasts."""
+"""Evaluation mode for the length of a ``with`` block."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; afterwards the model is in the mode that it was in before.
+    """Turns dropout and gradients off inside the block, and restores the model's mode after it.
 
-    This is ``no_grad`` and not ``inference_mode``: tensors that a module keeps (a cached basis, a mask) must stay usable in
-    training.
+    It uses ``no_grad`` rather than ``inference_mode``, because tensors that a module caches inside (a basis, a mask) must
+    stay usable in training.
     """
     was_training = model.training
     model.eval()

@@ -1,14 +1,15 @@
-"""What an attention and a task are to the engine: the words, the two protocols, and what travels between them."""
+"""The protocols of an attention and of a task, the words that the engine uses, and the types that both exchange."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from matplotlib.figure import Figure
     from pydantic import BaseModel
     from torch import Tensor, nn
 
@@ -24,23 +25,24 @@ class UnsupportedPattern(ValueError):
 
 
 class Attention(Protocol):
-    """An attention mechanism over projected heads; any ``nn.Module`` of this shape will do, no base class is needed.
+    """An attention mechanism over projected heads: any ``nn.Module`` with these members; no base class is needed.
 
-    Declared on the class (only ``version`` and ``unsupported`` must be there, and both must be plain literals, because
-    ``lavo-bench list`` reads them without importing the module):
+    The class declares, as plain literals (``lavo-bench list`` reads them without importing the module), ``version`` and
+    ``unsupported``, and any of the others:
 
     version            raised whenever results change
     unsupported        pattern -> the reason why it can't be done; ``build_attention`` raises it
-    encodes_positions  True: a backbone that would add positions for this attention's sake adds none (default False)
-    linear_state       True: the causal state's size doesn't depend on how much was read (default False)
-    exact              True: computes softmax attention exactly, so that it may differ from softmax by rounding only
-    control            True: not a contender but a control (``none``)
-    needs_max_length   True: takes the keyword ``max_length``, the longest length that it will meet
-    sequence_patterns  patterns of which it is a PartedAttention too (default none)
+    encodes_positions  True: the backbone adds no positions for this attention (default False)
+    linear_state       True: the size of the causal state is the same however much was read (default False)
+    exact              True: it is softmax attention, and differs from ``softmax`` by rounding only
+    control            True: it is a control and not a contender (``none``)
+    needs_max_length   True: it takes the keyword ``max_length``, the longest length that it will be given
+    sequence_patterns  patterns at which it is a PartedAttention as well (default none)
+    checks_arguments   True: it checks its arguments itself; for all others ``build_attention`` puts checks in front
 
-    Set on the instance where it applies: ``kernel``, the name of the kernel that ran last, for the records.
-    ``definition(q, k, v, key_padding_mask=None)``, where present, is the plain O(n^2) or looping form in the inputs'
-    own precision; ``lavo-bench check`` compares ``forward`` and its gradients with it in float64.
+    The instance may set ``kernel``, the name of the kernel that ran last, for the records.  It may also have
+    ``definition(q, k, v, key_padding_mask=None)``, the plain O(n^2) or looping form in the inputs' own precision;
+    ``lavo-bench check`` compares ``forward`` and its gradients with it in float64.
     """
 
     version: ClassVar[int]
@@ -58,12 +60,17 @@ class Attention(Protocol):
 
 
 class StreamingAttention(Attention, Protocol):
-    """What a causal attention has besides; a state given to any of these stays valid afterwards."""
+    """The further methods of a causal attention.  A state that is given to any of them stays valid afterwards.
 
-    def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> Any: ...
+    In a state, ``position`` is the number of tokens read (or queries answered), where it has such a field.
+    """
+
+    def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> Any:
+        """``causal_self``: the state before the first token."""
+        ...
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """``causal_self``: any number of new tokens (0, 1 or more) after those the state has read."""
+        """``causal_self``: any number of new tokens (0, 1 or more) after those that the state has read."""
         ...
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Any:
@@ -78,11 +85,13 @@ class StreamingAttention(Attention, Protocol):
         """The state of these rows of the batch, repeated or left out (beam search).  rows: (new batch,) int64."""
         ...
 
-    def state_bytes(self, state: Any) -> int: ...
+    def state_bytes(self, state: Any) -> int:
+        """Bytes that the state holds, counted from its tensors."""
+        ...
 
 
 class SequencePart(Protocol):
-    """Which part of every sequence of a batch this process holds; consecutive parts make the whole."""
+    """The part of every sequence of a batch that this process holds; consecutive parts make the whole sequence."""
 
     lengths: tuple[int, ...]  # of the parts of all processes
     rank: int
@@ -95,16 +104,17 @@ class SequencePart(Protocol):
 
 
 class PartedAttention(Attention, Protocol):
-    """What an attention has besides, at its ``sequence_patterns``, if a sequence may lie in parts with several processes.
+    """An attention that, at its ``sequence_patterns``, can attend over a sequence whose parts lie with several processes.
 
-    sequence_part  None, or set by the caller: q, k and v of ``forward`` are then this part's, without padding, and so is
-                   the result.  All processes of torch.distributed call it, and its backward pass, in the same order.
+    sequence_part  None, or set by the caller.  Then q, k and v of ``forward`` are this part of the sequence, without padding,
+                   and so is the result.  All processes of torch.distributed call ``forward`` and its backward pass in the same
+                   order.
     """
 
     sequence_part: SequencePart | None
 
     def make_part(self, length: int, *, num_parts: int, rank: int) -> SequencePart:
-        """The ``rank``-th of the parts into which this attention likes a sequence of this length to be cut."""
+        """The ``rank``-th of the parts into which this attention cuts a sequence of this length."""
         ...
 
 
@@ -137,7 +147,7 @@ Columns = Mapping[str, "np.ndarray"]
 
 
 class Metric(NamedTuple):
-    """How a table's figure is made from columns that hold one value an example."""
+    """A figure of the tables, made from columns that hold one value an example."""
 
     unit: str
     higher_is_better: bool
@@ -185,7 +195,7 @@ class Sound(NamedTuple):
 
 
 class Exhibit(NamedTuple):
-    """Test examples beside what each attention made of them, as a table of the report."""
+    """A table of the report: test examples, and the output for them of each attention."""
 
     title: str
     caption: str
@@ -194,14 +204,14 @@ class Exhibit(NamedTuple):
 
 
 class LossSum(NamedTuple):
-    """A loss as a sum, and the number of terms in it, so that no grouping into batches changes the mean."""
+    """A loss as a sum and its number of terms, so that the mean is the same however examples are grouped into batches."""
 
     total: Tensor  # scalar, in the graph
     num_terms: int | Tensor  # tokens, or values
 
 
 class AttentionFactory(Protocol):
-    """What a backbone asks for its attention layers; it never learns which mechanism is inside."""
+    """The factory from which a backbone gets its attention layers, without knowing the mechanism inside."""
 
     def __call__(
         self,
@@ -215,20 +225,23 @@ class AttentionFactory(Protocol):
         source_dim: int | None = None,
         rotary: bool = False,
     ) -> Any:
-        """A ``MultiHeadAttention``: the cell's attention at the cell's pattern, exact softmax elsewhere."""
+        """A ``MultiHeadAttention`` with the cell's attention at the cell's pattern, and with exact softmax elsewhere."""
         ...
 
 
 class Task(Protocol):
-    """One domain.  A class with these class attributes and methods, one object a cell.
+    """One domain: a class with these attributes and methods, of which each cell makes an object.
+
+    A task may have more, which the protocols below this one declare: CountsTokens, HasCurves, PartsSequences, and the
+    modules FiguresModule and ExhibitsModule beside its own.
 
     name, version   the version is raised whenever results change
     backbones       backbone -> the patterns that can be replaced in it (a plain literal)
-    settings        backbone -> pydantic model with the fields ``data``, ``model`` and ``eval``, checked before anything
-                    runs; a model that forbids unknown keys.  ``presets.yaml`` beside the module fills it.
+    settings        backbone -> pydantic model with the fields ``data``, ``model`` and ``eval``, which forbids unknown keys and
+                    is checked before anything runs.  ``presets.yaml`` beside the module fills it.
     metrics         name -> Metric, computed from the columns that ``score`` gives; the first is the headline
     selection       the metric that chooses the checkpoint, on validation data
-    floors          controls that no trivial rule is, but what is best possible here (a tuple, a plain literal; may be left out)
+    floors          names of controls that are bounds, not trivial rules (a tuple, a plain literal; may be left out)
     """
 
     name: ClassVar[str]
@@ -241,10 +254,10 @@ class Task(Protocol):
     def __init__(self, settings: Any, *, backbone: str) -> None: ...
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """The splits; from ``data_root`` where given, else made on the spot.  Called before all that follows.
+        """The splits, read from ``data_root`` where given and made on the spot elsewhere.  Called before the methods below.
 
+        ``cache`` is a folder for data that take long to make; a file in it is named by the fingerprint of its sources.
         Raises ``ValueError`` with one line (file, place, fault, what is allowed) for data that can't be used.
-        ``cache`` is a folder for what is costly to make; a file in it is named by the fingerprint of its sources.
         """
         ...
 
@@ -265,14 +278,56 @@ class Task(Protocol):
         ...
 
     def controls(self) -> Mapping[str, Columns]:
-        """What trivial rules score on the test part: name -> the columns that ``score`` would give."""
+        """The scores of trivial rules on the test part: name -> the columns that ``score`` would give."""
         ...
 
-    # Optional:
-    #   sequence_length(batch) -> int, part_of(batch, part: SequencePart) -> batch: how long the sequences of a training batch
-    #           are, and what of it belongs to one part, so that ``loss`` over all parts adds up to ``loss`` of the batch.
-    #           Both or neither; ``collate`` must then make the same batch in every process, and what of the model isn't
-    #           attention must work token by token, positions from ``MultiHeadAttention.first_position`` on.
-    #   curves(model) -> dict   JSON values for the record's ``curves``: what the task's figures show
-    #   figures in tasks/<task>/figures.py: figures(records) -> dict[str, matplotlib.figure.Figure]
-    #   exhibits in tasks/<task>/exhibits.py: exhibits(records) -> list[Exhibit], what can be read or listened to
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A task that counts the tokens of its training batches, for the record's ``tokens_per_second``."""
+
+    def tokens(self, batch: Any) -> int:
+        """The number of real tokens of a batch."""
+        ...
+
+
+@runtime_checkable
+class HasCurves(Protocol):
+    """A task that measures more of a trained model than its metrics, for its figures and exhibits."""
+
+    def curves(self, model: nn.Module) -> Mapping[str, Any]:
+        """JSON values by name, for the record's ``curves``."""
+        ...
+
+
+@runtime_checkable
+class PartsSequences(Protocol):
+    """A task whose batches can be cut along the sequence, for ``train.parallel = sequence``.
+
+    ``collate`` must make the same batch in every process.  Everything in the model except attention must work token by token,
+    with positions from ``MultiHeadAttention.first_position`` on.
+    """
+
+    def sequence_length(self, batch: Any) -> int:
+        """The length of the sequences of a training batch."""
+        ...
+
+    def part_of(self, batch: Any, part: SequencePart) -> Any:
+        """The share of a batch that belongs to one part; ``loss`` of all parts adds up to ``loss`` of the batch."""
+        ...
+
+
+class FiguresModule(Protocol):
+    """``tasks/<task>/figures.py``, where there is one."""
+
+    def figures(self, records: Sequence[Mapping[str, Any]]) -> Mapping[str, Figure | None]:
+        """The task's own figures of the completed records of one group, by name."""
+        ...
+
+
+class ExhibitsModule(Protocol):
+    """``tasks/<task>/exhibits.py``, where there is one."""
+
+    def exhibits(self, records: Sequence[Mapping[str, Any]]) -> list[Exhibit]:
+        """Outputs of the completed records of one group that can be read or listened to."""
+        ...

@@ -1,4 +1,4 @@
-"""The one multi-head layer: every attention gets the same projections, dropout and head splitting."""
+"""The multi-head layer around an attention: projections, heads and dropout, which are the same for every attention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.registry import build_attention, load_attention, takes_max_length
 
 
 class MultiHeadState(NamedTuple):
-    """How far a sequence was read, and the attention's own state."""
+    """The number of tokens that were read, and the attention's own state."""
 
     position: int
     attention: Any
@@ -22,11 +22,11 @@ class MultiHeadState(NamedTuple):
 class MultiHeadAttention(nn.Module):
     """Projections around an attention.
 
-    embed_dim   width of the queries' input, and of keys' and values' where ``source_dim`` is not given
-    attention   a module built by ``build_attention``, or a name, which then wants ``pattern``
+    embed_dim   width of the queries' input, and of the source where ``source_dim`` is not given
+    attention   a module built by ``build_attention``; or a name, together with ``pattern``
     dropout     probability on the output, the same for every attention
     bias        on the projections of q, k and v; the output projection always has one
-    rotary      turn q and k by their positions (RoFormer, arXiv 2104.09864); self-attention only
+    rotary      turns q and k by their positions (RoFormer, arXiv 2104.09864); self-attention only
 
     Raises ValueError where embed_dim is not a multiple of num_heads.
     """
@@ -77,12 +77,12 @@ class MultiHeadAttention(nn.Module):
 
     @property
     def encodes_positions(self) -> bool:
-        """Whether the layer knows where its tokens stand without the backbone's help."""
+        """True where the layer encodes positions, so that the backbone need not."""
         return self.rotary or bool(getattr(self.attention, "encodes_positions", False))
 
     @property
     def first_position(self) -> int:
-        """Position of the first token that ``forward`` is given: not 0 in a later part of a sequence (``PartedAttention``)."""
+        """Position of the first token of ``forward``; above 0 in the later parts of a sequence (``PartedAttention``)."""
         part = getattr(self.attention, "sequence_part", None)
         return 0 if part is None else part.start
 
@@ -92,7 +92,7 @@ class MultiHeadAttention(nn.Module):
         return str(getattr(self.attention, "kernel", None) or "torch")
 
     def forward(self, query: Tensor, source: Tensor | None = None, *, key_padding_mask: Tensor | None = None) -> Tensor:
-        """query: (batch, target length, embed_dim).  source: (batch, source length, …), the query where left out.
+        """query: (batch, target length, embed_dim).  source: (batch, source length, …), the query where it is left out.
 
         key_padding_mask: bool (batch, source length), True where padded.  Returns the shape of query.
         """
@@ -116,7 +116,7 @@ class MultiHeadAttention(nn.Module):
     def extend(
         self, x: Tensor, state: MultiHeadState, *, key_padding_mask: Tensor | None = None
     ) -> tuple[Tensor, MultiHeadState]:
-        """Any number of new tokens.  x: (batch, new tokens, embed_dim).
+        """Any number of new tokens.  x: (batch, new tokens, embed_dim).  Returns their output and the next state.
 
         Raises ValueError for a mask with a padded token: the rows of a batch advance together, so prompts of unequal
         length can't be read into one state.
@@ -135,14 +135,14 @@ class MultiHeadAttention(nn.Module):
         return self._merge(out), MultiHeadState(state.position + x.shape[1], attention)
 
     def init_cross(self, source: Tensor, *, key_padding_mask: Tensor | None = None) -> MultiHeadState:
-        """Reads a finished source once.  source: (batch, source length, …)."""
+        """The state of a finished source, which is read once.  source: (batch, source length, …)."""
         if self.rotary:
             raise ValueError("rotary=True is for self-attention: target and source have no positions in common")
         k, v = (self._heads("source", source, project) for project in (self.k_proj, self.v_proj))
         return MultiHeadState(0, self.attention.init_cross(k, v, key_padding_mask=key_padding_mask))
 
     def read(self, x: Tensor, state: MultiHeadState) -> tuple[Tensor, MultiHeadState]:
-        """The next queries to that source.  x: (batch, new tokens, embed_dim)."""
+        """The output for the next queries to that source, and the next state.  x: (batch, new tokens, embed_dim)."""
         out, attention = self.attention.read(self._heads("x", x, self.q_proj), state.attention)
         return self._merge(out), MultiHeadState(state.position + x.shape[1], attention)
 
@@ -169,16 +169,16 @@ class MultiHeadAttention(nn.Module):
 
 
 def _real_positions(x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-    """Position of each token among the real ones: (n,), or (b, n) where some are padded."""
+    """The number of real tokens before each token: (n,), or (b, n) where some are padded."""
     if key_padding_mask is None:
         return torch.arange(x.shape[1], device=x.device)
     return ((~key_padding_mask).cumsum(-1) - 1).clamp_min(0)
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary position encoding: pairs (i, i + d/2) turned by position / 10,000^(2i/d).
+    """Rotary position encoding: turns the pairs (i, i + d/2) by position / 10,000^(2i/d).
 
-    x: (b, h, n, d).  positions: (n,) or (b, n).  The angle is taken in float32: half precision can't count to 4,096.
+    x: (b, h, n, d).  positions: (n,) or (b, n).  The angle is computed in float32, because half precision can't count to 4,096.
     """
     half = x.shape[-1] // 2
     frequencies = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
@@ -190,9 +190,10 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class AttentionSites:
-    """The factory that a backbone asks for its attention layers: the cell's attention at the cell's pattern.
+    """The factory from which a backbone gets its attention layers.
 
-    Everything else stays ``others`` (exact softmax).  ``replaced`` collects the layers that hold the cell's attention.
+    Layers of the cell's pattern hold the cell's attention and are collected in ``replaced``.  All other layers hold ``others``,
+    exact softmax.
     """
 
     def __init__(self, attention: str, pattern: Pattern, options: dict[str, Any], *, others: str = "softmax") -> None:
@@ -211,19 +212,20 @@ class AttentionSites:
         source_dim: int | None = None,
         rotary: bool = False,
     ) -> MultiHeadAttention:
+        """A layer for this pattern.  max_length: the longest sequence that it will be given."""
         is_site = pattern == self.pattern
         name = self.attention if is_site else self.others
         options = dict(self.options) if is_site else {}
         cls = load_attention(name)
         if takes_max_length(cls):
             options.setdefault("max_length", max_length)
-        # What an attention draws for itself must not shift the draws of the layers after it: with one seed the
-        # backbone starts from the same weights whatever attention is inside.
+        # Random draws of an attention must not shift those of later layers: with one seed the backbone starts from the
+        # same weights whatever attention is inside.
         with torch.random.fork_rng(devices=[]):
             attention = build_attention(
                 name, pattern=pattern, num_heads=num_heads, head_dim=embed_dim // num_heads, **options
             )
-        # A mechanism that encodes positions needs no rotation on top.
+        # An attention that encodes positions needs no rotation as well.
         rotary = rotary and not getattr(attention, "encodes_positions", False)
         layer = MultiHeadAttention(
             embed_dim, num_heads, attention, dropout=dropout, bias=bias, source_dim=source_dim, rotary=rotary

@@ -53,14 +53,14 @@ _included: dict[Path, tuple[str, ...]] = {}  # files of --include-path that were
 
 
 def check_name(name: str, kind: str = "attention") -> str:
-    """The name itself.  Raises ValueError with the rule: a name becomes part of file names."""
+    """Returns the name.  Raises ValueError with the rule for names, which become part of file names."""
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]{1,64}", name):
         raise ValueError(f"{kind} {name!r}: {NAME_RULE} (at most 64), so that it can be part of a file's name")
     return name
 
 
 def register_attention(name: str) -> Callable[[type], type]:
-    """Class decorator that makes an attention known by this name; a name given twice is refused."""
+    """Class decorator that makes an attention known by this name.  Raises ValueError for a name that is taken."""
     check_name(name)
 
     def register(cls: type) -> type:
@@ -74,7 +74,7 @@ def register_attention(name: str) -> Callable[[type], type]:
 
 
 def check_declarations(name: str, cls: type) -> None:
-    """Raises ValueError where the class lacks what the protocol wants declared."""
+    """Raises ValueError where the class lacks a declaration that the protocol requires."""
     unsupported = getattr(cls, "unsupported", None)
     version = getattr(cls, "version", None)
     if not isinstance(version, int) or isinstance(version, bool):
@@ -87,13 +87,16 @@ def check_declarations(name: str, cls: type) -> None:
 
 
 def attention_names() -> list[str]:
-    """All known attentions: the table's, the decorated, those of installed packages."""
+    """All known attentions: those of the table, of the decorator, and of installed packages."""
     installed = [point.name for point in entry_points(group=ENTRY_POINTS)]
     return list(dict.fromkeys([*ATTENTIONS, *_decorated, *installed]))
 
 
 def include_file(path: Path) -> tuple[str, ...]:
-    """Runs a Python file that registers attentions (``--include-path``); gives their names.  Twice is as once."""
+    """Runs a Python file that registers attentions (``--include-path``), once, and returns their names.
+
+    Raises ValueError in one line for a file that can't be run or registers nothing.
+    """
     path = path.resolve()
     if path in _included:
         return _included[path]
@@ -107,7 +110,7 @@ def include_file(path: Path) -> tuple[str, ...]:
     sys.modules[spec.name] = module  # dataclasses and pickling of spawned workers look the module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a stranger's file may raise is the user's mistake, told in a line
+    except Exception as error:  # the file may raise anything; the user gets it in one line
         for name in set(_decorated) - before:
             del _decorated[name]
         raise ValueError(f"--include-path {path.name}: {type(error).__name__}: {error}") from error
@@ -119,7 +122,7 @@ def include_file(path: Path) -> tuple[str, ...]:
 
 
 def included_digest(name: str) -> str | None:
-    """SHA-256 of the included file that brought this attention; None for all others."""
+    """SHA-256 of the included file that registered this attention; None for any other attention."""
     for path, names in _included.items():
         if name in names:
             return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -127,13 +130,13 @@ def included_digest(name: str) -> str | None:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """`` (did you mean X?)`` or nothing."""
+    """`` (did you mean X?)``, or an empty string where no allowed name is near."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def load_attention(name: str) -> Any:
-    """The class of this name.  Raises ValueError naming the nearest known one."""
+    """The class of this name, as its author wrote it.  Raises ValueError, with the nearest known name, for an unknown one."""
     if name in _decorated:
         return _decorated[name]
     if name in ATTENTIONS:
@@ -148,8 +151,13 @@ def load_attention(name: str) -> Any:
     raise ValueError(f"attention {name!r}: unknown{nearest(name, known)}; known: {', '.join(known)}")
 
 
+def is_built_in(name: str) -> bool:
+    """Whether the attention stands in the table, and so is of this project."""
+    return name in ATTENTIONS and name not in _decorated
+
+
 def task_name(name: str) -> str:
-    """The long name; short ones are accepted everywhere.  Raises ValueError naming the nearest known one."""
+    """The long name of a task, from its long or short one.  Raises ValueError, with the nearest known name, for an unknown one."""
     long = SHORT_NAMES.get(name, name)
     if long not in TASKS:
         known = [*TASKS, *(short for short, long in SHORT_NAMES.items() if long in TASKS)]
@@ -163,7 +171,7 @@ def load_task(name: str) -> Any:
 
 
 def task_folder(name: str) -> Path:
-    """The folder of a task, found without importing it: its presets and protocol card lie there."""
+    """The folder of a task, with its presets and protocol card; found without importing the task."""
     return _source_file(TASKS[task_name(name)]).parent
 
 
@@ -173,7 +181,7 @@ def _load(target: str) -> type:
 
 
 def _source_file(target: str) -> Path:
-    """Where a module's source lies, found without importing the package around it (``lavo`` would import torch)."""
+    """The file of a module, found without importing the package around it (``lavo`` would import torch)."""
     top, *rest = target.partition(":")[0].split(".")
     spec = importlib.util.find_spec(top)
     locations: list[str] = []
@@ -199,7 +207,7 @@ def task_declarations(name: str) -> dict[str, Any]:
 
 
 def _literals(target: str) -> dict[str, Any]:
-    """Class attributes that are literals, read from the source: importing it would import torch, a second's wait."""
+    """Class attributes that are literals, read from the source, because importing the module would import torch."""
     class_name = target.partition(":")[2]
     for node in ast.parse(_source_file(target).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
@@ -233,26 +241,27 @@ def attention_options(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def takes_max_length(cls: Any) -> bool:
-    """Whether an attention has a longest length, which the task sets to the longest that it will meet."""
+    """Whether an attention wants to know the longest length that it will meet, which the task knows."""
     return bool(getattr(cls, "needs_max_length", False)) and "max_length" in attention_options(cls)
 
 
 def build_attention(name: str, *, pattern: str, num_heads: int, head_dim: int, **options: Any) -> nn.Module:
-    """An attention by name, for one pattern.
+    """An attention by name, for one pattern, whose methods check their arguments (``benchmark.arguments.checked``).
 
     Raises UnsupportedPattern where the attention declares that it can't do the pattern, ValueError for an unknown
-    name, pattern or option.
+    name, pattern or option, and for sizes that are no whole numbers from 1.
     """
+    from benchmark.arguments import check_positive, checked  # on use, because it imports torch
+
     cls = load_attention(name)
     check_pattern(pattern)
-    for argument, value in (("num_heads", num_heads), ("head_dim", head_dim)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{argument} {value!r}: a whole number of at least 1")
+    check_positive("num_heads", num_heads)
+    check_positive("head_dim", head_dim)
     unsupported: Mapping[str, str] = getattr(cls, "unsupported", {})
     if pattern in unsupported:
         raise UnsupportedPattern(f"{name} can't do {pattern}: {unsupported[pattern]}")
     check_options(name, cls, options)
-    return cls(pattern=pattern, num_heads=num_heads, head_dim=head_dim, **options)
+    return checked(cls)(pattern=pattern, num_heads=num_heads, head_dim=head_dim, **options)
 
 
 def check_pattern(pattern: str) -> None:
@@ -262,7 +271,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def check_options(name: str, cls: type, options: Iterable[str]) -> None:
-    """Raises ValueError for an option that the attention doesn't have."""
+    """Raises ValueError for an option that the attention does not have."""
     allowed = attention_options(cls)
     for option in options:
         if option not in allowed:

@@ -10,7 +10,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -225,7 +225,10 @@ def write_record(
     """Writes what lies beside the record first, so that a record never names a file that isn't there.
 
     columns: one value an example.  curves: JSON values, and attachments.  Returns the record with the names of its files.
+    A completed record is never replaced by one that isn't: a failed second run leaves the first one's figures.
     """
+    if not record.is_completed and _is_completed(path):
+        return replace(record, path=path)
     examples_file = curves_file = None
     if columns:
         examples_file = path.stem + EXAMPLES_SUFFIX
@@ -234,10 +237,17 @@ def write_record(
         curves_file = path.stem + CURVES_SUFFIX
         text = json.dumps(plain(_attached(curves, path.parent / ATTACHMENTS)), allow_nan=False, ensure_ascii=False)
         write_bytes(path.with_name(curves_file), gzip.compress(text.encode(), mtime=0))
-    record = dataclasses.replace(record, examples_file=examples_file, curves_file=curves_file, path=path)
+    record = replace(record, examples_file=examples_file, curves_file=curves_file, path=path)
     text = json.dumps(as_json(record), indent=1, allow_nan=False, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
     return record
+
+
+def _is_completed(path: Path) -> bool:
+    try:
+        return path.is_file() and read_record(path).is_completed
+    except ValueError:
+        return False
 
 
 def _attached(value: Any, folder: Path) -> Any:
@@ -291,7 +301,7 @@ def read_record(path: Path) -> Record:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a record: {error}") from error
     try:
-        return dataclasses.replace(from_json(content), path=path)
+        return replace(from_json(content), path=path)
     except ValueError as error:
         raise type(error)(f"{path}: {error}") from error
 

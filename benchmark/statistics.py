@@ -1,4 +1,4 @@
-"""Means, spreads, intervals and paired tests: the only place where the report's and the sweep's statistics are made."""
+"""Means, spreads, intervals and paired tests, for the report as for the sweep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Statistic = Callable[[Mapping[str, np.ndarray]], float]
 
 
 class Summary(NamedTuple):
-    """Of ``n`` values the mean and the sample standard deviation (n - 1), None where n < 2 leaves it unknown."""
+    """The mean of ``n`` values and their sample standard deviation (divided by n - 1), None for a single value."""
 
     n: int
     mean: float
@@ -22,7 +22,7 @@ class Summary(NamedTuple):
 class PairedTest(NamedTuple):
     """The mean of n paired differences b - a, its interval, and the two-sided p of "there is no difference".
 
-    Fields are None where n is too small to know them.
+    The interval and p are None where n is too small to compute them.
     """
 
     n: int
@@ -33,7 +33,7 @@ class PairedTest(NamedTuple):
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Raises ValueError for no values: a mean of nothing is not zero."""
+    """Mean and deviation of the values; raises ValueError if there are none."""
     if len(values) == 0:
         raise ValueError("values: at least one is needed for a mean")
     array = np.asarray(values, dtype=np.float64)
@@ -42,7 +42,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Student's interval of the mean; None for fewer than two values."""
+    """Student's confidence interval of the mean; None for fewer than two values."""
     from scipy.stats import t
 
     n, mean, deviation = summarise(values)
@@ -53,10 +53,10 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 
 
 def paired_t_test(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> PairedTest:
-    """Student's paired test of b against a: the differences are taken to be normal.
+    """Student's paired test of b against a, which assumes that the differences are normal.
 
-    Where all differences are one number the spread is zero: p is 1 if that number is 0, else unknown, because equal
-    differences of a few seeds are the mark of a copied or deterministic cell, not of certainty.
+    If all differences are equal, p is 1 where they are 0 and None otherwise: a few seeds with exactly the same difference
+    point to a copied or deterministic cell, not to certainty.  Raises ValueError for lists of unequal length.
     """
     from scipy.stats import t
 
@@ -84,9 +84,9 @@ def paired_randomisation(
 ) -> PairedTest:
     """Randomisation test over examples, for any statistic of columns (a mean, a ratio of sums).
 
-    a, b: column -> values by example, in the same order.  Under "no difference" the two values of an example could be
-    exchanged; p is the share of random exchanges with a difference at least as large (with one added, so never 0).
-    The interval is the bootstrap's, over examples.
+    a, b: column -> values by example, in the same order.  If there is no difference, the two values of an example may be
+    exchanged; p is the share of random exchanges that give a difference at least as large.  The observed case counts as
+    one of them, so p is never 0.  The interval is a bootstrap over examples.
     """
     n = len(next(iter(a.values())))
     generator = np.random.default_rng(seed)
@@ -95,7 +95,7 @@ def paired_randomisation(
         return PairedTest(n, observed, None, None, None)
     extreme = 0
     resampled = np.empty(draws)
-    # Exchanges that give the observed difference again differ from it by rounding only, and must count.
+    # An exchange that gives the observed difference again counts, although rounding may make it slightly smaller.
     threshold = abs(observed) * (1 - 1e-9)
     for draw in range(draws):
         swap = generator.random(n) < 0.5
@@ -114,7 +114,7 @@ def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.n
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment for as many tests as there are values; None stays None and counts for nothing."""
+    """Holm's step-down adjustment over all p values that are known; None stays None and isn't counted as a test."""
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
@@ -132,7 +132,7 @@ def bootstrap_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic (one that takes ``axis``) over resamples of the values."""
+    """Percentile interval of a statistic (a function that takes ``axis``) over bootstrap resamples of the values."""
     array = np.asarray(values, dtype=np.float64)
     rows = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
     tail = (1 - confidence) / 2
@@ -141,12 +141,11 @@ def bootstrap_interval(
 
 
 def best_outside_spread(summaries: Sequence[Summary | None], *, higher_is_better: bool) -> int | None:
-    """Index of the best of these, or None where the best can't be told from another.
+    """Index of the best summary, or None if it can't be distinguished from all others.
 
-    The best is told from another where their means lie further apart than the sum of the two deviations, so that
-    mean ± deviation of the one doesn't touch that of the other.  It must hold against every other.  A summary without
-    a deviation (one seed) could lie anywhere, so one such among them, or fewer than two of them, gives None.
-    None among the summaries stands for what has no figure, and is no contender.
+    Two summaries are distinguished if their means differ by more than the sum of their deviations, so that the ranges
+    mean ± deviation don't touch.  The result is None for fewer than two summaries, and if any of them has no deviation
+    (one seed), because its mean could lie anywhere.  Entries that are None have no figure and are skipped.
     """
     contenders = [(index, summary) for index, summary in enumerate(summaries) if summary is not None]
     if len(contenders) < 2 or any(summary.deviation is None for _, summary in contenders):
@@ -159,14 +158,17 @@ def best_outside_spread(summaries: Sequence[Summary | None], *, higher_is_better
 
 
 def _apart(first: Summary, second: Summary) -> bool:
-    """True where mean ± deviation of the one doesn't touch that of the other; an unknown deviation touches all."""
+    """True if the ranges mean ± deviation don't touch; False if a deviation is unknown."""
     if first.deviation is None or second.deviation is None:
         return False
     return abs(first.mean - second.mean) > first.deviation + second.deviation
 
 
 def mean_ranks(table: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> list[float]:
-    """Mean rank of each row over the columns, 1 the best; ties share the mean of their ranks."""
+    """Mean rank of each row over the columns, where 1 is the best and ties share the mean of their ranks.
+
+    table: rows of values.  higher_is_better: one entry a column.
+    """
     from scipy.stats import rankdata
 
     values = np.asarray(table, dtype=np.float64)

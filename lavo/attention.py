@@ -39,6 +39,7 @@ class LAVOAttention(nn.Module):
     linear_state = True
     encodes_positions = True
     sequence_patterns: ClassVar[tuple[str, ...]] = ("causal_self",)
+    checks_arguments = True  # because it is used without the engine, too
 
     def __init__(
         self,

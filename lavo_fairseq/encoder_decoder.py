@@ -1,6 +1,6 @@
 """``attention_transformer``: the Transformer of the summarisation task as an encoder-decoder model of fairseq."""
 
-# No postponed annotations: fairseq makes its flags of the fields' types.
+# Without postponed annotations, because fairseq makes its flags from the types of the fields.
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class AttentionTransformerConfig(FairseqDataclass):
     encoder_layers: int = field(default=6, metadata={"help": "layers of the encoder"})
     decoder_layers: int = field(default=6, metadata={"help": "layers of the decoder"})
     encoder_attention_heads: int = field(default=8, metadata={"help": "heads of every attention layer"})
-    dropout: float = field(default=0.1, metadata={"help": "of embeddings, attention outputs and feed-forward layers"})
+    dropout: float = field(default=0.1, metadata={"help": "on embeddings, attention outputs and feed-forward layers"})
     share_all_embeddings: bool = field(default=False, metadata={"help": "one matrix for source, target and output"})
     max_source_positions: int = II("task.max_source_positions")
     max_target_positions: int = II("task.max_target_positions")
@@ -41,7 +41,7 @@ class AttentionTransformerConfig(FairseqDataclass):
 
 @register_model("attention_transformer", dataclass=AttentionTransformerConfig)
 class AttentionTransformer(FairseqEncoderDecoderModel):
-    """``backbone`` is the Transformer: its ``state_dict`` goes in and out as it is."""
+    """The Transformer ``backbone``, whose ``state_dict`` can be loaded and saved unchanged."""
 
     def __init__(self, backbone: Transformer, source: Any, target: Any, lengths: tuple[int, int]) -> None:
         super().__init__(SourceEncoder(source, backbone, lengths[0]), TargetDecoder(target, backbone, lengths[1]))
@@ -49,11 +49,12 @@ class AttentionTransformer(FairseqEncoderDecoderModel):
 
     @classmethod
     def build_model(cls, cfg: AttentionTransformerConfig, task: Any) -> "AttentionTransformer":
+        """The model of these flags.  Raises ValueError if source and target have different dictionaries."""
         source, target = task.source_dictionary, task.target_dictionary
         if source != target:
             raise ValueError(
-                f"attention_transformer: the dictionaries differ ({len(source)} and {len(target)} words), and it has one "
-                "for source and target; make the data by fairseq-preprocess --joined-dictionary"
+                "attention_transformer: source and target need one dictionary, but have two "
+                f"({len(source)} and {len(target)} words); make the data with fairseq-preprocess --joined-dictionary"
             )
         backbone = Transformer(
             attention_sites(cfg.attention, cfg.attention_pattern, cfg.attention_options, patterns=PATTERNS),
@@ -72,7 +73,7 @@ class AttentionTransformer(FairseqEncoderDecoderModel):
 
 
 class EncodedSource(NamedTuple):
-    """What the decoder reads; ``rows`` says which source each of its rows has, so that beams hold no copies."""
+    """What the decoder reads.  ``rows`` gives the source of each decoder row, so that beams share one copy."""
 
     memory: Tensor  # (sources, source length, embed_dim)
     padding: Tensor | None  # bool (sources, source length), True where padded
@@ -80,28 +81,32 @@ class EncodedSource(NamedTuple):
 
 
 class SourceEncoder(FairseqEncoder):
-    """The encoder's half.  The backbone belongs to the model: registered here too, its weights would be saved twice."""
+    """The encoder of the backbone.
+
+    It holds the backbone in a tuple, because a registered submodule would save the same weights twice.
+    """
 
     def __init__(self, dictionary: Any, backbone: Transformer, longest: int) -> None:
         super().__init__(dictionary)
         self.owner, self.longest = (backbone,), longest
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> EncodedSource:
-        """src_tokens: (batch, source length), padded on either side."""
+        """Encodes src_tokens: (batch, source length), padded on the left or the right."""
         tokens, padding = pad_right(src_tokens, self.dictionary.pad())
         rows = torch.arange(len(tokens), device=tokens.device)
         return EncodedSource(self.owner[0].encode(tokens, padding), padding, rows)
 
     def reorder_encoder_out(self, encoder_out: EncodedSource, new_order: Tensor) -> EncodedSource:
-        """The sources of these rows, repeated or left out."""
+        """The encoded sources of these rows, which may repeat or leave out some.  new_order: (new batch,) int64."""
         return encoder_out._replace(rows=encoder_out.rows.index_select(0, new_order))
 
     def max_positions(self) -> int:
+        """The longest input, in fairseq's interface."""
         return self.longest
 
 
 class TargetDecoder(FairseqIncrementalDecoder):
-    """The decoder's half: logits of whole targets, or of the tokens that the state has not read."""
+    """The decoder of the backbone: logits of whole targets, or of the tokens that the state has not read."""
 
     def __init__(self, dictionary: Any, backbone: Transformer, longest: int) -> None:
         super().__init__(dictionary)
@@ -113,9 +118,9 @@ class TargetDecoder(FairseqIncrementalDecoder):
         encoder_out: EncodedSource,
         incremental_state: dict[str, Any] | None = None,
     ) -> tuple[Tensor, None]:
-        """prev_output_tokens: (batch, length), padded on the right, where no causal attention looks.
+        """prev_output_tokens: (batch, length), padded on the right, which real tokens never see.
 
-        Returns logits (batch, length, vocabulary); with ``incremental_state`` those of the tokens that are new to it.
+        Returns logits (batch, length, vocabulary); with ``incremental_state`` only those of tokens it has not read.
         """
         (backbone,) = self.owner
         memory, padding, rows = encoder_out
@@ -124,26 +129,27 @@ class TargetDecoder(FairseqIncrementalDecoder):
             return backbone.decode(prev_output_tokens, memory[rows], padding), None
         state: Any = self.get_incremental_state(incremental_state, STATE)
         if state is None:
-            # A source is read once for all its beams.
+            # Each source is read once, for all its beams.
             state = backbone.select(backbone.init_state(memory, padding), rows)
         logits, state = backbone.extend(prev_output_tokens[:, state.position :], state)
         self.set_incremental_state(incremental_state, STATE, state)
         return logits, None
 
     def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> None:
-        """Keeps these rows of the state, repeated or left out: what beam search asks for after each step."""
+        """Replaces the state by these rows of it, as beam search asks after each step.  new_order: (new batch,) int64."""
         state: Any = self.get_incremental_state(incremental_state, STATE)
         if state is not None:
             self.set_incremental_state(incremental_state, STATE, self.owner[0].select(state, new_order))
 
     def max_positions(self) -> int:
+        """The longest input, in fairseq's interface."""
         return self.longest
 
 
 def pad_right(tokens: Tensor, pad: int) -> tuple[Tensor, Tensor | None]:
-    """Tokens (batch, length) with their padding moved to the end, so that real tokens stand at the positions 0, 1, ….
+    """Moves the padding of tokens (batch, length) to the end, so that real tokens have the positions 0, 1, ….
 
-    Returns the mask of what is padded besides, None where nothing is.
+    Returns the tokens and their padding mask (batch, length), True where padded, or None if nothing is padded.
     """
     padding = tokens == pad
     if not bool(padding.any()):

@@ -1,6 +1,6 @@
 """``attention_lm``: the GPT of the language-modelling task as a language model of fairseq."""
 
-# No postponed annotations: fairseq makes its flags of the fields' types, and knows Optional but not ``|``.
+# Without postponed annotations, because fairseq makes its flags from the types of the fields; it knows Optional, not ``|``.
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -25,15 +25,15 @@ class AttentionLanguageModelConfig(FairseqDataclass):
     attention_pattern: str = field(default="causal_self", metadata={"help": "the sites where it stands: causal_self"})
     attention_options: str = field(default="{}", metadata={"help": "JSON, its options: '{\"rank\": 32}'"})
     decoder_embed_dim: int = field(default=512, metadata={"help": "width"})
-    decoder_ffn_embed_dim: Optional[int] = field(default=None, metadata={"help": "4 decoder_embed_dim where left out"})
+    decoder_ffn_embed_dim: Optional[int] = field(default=None, metadata={"help": "default: 4 decoder_embed_dim"})
     decoder_layers: int = field(default=6, metadata={"help": "blocks"})
     decoder_attention_heads: int = field(default=8, metadata={"help": "heads"})
     positions: ChoiceEnum(["sinusoidal", "learned", "rotary"]) = field(  # type: ignore[valid-type]
         default="sinusoidal", metadata={"help": "for an attention that encodes none itself"}
     )
-    dropout: float = field(default=0.1, metadata={"help": "of embeddings, attention outputs and feed-forward layers"})
+    dropout: float = field(default=0.1, metadata={"help": "on embeddings, attention outputs and feed-forward layers"})
     embedding_std: Optional[float] = field(
-        default=None, metadata={"help": "at the start; embed_dim^-0.5 where left out"}
+        default=None, metadata={"help": "deviation of the first embeddings; default: embed_dim^-0.5"}
     )
     add_bos_token: bool = II("task.add_bos_token")
     tokens_per_sample: int = II("task.tokens_per_sample")
@@ -42,11 +42,12 @@ class AttentionLanguageModelConfig(FairseqDataclass):
 
 @register_model("attention_lm", dataclass=AttentionLanguageModelConfig)
 class AttentionLanguageModel(FairseqLanguageModel):
-    """``decoder.backbone`` is the GPT: its ``state_dict`` goes in and out as it is."""
+    """``decoder.backbone`` is the GPT, whose ``state_dict`` can be loaded and saved unchanged."""
 
     @classmethod
     def build_model(cls, cfg: AttentionLanguageModelConfig, task: Any) -> "AttentionLanguageModel":
-        # A begin token stands before the block's own tokens.
+        """The model of these flags."""
+        # The begin token comes on top of the tokens of a block.
         built_for = (cfg.max_target_positions or cfg.tokens_per_sample) + int(cfg.add_bos_token)
         settings = cfg.attention, cfg.attention_pattern, cfg.attention_options
         backbone = GPT(
@@ -80,9 +81,9 @@ class GPTDecoder(FairseqIncrementalDecoder):
         incremental_state: dict[str, Any] | None = None,
         src_lengths: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """prev_output_tokens: (batch, length), padded on the right, where no causal attention looks.
+        """prev_output_tokens: (batch, length), padded on the right, which real tokens never see.
 
-        Returns logits (batch, length, vocabulary); with ``incremental_state`` those of the tokens that are new to it.
+        Returns logits (batch, length, vocabulary); with ``incremental_state`` only those of tokens it has not read.
         """
         if incremental_state is None:
             return self.backbone(prev_output_tokens), None
@@ -94,7 +95,7 @@ class GPTDecoder(FairseqIncrementalDecoder):
         return logits, None
 
     def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> None:
-        """Keeps these rows of the state, repeated or left out: what beam search asks for after each step."""
+        """Replaces the state by these rows of it, as beam search asks after each step.  new_order: (new batch,) int64."""
         state: Any = self.get_incremental_state(incremental_state, STATE)
         if state is None:
             return
@@ -105,4 +106,5 @@ class GPTDecoder(FairseqIncrementalDecoder):
         self.set_incremental_state(incremental_state, STATE, GPTState(state.position, layers))
 
     def max_positions(self) -> int:
+        """The longest input, in fairseq's interface."""
         return self.longest

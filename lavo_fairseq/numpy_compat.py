@@ -1,4 +1,4 @@
-"""What fairseq-fixed 0.12.3.1 still asks of NumPy, and NumPy 2 no longer has."""
+"""Names that fairseq-fixed 0.12.3.1 uses and that NumPy 2 has removed."""
 
 from types import SimpleNamespace
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def restore_numpy_compat() -> None:
-    """``np.compat.long``, Python's int, where it is gone.
+    """Restores ``np.compat.long``, which is Python's int, if NumPy lacks it.
 
-    fairseq/data/token_block_dataset.py (``--sample-break-mode eos``, so every ``fairseq-generate`` of a language model)
-    and language_pair_dataset.py name it.
+    Two files of fairseq/data use it: token_block_dataset.py (``--sample-break-mode eos``, which every
+    ``fairseq-generate`` of a language model needs) and language_pair_dataset.py.
     """
     if not hasattr(np, "compat"):
         np.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]  # noqa: NPY201

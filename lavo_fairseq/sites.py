@@ -1,4 +1,4 @@
-"""Which attention stands at which sites, from what ``fairseq-train`` was told."""
+"""The attention of each site of a backbone, from the flags of ``fairseq-train``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from benchmark.interface import Pattern
 from benchmark.multihead import AttentionSites
 from benchmark.registry import load_attention, takes_max_length
 
-UNLIMITED = 10**6  # fairseq's own word for "any length"
+UNLIMITED = 10**6  # fairseq's value for "any length"
 
 
 def attention_sites(attention: str, pattern: str, options: str, *, patterns: Sequence[Pattern]) -> AttentionSites:
     """The factory of the attention layers: ``attention`` at the sites of ``pattern``, exact softmax at the others.
 
-    options: JSON, the keyword options of the attention.  patterns: those that the backbone has.
+    options: the keyword options of the attention as JSON.  patterns: those of the backbone's sites.
     Raises ValueError with one line that names the flag, the bad value and what is allowed.
     """
     if pattern not in patterns:
@@ -25,9 +25,9 @@ def attention_sites(attention: str, pattern: str, options: str, *, patterns: Seq
 
 
 def longest_input(attention: str, pattern: str, options: str, *, side: Sequence[Pattern], built_for: int) -> int:
-    """How many tokens an encoder or decoder may be given: ``built_for`` where an attention of it must know, else any.
+    """The longest input of an encoder or decoder, limited only if its attention needs ``max_length``.
 
-    side: the patterns of the sites that this encoder or decoder has.
+    side: the patterns of its sites.  built_for: the limit, unless the attention's options have their own ``max_length``.
     """
     if pattern not in side or not takes_max_length(load_attention(attention)):
         return UNLIMITED
@@ -38,7 +38,7 @@ def _read_options(options: str) -> dict[str, Any]:
     try:
         values = json.loads(options)
     except ValueError as error:
-        raise ValueError(f"--attention-options {options}: no JSON ({error}); give one as '{{\"rank\": 32}}'") from None
+        raise ValueError(f"--attention-options {options}: no JSON ({error}); write it as '{{\"rank\": 32}}'") from None
     if not isinstance(values, dict):
         raise ValueError(f"--attention-options {options}: a JSON object of option and value is wanted")
     return values

@@ -20,9 +20,9 @@ import csv
 import importlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +35,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmark.measuring.peaks import measure_peaks, read_peaks, write_peaks
 from benchmark.measuring.points import Point, read_points, write_points
-from benchmark.measuring.shape import device_name
+from benchmark.measuring.shape import device_column
+from benchmark.measuring.timing import cache_emptier, call_seconds, interleaved, rounds_within, wall_seconds
 from benchmark.registry import build_attention
 from benchmark.report.crossing import crossing
 from benchmark.statistics import bootstrap_interval
@@ -44,7 +45,6 @@ PARTS = {"correctness": 180, "speed": 220, "one-pass": 70}  # seconds that each 
 LIMITS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}  # share of the root mean square
 NUM_HEADS, HEAD_DIM, TOKENS = 8, 64, 16384
 LENGTHS = [2**power for power in range(8, 18)]
-CACHE_BYTES = 1 << 28  # larger than any GPU's cache
 ROUNDS, SECONDS_A_POINT = 20, 3.0
 
 # Each differs from the first in one thing: every line costs some compilations.
@@ -188,19 +188,11 @@ def timed(
     """A point of each: the median over rounds with its interval, and what the first call took beyond it."""
     batch = max(1, (TOKENS if device.type == "cuda" else 256) // length)
     q, k, v, grad = (torch.randn(batch, NUM_HEADS, length, HEAD_DIM, device=device, dtype=dtype) for _ in range(4))
-    cache = torch.empty(CACHE_BYTES if device.type == "cuda" else 1024, dtype=torch.int8, device=device)
-    calls, first = {}, {}
-    for name, attend in contenders.items():
-        calls[name] = step(attend, mode, q, k, v, grad)
-        started = time.perf_counter()
-        calls[name]()
-        synchronize(device)
-        first[name] = time.perf_counter() - started
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
-    while len(samples["lavo"]) < ROUNDS and (time.perf_counter() - began < SECONDS_A_POINT or len(samples["lavo"]) < 5):
-        for name, call in calls.items():
-            samples[name].append(seconds_of(call, cache, device))
+    empty_cache = cache_emptier(device)
+    calls = {name: step(attend, mode, q, k, v, grad) for name, attend in contenders.items()}
+    first = {name: wall_seconds(call, device) for name, call in calls.items()}
+    samplers = {name: partial(cold_seconds, call, empty_cache, device) for name, call in calls.items()}
+    samples = interleaved(samplers, rounds_within(SECONDS_A_POINT, least=5, most=ROUNDS))
     # Each tensor once: q, k, v, o; and in the backward pass q, k, v, do, dq, dk, dv.
     moved = q.nbytes * (4 if mode == "forward" else 11)
     points = []
@@ -216,7 +208,7 @@ def timed(
                 head_dim=HEAD_DIM,
                 attention=name,
                 dtype=str(dtype).removeprefix("torch."),
-                device=device_name(device),
+                device=device_column(device),
                 kernel=str(
                     getattr(
                         contenders[name], "kernel", "flash" if device.type == "cuda" else "scaled_dot_product_attention"
@@ -242,24 +234,10 @@ def step(attend: Any, mode: str, q: Tensor, k: Tensor, v: Tensor, grad: Tensor) 
     return lambda: torch.autograd.grad(attend(*leaves), [*leaves, *parameters], grad)
 
 
-def seconds_of(call: Callable[[], object], cache: Tensor, device: torch.device) -> float:
-    """Of one call with a cold cache; on a GPU between events, which launches count in only where the GPU waits for them."""
-    cache.zero_()
-    if device.type != "cuda":
-        started = time.perf_counter()
-        call()
-        return time.perf_counter() - started
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    before.record()
-    call()
-    after.record()
-    after.synchronize()
-    return before.elapsed_time(after) / 1e3
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def cold_seconds(call: Callable[[], object], empty_cache: Callable[[], None], device: torch.device) -> float:
+    """Seconds of one call with a cold cache; launches count only where the GPU has to wait for them."""
+    empty_cache()
+    return call_seconds(call, device, idle_start=False)
 
 
 # The single pass.
@@ -273,7 +251,7 @@ def one_pass(output: Path, device: torch.device) -> None:
             return
         fused: Any = importlib.import_module("lavo.fused")
         module = lavo("learned", device)
-        cache = torch.empty(CACHE_BYTES, dtype=torch.int8, device=device)
+        empty_cache = cache_emptier(device)
         for length in (256, 1024, 16384, 131072):
             batch = max(1, TOKENS // length)
             q, k, v = torch.randn(3, batch, NUM_HEADS, length, HEAD_DIM, device=device, dtype=torch.bfloat16)
@@ -281,7 +259,8 @@ def one_pass(output: Path, device: torch.device) -> None:
             for fused.LOOK_BACK in (False, True):
                 call = torch.no_grad()(lambda q=q, k=k, v=v: module(q, k, v))
                 results[fused.LOOK_BACK] = [call() for _ in range(20)]
-                seconds[fused.LOOK_BACK] = float(np.median([seconds_of(call, cache, device) for _ in range(ROUNDS)]))
+                samples = [cold_seconds(call, empty_cache, device) for _ in range(ROUNDS)]
+                seconds[fused.LOOK_BACK] = float(np.median(samples))
             outs = results[True]
             same = all(torch.equal(out, outs[0]) for out in outs)
             error = relative(outs[0], results[False][0].double())

@@ -1,8 +1,9 @@
-"""Time by token and memory by position while a text of any length streams through gpt: ``python -m studies.long_context``.
+"""Time and memory by position while gpt reads a text of any length: ``python -m studies.long_context``.
 
-Each attention runs in a process of its own: the model reads chunk after chunk through its state, as evaluation does, and every
-token's loss is taken.  Weights are as they start and tokens are random, since neither changes what a token costs.  Positions are
-binned by powers of two; a bin has the median over its chunks, with its interval, and the highest resident memory inside it.
+Each attention runs in a process of its own.  The model reads the text in chunks through its state, as evaluation does, and
+takes the loss of every token.  It is not trained and the tokens are random, because a token costs the same either way.
+Positions are binned by powers of two.  A bin has the median time over its chunks, with its interval, and the highest resident
+memory inside it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import csv
 import io
 import itertools
 import multiprocessing
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmark.files import write_bytes
 from benchmark.measuring import memory
 from benchmark.measuring.memory import is_out_of_memory
+from benchmark.measuring.timing import now
 from benchmark.measuring.whole_model import make_gpt
 from benchmark.statistics import bootstrap_interval
 
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIRST_BIN = 8192
-WARM_UP = 4  # chunks that are read and forgotten before the stream begins
+WARM_UP = 4  # chunks that are read before the stream begins, with a state that is then dropped
 
 
 class Bin(NamedTuple):
-    """The tokens at positions [start, stop)."""
+    """One row of the table: the tokens at positions [start, stop)."""
 
     attention: str
     start: int
@@ -63,8 +64,8 @@ def bins(length: int) -> list[tuple[int, int]]:
 
 
 def stream(attention: str, length: int, chunk_size: int, preset: str, device: str, budget: Budget) -> list[Bin]:
-    """One row a bin; the bin in which a budget ended it says so and is the last."""
-    # Intervals when all is read: what their computation holds is no memory of the stream.
+    """One row for each bin.  Where a budget or the memory ends, that bin's row says so and is the last."""
+    # Intervals are computed when all is read, because what that holds would count as memory of the stream.
     found = list(_stream(attention, length, chunk_size, preset, device, budget))
     return [row if row.status != "completed" else _timed(row, samples) for row, samples in found]
 
@@ -78,8 +79,9 @@ def _timed(row: Bin, samples: list[float]) -> Bin:
 def _stream(
     attention: str, length: int, chunk_size: int, preset: str, device: str, budget: Budget
 ) -> Iterator[tuple[Bin, list[float]]]:
-    """The rows without times, and the seconds a token of each chunk."""
+    """The rows without times, each with the seconds by token of its chunks."""
     memory.keep_freed_memory()
+    place = torch.device(device)
     model, vocab_size = make_gpt(attention, length, preset=preset, settings={"data.context_length": 256}, options={})
     model = model.to(device).eval()
     generator = torch.Generator().manual_seed(0)
@@ -88,14 +90,14 @@ def _stream(
         tokens = torch.randint(vocab_size, (1, min(chunk_size, length)), generator=generator).to(device)
         logits, state = model.extend(tokens, state)
         _nats(logits, tokens)
-    state, began = model.init_state(1), time.perf_counter()
+    state, began = model.init_state(1), now(place)
     for start, stop in bins(length):
         memory.reset_peak(device)
         row, samples = Bin(attention, start, stop), list[float]()
         for first in range(start, stop, chunk_size):
             count = min(chunk_size, stop - first)
             tokens = torch.randint(vocab_size, (1, count), generator=generator).to(device)
-            before = time.perf_counter()
+            before = now(place)
             try:
                 logits, state = model.extend(tokens, state)
                 _nats(logits, tokens)
@@ -105,9 +107,9 @@ def _stream(
                 reason = f"at {first} tokens: {error}".splitlines()[0]
                 yield row._replace(status="out_of_memory", reason=reason), samples
                 return
-            samples.append((time.perf_counter() - before) / count)
+            samples.append((now(place) - before) / count)
             held = model.state_bytes(state)
-            over = _over(budget, time.perf_counter() - began, held, first + count)
+            over = _over(budget, now(place) - began, held, first + count)
             if over is not None and first + count < length:
                 yield row._replace(status="over_budget", reason=over, state_bytes=held), samples
                 return
@@ -119,6 +121,7 @@ def _nats(logits: Tensor, tokens: Tensor) -> float:
 
 
 def _over(budget: Budget, seconds: float, held: int, tokens: int) -> str | None:
+    """Which budget is used up; None while there is some of each left."""
     if held > budget.state_bytes:
         return f"after {tokens} tokens its state holds {held} bytes; it may hold {budget.state_bytes}"
     if seconds > budget.seconds:
@@ -127,6 +130,7 @@ def _over(budget: Budget, seconds: float, held: int, tokens: int) -> str | None:
 
 
 def write_bins(path: Path, rows: Sequence[Bin]) -> None:
+    """Writes the whole table under this name at once."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Bin._fields)
@@ -135,7 +139,7 @@ def write_bins(path: Path, rows: Sequence[Bin]) -> None:
 
 
 def spread(rows: Sequence[Bin]) -> tuple[float, float] | None:
-    """By how much memory and time by token differ at most from the first bin's, as shares; None with under two bins."""
+    """The largest difference of memory and of time by token from the first bin's, as shares of it; None for fewer than two bins."""
     done = [row for row in rows if row.status == "completed"]
     if len(done) < 2:
         return None
@@ -148,7 +152,7 @@ def spread(rows: Sequence[Bin]) -> tuple[float, float] | None:
 
 
 def figure(rows: Sequence[Bin]) -> Figure:
-    """Time by token, and resident memory, by position."""
+    """Draws time by token, and resident memory, by position."""
     from benchmark.report import numbers
     from benchmark.report.figures import new_figure
     from benchmark.report.style import length_axis, style_of, value_axis
@@ -179,15 +183,15 @@ def main(
     attentions: Annotated[str, typer.Option(help="With commas between.")] = "lavo,performer,cosformer,flash,softmax",
     length: Annotated[int, typer.Option(min=2, help="Tokens of the text.")] = 1_048_576,
     chunk_size: Annotated[int, typer.Option(min=1, help="Tokens that are read at once.")] = 1024,
-    preset: Annotated[str, typer.Option(help="Whose sizes the model has.")] = "quick",
+    preset: Annotated[str, typer.Option(help="The model has the sizes of this preset.")] = "quick",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    budget_seconds: Annotated[float, typer.Option(min=0.1, help="Of one attention.")] = 300.0,
-    budget_bytes: Annotated[int, typer.Option(min=1, help="Of one attention's state.")] = 2**30,
+    budget_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one attention may take.")] = 300.0,
+    budget_bytes: Annotated[int, typer.Option(min=1, help="Bytes that one attention's state may hold.")] = 2**30,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the table and the figure.")] = Path(
         "results/long-context"
     ),
 ) -> None:
-    """Prints a line a bin, and writes long_context.csv and the figure."""
+    """Prints a line for each bin, and writes long_context.csv and the figure."""
     import matplotlib
 
     from benchmark.report.style import SETTINGS
@@ -196,7 +200,7 @@ def main(
     budget = Budget(budget_seconds, budget_bytes)
     print(f"gpt, {preset} preset, untrained, {chunk_size} tokens at once, float32, {torch.get_num_threads()} threads")
     for name in attentions.split(","):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # memory of its own
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # each attention gets memory of its own
             own = pool.apply(stream, (name, length, chunk_size, preset, device, budget))
         rows += own
         for row in own:

@@ -1,15 +1,15 @@
 """Tokens a second in training the gpt backbone, and what the trainer costs: ``python -m studies.training_speed``.
 
-Every line is medians of one interleaved run: a step of each attention in turn, and for the first attention also the same
-step as a bare loop (collate, loss, backward, clip, AdamW) without the trainer around it.
+Every printed line has the medians of one interleaved run: the attentions take their steps in turn.  With the first of them a
+bare loop (collate, loss, backward, clip, AdamW) takes part too, which tells what the trainer around such a step costs.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ import typer
 
 from benchmark.interface import Pattern
 from benchmark.measuring.memory import keep_freed_memory
+from benchmark.measuring.timing import call_seconds, interleaved
 from benchmark.multihead import AttentionSites
 from benchmark.registry import load_task
 from benchmark.running.trainer import Trainer, make_optimizer
@@ -29,7 +30,10 @@ PATTERN: Pattern = "causal_self"
 
 
 def make_trainer(attention: str, length: int, tokens: int, cache: Path) -> Trainer:
-    """The quick preset's model at this context length, on the embedded text; tokens: of a step."""
+    """The quick preset's model at this context length, on the embedded text.
+
+    tokens: of one step, as many sequences as they fill.
+    """
     values = {
         "data.context_length": length,
         "data.excerpt_bytes": 2 * length,
@@ -46,20 +50,20 @@ def make_trainer(attention: str, length: int, tokens: int, cache: Path) -> Train
 
 
 def trained_step(trainer: Trainer) -> Callable[[], None]:
-    """One step as a cell takes it."""
-    batches = trainer._batches(0)
+    """A function that takes the next step as a cell takes it."""
+    batches = trainer.batches(0)
 
     def step() -> None:
-        trainer._log(trainer._step(next(batches)))
+        trainer.log(trainer.step(next(batches)))
 
     return step
 
 
 def bare_step(trainer: Trainer) -> Callable[[], None]:
-    """The same step without the trainer."""
+    """A function that takes the same step without the trainer."""
     task, model, examples = trainer.task, trainer.bare, trainer.splits.train
     optimizer = make_optimizer(model, trainer.train)
-    batches = trainer._batches(0)
+    batches = trainer.batches(0)
 
     def step() -> None:
         model.train()
@@ -72,26 +76,21 @@ def bare_step(trainer: Trainer) -> Callable[[], None]:
     return step
 
 
-def medians(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Seconds of each, interleaved; the first two rounds don't count."""
-    samples: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 2):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            samples[name].append(time.perf_counter() - started)
+def medians(steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Seconds of each step, interleaved; the first two rounds are not counted."""
+    samples = interleaved({name: partial(call_seconds, step) for name, step in steps.items()}, range(rounds + 2))
     return {name: statistics.median(values[2:]) for name, values in samples.items()}
 
 
 def main(
     attentions: Annotated[
-        str, typer.Option(help="With commas between; the others' speed is given against the first.")
+        str, typer.Option(help="With commas between; speeds are also given as a multiple of the first one's.")
     ] = "flash,lavo",
     lengths: Annotated[str, typer.Option(help="Context lengths, with commas between.")] = "512,1024,2048,4096",
-    tokens: Annotated[int, typer.Option(help="Of a step.")] = 4096,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds a length.")] = 9,
+    tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 4096,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds at each length.")] = 9,
 ) -> None:
-    """Prints one line a length."""
+    """Prints one line for each length."""
     keep_freed_memory()
     names = attentions.split(",")
     print(f"gpt, quick preset, embedded text, float32, {torch.get_num_threads()} threads, {tokens} tokens a step")

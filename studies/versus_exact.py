@@ -9,8 +9,8 @@ the others' data in the cache.  The ratio is of medians over rounds, the spread 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -18,6 +18,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmark.measuring import timing
 from benchmark.measuring.memory import keep_freed_memory
 from benchmark.registry import build_attention
 
@@ -58,22 +59,12 @@ def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], mode: str, length: 
 
 def interleaved(steps: dict[str, Step], *, rounds: int, turn_seconds: float = 0.05) -> dict[str, list[float]]:
     """Seconds of a call of each step, its mean over a turn; one turn after the other in every round."""
-    first = {name: seconds_of(run, 1) for name, run in steps.items()}
+    first = {name: timing.call_seconds(run) for name, run in steps.items()}
     seconds = {name: [taken] if taken > LONG_SECONDS else [] for name, taken in first.items()}
     short = {name: run for name, run in steps.items() if not seconds[name]}
-    calls = {name: max(1, round(turn_seconds / seconds_of(run, 1))) for name, run in short.items()}
-    for _ in range(rounds):
-        for name, run in short.items():
-            seconds[name].append(seconds_of(run, calls[name]))
-    return seconds
-
-
-def seconds_of(run: Step, calls: int) -> float:
-    """The mean over so many calls."""
-    started = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - started) / calls
+    calls = {name: max(1, round(turn_seconds / timing.call_seconds(run))) for name, run in short.items()}
+    turns = {name: partial(timing.call_seconds, run, repeats=calls[name]) for name, run in short.items()}
+    return seconds | timing.interleaved(turns, range(rounds))
 
 
 def milliseconds(values: list[float]) -> str:

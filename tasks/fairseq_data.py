@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # the first four of every dictionary; they don't stand in its file
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # the first four words of every dictionary; its file leaves them out
 END, UNKNOWN = SPECIAL.index("</s>"), SPECIAL.index("<unk>")
 
 MAGIC = b"MMIDIDX\0\0"
@@ -20,16 +20,16 @@ TOKENS_AT_ONCE = 2**22
 
 
 class Binarised(NamedTuple):
-    """A binarised text: all tokens in a row (a memory map), and where each item (a line, ``</s>`` included) ends."""
+    """A binarised text; an item is a line with its ``</s>``."""
 
-    tokens: np.ndarray  # (tokens,)
-    ends: np.ndarray  # (items,) int64
+    tokens: np.ndarray  # (tokens,) of all items in a row; a memory map
+    ends: np.ndarray  # (items,) int64, where each item ends
 
 
 def read_dictionary(path: Path, name: str) -> tuple[str, ...]:
-    """The words in the order of their numbers, the special ones first.  name: what messages call the file.
+    """The words in the order of their numbers, the special ones first.  name: the file's name in messages.
 
-    Raises ValueError with one line for a file that is no dictionary.
+    Raises ValueError with one line for a file that is not a dictionary.
     """
     if not path.is_file():
         raise ValueError(f"{name}: no such file; a folder that fairseq-preprocess wrote has it")
@@ -42,7 +42,7 @@ def read_dictionary(path: Path, name: str) -> tuple[str, ...]:
         if not line.strip():
             continue
         entry = line.rstrip()
-        overwrites = entry.endswith(" #fairseq:overwrite")  # the word may be there already, and gets a further number
+        overwrites = entry.endswith(" #fairseq:overwrite")  # the word may occur again, with a further number
         word, _, count = entry.removesuffix(" #fairseq:overwrite").rpartition(" ")
         if not word or not count.isdecimal():
             raise ValueError(f"{name}: line {number}, {line[:80]!r}, is not a word, a space and its count")
@@ -54,10 +54,10 @@ def read_dictionary(path: Path, name: str) -> tuple[str, ...]:
 
 
 def read_binarised(prefix: Path, name: str, vocab_size: int) -> Binarised:
-    """The text of ``<prefix>.bin`` and ``<prefix>.idx``, as ``--dataset-impl mmap`` (the default) writes it.
+    """The text of ``<prefix>.bin`` and ``<prefix>.idx``, as ``--dataset-impl mmap`` (the default) writes them.
 
-    name: what messages call the prefix.  Raises ValueError with one line for files that are missing, of another kind,
-    cut off, or with tokens that the dictionary doesn't have.
+    name: the prefix in messages.  Raises ValueError with one line for files that are missing, of another kind, cut off, or
+    hold tokens that the dictionary doesn't have.
     """
     for ending in ("idx", "bin"):
         if not _path(prefix, ending).is_file():
@@ -77,7 +77,7 @@ def read_binarised(prefix: Path, name: str, vocab_size: int) -> Binarised:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 of these files' bytes, in this order."""
+    """SHA-256 over the bytes of these files, in this order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -86,7 +86,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
 
 def paths_of(prefix: Path) -> tuple[Path, Path]:
-    """Index and tokens."""
+    """The file of the index, and the file of the tokens."""
     return _path(prefix, "idx"), _path(prefix, "bin")
 
 
@@ -95,7 +95,7 @@ def _path(prefix: Path, ending: str) -> Path:
 
 
 def _read_index(path: Path, name: str) -> tuple[np.dtype, np.ndarray]:
-    """The tokens' type, and how many of them each item has."""
+    """The type of the tokens, and the number of tokens of each item."""
     content = path.read_bytes()
     if content[:6] == b"TNTIDX":
         raise ValueError(f"{name}: was written by --dataset-impl lazy or cached; mmap, fairseq's default, is read here")

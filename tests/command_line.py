@@ -1,4 +1,4 @@
-"""``lavo-bench`` in this process: no start of an interpreter, so that hundreds of calls take seconds."""
+"""``lavo-bench`` called in the test's own process, because starting Python hundreds of times would take minutes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark import cli
 
 
 class Answer(NamedTuple):
-    """What a call left behind."""
+    """The exit status of a call and the texts that it printed."""
 
     status: int
     out: str
@@ -19,7 +19,7 @@ class Answer(NamedTuple):
 
 
 def lavo_bench(*arguments: object) -> Answer:
-    """The command with these arguments.  Whatever main() does not catch is raised here too."""
+    """Runs the command with these arguments.  An exception that main() does not catch is raised here too."""
     out, err = io.StringIO(), io.StringIO()
     before, sys.argv = sys.argv, ["lavo-bench", *map(str, arguments)]
     try:

@@ -1,4 +1,4 @@
-"""The one flag of the tests: ``--update-golden`` writes what tests/golden holds anew, to be read as a diff."""
+"""The flag ``--update-golden``, which writes the files of tests/golden again, and fixtures of several test files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from benchmark import registry
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write the stored outputs of tests/golden anew")
+    """Adds the flag; the changed files are then read as a diff."""
+    parser.addoption("--update-golden", action="store_true", help="write the stored outputs of tests/golden again")
 
 
 @pytest.fixture
 def golden(request):
-    """Compares with what is stored under the name, or stores it."""
+    """Compares a value with the file of this name in tests/golden, or writes the file."""
 
     def compare(name: str, value: Any, tolerance: float = 0.0) -> None:
         path = GOLDEN / name
@@ -36,8 +40,24 @@ def golden(request):
     return compare
 
 
+@pytest.fixture
+def one_thread():
+    """One thread for torch: small tensors gain nothing from a second, and tests share the cores with each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    """Attentions that the test registers are forgotten after it."""
+    for table in ("ATTENTIONS", "_decorated", "_included"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+
+
 def difference(found: Any, stored: Any, tolerance: float, where: str = "") -> str | None:
-    """The first place where the two differ, None where they don't."""
+    """The first place where the two differ, or None."""
     if isinstance(found, dict) and isinstance(stored, dict):
         if found.keys() != stored.keys():
             return f"{where}: keys {sorted(found.keys() ^ stored.keys())}"

@@ -5,12 +5,12 @@ python sequence_ranks.py RANK WORLD_SIZE PORT FOLDER
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from process_group import set_rank
 
 from benchmark.multihead import AttentionSites
 from benchmark.running.trainer import Trainer
@@ -66,22 +66,14 @@ def trained(folder: Path, **case) -> dict:
         "loss": training.curve["loss"],
         "validation": training.validation["loss"],
         "tokens": training.tokens,
-        "bytes": trainer.sequence.efficiency()["attention_bytes_sent_per_step"] if trainer.sequence else 0,
+        "bytes": trainer.sequence.attention_bytes_sent_per_step() if trainer.sequence else 0,
         "draw": float(torch.rand(())),
     }
 
 
 def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        ACCELERATE_USE_CPU="true",
-    )
+    set_rank(rank, world_size, port)
     cases = {**CASES, "dropout": DROPOUT, "whole examples": WHOLE_EXAMPLES}
     found = {name: trained(folder, **case) for name, case in cases.items()}
     torch.save(found, folder / f"{rank}_of_{world_size}.pt")

@@ -149,7 +149,7 @@ def test_it_runs_and_the_report_knows_it(in_this_process, tmp_path):
     assert set(frame["status"]) == {"completed"}
     assert set(frame["n"]) == {16}
     record = read_record(record_files(tmp_path / "out")[0])
-    assert record["controls"]["chance"]["accuracy"] == pytest.approx(1 / 32)
+    assert record.controls["chance"]["accuracy"] == pytest.approx(1 / 32)
     answer = lavo_bench("report", "out", "-o", "report")
     assert answer.status == 0, answer.err
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")

@@ -40,12 +40,7 @@ class LinearAttention(nn.Module):
 '''
 
 
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-    """What a test registers is forgotten after it."""
-    monkeypatch.setattr(registry, "ATTENTIONS", dict(registry.ATTENTIONS))
-    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
-    monkeypatch.setattr(registry, "_included", dict(registry._included))
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 def page_code() -> str:

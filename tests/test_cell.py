@@ -30,14 +30,9 @@ class Mine(NoAttention):
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch, tmp_path):
-    """The toy task in the registry, its presets in a folder of its own; what a test registers is forgotten."""
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "presets.yaml").write_text(PRESETS, encoding="utf-8")
-    monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
-    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: tmp_path / "toy")
-    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
-    monkeypatch.setattr(registry, "_included", dict(registry._included))
+def toy(monkeypatch, tmp_path, own_registry):
+    """The toy task in the registry."""
+    toy_task.register(monkeypatch, tmp_path / "toy", PRESETS)
 
 
 def plan(*assignments: str, attentions=("lavo",), **run) -> list[Cell]:
@@ -180,7 +175,7 @@ def test_file_names_are_unique_and_can_be_written_everywhere():
     for cell, path in zip(cells, paths, strict=True):
         assert re.fullmatch(r"net\.causal_self\.[a-z0-9_]+\.s\d+\.[0-9a-f]{12}\.json", path.name)
         assert path.parent == Path("out") / "toy"
-        assert cell.describe()["hash"] in path.name
+        assert cell.name.hash in path.name
 
 
 def test_a_cell_in_two_runs_is_planned_once():
@@ -229,7 +224,7 @@ def test_data_that_cannot_be_used_name_the_task(monkeypatch):
 
 def test_options_of_the_command_line_in_any_order_start_no_cell_twice(tmp_path, monkeypatch):
     """From the command line to the records: the second request is the first one in another order."""
-    from benchmark.results import write_record
+    from benchmark.results import Record, write_record
     from benchmark.running import workers
 
     started = []
@@ -237,8 +232,7 @@ def test_options_of_the_command_line_in_any_order_start_no_cell_twice(tmp_path, 
     def finish(cells, place, **_options):
         started.append(len(cells))
         for cell in cells:
-            record = {"schema_version": 1, "cell": cell.describe(), "status": "completed", "metrics": {}}
-            write_record(cell.path(place.output), record)
+            write_record(cell.path(place.output), Record(cell.name, "completed"))
 
     monkeypatch.setattr(workers, "run_cells", finish)
     common = ["--preset", "smoke", "-o", tmp_path / "out", "--cache", tmp_path / "cache"]

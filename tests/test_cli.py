@@ -14,7 +14,7 @@ from command_line import lavo_bench
 
 from benchmark import registry
 from benchmark.interface import PATTERNS, PRESETS
-from benchmark.listing import PRESET_PURPOSE
+from benchmark.report.listing import PRESET_PURPOSE
 from benchmark.results import load, read_record, record_files
 from benchmark.running import workers
 
@@ -39,7 +39,7 @@ class Declines(NoAttention):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A working folder of its own, with a cache that all runs share."""
+    """A working folder for the tests of this file, with a cache that all their runs share."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("work")
         patch.chdir(folder)
@@ -70,9 +70,6 @@ def nothing_starts(monkeypatch):
         raise AssertionError(f"started: {[cell.title for cell in cells]}")
 
     monkeypatch.setattr(workers, "run_cells", started)
-
-
-# What must be quick
 
 
 @pytest.mark.parametrize(
@@ -161,11 +158,11 @@ def test_a_run_leaves_a_record_for_each_cell(first, place):
     assert frame["metric.loss"].gt(0).all()
     for path in record_files(place / "out"):
         record = read_record(path)
-        assert record["config"]["limit"] == 2
-        assert record["config"]["train"]["steps"] == 2
-        assert path.name == f"gpt.causal_self.{record['cell']['attention']}.s0.{record['cell']['hash']}.json"
-        assert path.with_name(record["examples"]).is_file()
-        assert record["data"]["embedded"] is True
+        assert record.config.limit == 2
+        assert record.config.train["steps"] == 2
+        assert path.name == f"gpt.causal_self.{record.cell.attention}.s0.{record.cell.hash}.json"
+        assert path.with_name(record.examples_file).is_file()
+        assert record.data.embedded is True
     assert not list((place / "out").glob(".checkpoints/*"))
 
 
@@ -207,16 +204,16 @@ def test_a_run_file_and_the_command_line_are_one(first, place, nothing_starts):
 
 def test_one_failing_cell_does_not_lose_the_others(mixed, place):
     assert mixed.status == 1, mixed.err
-    found = {record["cell"]["attention"]: record for record in map(read_record, record_files(place / "mixed"))}
-    assert {name: record["status"] for name, record in found.items()} == {
+    found = {record.cell.attention: record for record in map(read_record, record_files(place / "mixed"))}
+    assert {name: record.status for name, record in found.items()} == {
         "raises": "failed",
         "declines": "unsupported",
         "none": "completed",
     }
-    assert found["raises"]["reason"] == "ZeroDivisionError: no such thing"
-    assert found["raises"]["metrics"] == {}
-    assert found["declines"]["reason"] == "reads the whole sequence first"
-    assert found["none"]["metrics"]["loss"]["value"] > 0
+    assert found["raises"].reason == "ZeroDivisionError: no such thing"
+    assert found["raises"].metrics == {}
+    assert found["declines"].reason == "reads the whole sequence first"
+    assert found["none"].metrics["loss"].value > 0
     assert "failed: language_modeling/gpt.causal_self.raises.s0" in mixed.out
     assert "1 of 3 cells failed; --retry-failed runs them again" in mixed.out
     assert "Traceback" not in mixed.out + mixed.err

@@ -1,4 +1,4 @@
-"""What nvidia-smi says goes into a table; where there is none nothing does."""
+"""The values of nvidia-smi go into a table; without nvidia-smi there is no table."""
 
 import os
 

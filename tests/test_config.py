@@ -49,7 +49,8 @@ def resolved(
         ("cosine", "cosine"),
         ("", ""),
         ("none", "none"),
-        ("'1'", 1.0),  # quotation marks are the shell's affair
+        ("'1'", "1"),  # quoted twice, for the shell and for YAML: text, as a column called 1
+        ("2020-01-01", "2020-01-01"),
         ("a=b", "a=b"),
         ("1h", "1h"),
     ],
@@ -61,7 +62,7 @@ def test_a_value_is_what_yaml_says_and_numbers_are_what_users_mean(text, value):
 
 
 def test_an_assignment_remembers_where_it_was_written():
-    assert parse_assignment(" train.steps = 3") == Override("train.steps", 3, "--set  train.steps = 3")
+    assert parse_assignment(" train.steps = 3") == Override("train.steps", 3, "--set train.steps = 3")
 
 
 # Merging

@@ -1,16 +1,26 @@
-"""The battery catches each saboteur, lets right attentions pass, and holds every attention in the registry to it."""
+"""The conformance suite catches each saboteur, passes correct attentions, and passes every attention of the registry."""
 
 from __future__ import annotations
 
+import broken
+import broken_definition
+import broken_dependence
+import broken_numerics
+import broken_refusals
+import broken_streams
+import broken_tensors
 import pytest
 import torch
+from correct_attentions import Linear, Softmax
 from torch import nn
 
 from benchmark.checking.conformance import CHECKS, CheckResult, check_attention, check_class
 from benchmark.interface import PATTERNS
 from benchmark.registry import ATTENTIONS, attention_declarations, build_attention
-from tests.broken import SABOTEURS, Linear, Softmax
 
+SABOTEURS = broken.saboteurs(
+    broken_definition, broken_dependence, broken_numerics, broken_refusals, broken_streams, broken_tensors
+)
 BY_NAME = {check.__name__: check for check in CHECKS}
 SUPPORTED = [
     (name, pattern)
@@ -21,17 +31,15 @@ SUPPORTED = [
 
 
 @pytest.fixture(autouse=True)
-def _new_memory_is_nan_and_one_thread_works():
-    """What is read before it was written shows; and a second thread costs more than it brings on small tensors."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _new_memory_is_nan(one_thread):
+    """Deterministic algorithms fill new memory with NaN, so that memory that is read before it is written shows."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def failures(results: list[CheckResult]) -> list[CheckResult]:
+    """The rows that failed."""
     return [row for row in results if row.outcome == "failed"]
 
 
@@ -50,20 +58,20 @@ def test_an_unsupported_pattern_is_a_row_with_its_reason(name):
         ]
 
 
-def test_right_attentions_pass_and_every_check_applies_to_one_of_them():
-    results = [row for control in (Softmax, Linear) for row in check_class(control)]
+def test_correct_attentions_pass_and_every_check_applies_to_one_of_them():
+    results = [row for correct in (Softmax, Linear) for row in check_class(correct)]
     assert failures(results) == []
     assert {row.check for row in results if row.outcome == "passed"} == set(BY_NAME)
     assert len(results) == 2 * len(PATTERNS) * len(CHECKS)
 
 
 @pytest.mark.parametrize(
-    ("check", "pattern", "saboteur"),
+    ("check", "pattern", "cls"),
     SABOTEURS,
-    ids=[f"{check}-{saboteur.__name__}-{pattern}" for check, pattern, saboteur in SABOTEURS],
+    ids=[f"{check}-{cls.__name__}-{pattern}" for check, pattern, cls in SABOTEURS],
 )
-def test_the_check_catches_its_saboteur(check, pattern, saboteur):
-    (row,) = check_class(saboteur, patterns=[pattern], checks=[BY_NAME[check]])
+def test_the_check_catches_its_saboteur(check, pattern, cls):
+    (row,) = check_class(cls, patterns=[pattern], checks=[BY_NAME[check]])
     assert row.outcome == "failed", row.detail
     assert row.detail
 
@@ -76,17 +84,17 @@ def test_every_check_has_a_saboteur_and_one_sentence():
 
 
 def test_a_failure_names_the_worst_case_with_its_figure_and_limit():
-    wrong = next(saboteur for check, _, saboteur in SABOTEURS if saboteur.__name__ == "OffByOneBehindWindow")
-    (row,) = check_class(wrong, patterns=["causal_self"], checks=[BY_NAME["oracle"]])
+    (row,) = check_class(broken_definition.OffByOneBehindWindow, patterns=["causal_self"], checks=[BY_NAME["oracle"]])
     assert row.detail.startswith("65 queries, 65 keys: 0.")
     assert row.detail.endswith("limit 1e-10; 1 of 20 cases fail")
 
 
 class Raises(nn.Module):
-    """A stranger's attention that stops at everything."""
+    """An attention whose forward always raises."""
 
     version = 1
     unsupported = {"causal_cross": "never tried"}
+    checks_arguments = True  # so that the calls reach it
 
     def __init__(self, *, pattern, num_heads, head_dim):
         super().__init__()
@@ -128,7 +136,7 @@ def test_checks_leave_no_trace_in_the_global_generator():
 
 @pytest.mark.parametrize("name", [name for name in ATTENTIONS if attention_declarations(name).get("exact")])
 def test_a_continuation_sees_all_keys_before_it(name):
-    """2 queries after 3 tokens are aligned with the end: pytorch#103082."""
+    """Two queries after three tokens are the last of five, not the first (pytorch#103082)."""
     attention = build_attention(name, pattern="causal_self", num_heads=1, head_dim=8).eval()
     k = torch.zeros(1, 1, 5, 8)
     v = torch.arange(5.0)[None, None, :, None].expand_as(k)

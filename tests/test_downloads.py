@@ -1,4 +1,4 @@
-"""Manifests: what is fetched is what was published, or it isn't there; nothing is written outside the data root."""
+"""Manifests: a fetched file is the published one or is removed, and nothing is written outside the data root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHIPPED = [source for path in MANIFESTS for source in read_manifest(path)]
 
 
 class Web(BaseAdapter):
-    """The network: address -> content; an exception is raised, anything else isn't there."""
+    """A network of pages: name -> content, or an exception to raise.  Any other address is not found."""
 
     def __init__(self, **pages: bytes | Exception) -> None:
         super().__init__()
@@ -46,6 +46,8 @@ class Web(BaseAdapter):
 
 @pytest.fixture
 def web(monkeypatch):
+    """Replaces the network of ``requests`` by the pages given."""
+
     def serve(**pages) -> Web:
         web = Web(**pages)
         monkeypatch.setattr(requests.Session, "get_adapter", lambda *_arguments, **_options: web)
@@ -55,6 +57,7 @@ def web(monkeypatch):
 
 
 def manifest(folder: Path, *, path: str = "lstf/s.csv", content: bytes = CONTENT, name: str = "s") -> Path:
+    """A manifest of one file, with the digest of this content."""
     file = folder / "sources.yaml"
     digest = hashlib.sha256(content).hexdigest()
     file.write_text(
@@ -64,7 +67,7 @@ def manifest(folder: Path, *, path: str = "lstf/s.csv", content: bytes = CONTENT
     return file
 
 
-def test_what_is_missing_is_fetched_once(tmp_path, web):
+def test_a_missing_file_is_fetched_once(tmp_path, web):
     served = web(s=CONTENT)
     root = tmp_path / "root"
     assert fetch_missing(manifest(tmp_path), root) == [root / "lstf" / "s.csv"]
@@ -73,7 +76,7 @@ def test_what_is_missing_is_fetched_once(tmp_path, web):
     assert served.asked == ["https://example.org/s"]
 
 
-def test_what_is_there_is_left_alone(tmp_path, web):
+def test_an_existing_file_is_left_alone(tmp_path, web):
     served = web(s=CONTENT)
     mine = tmp_path / "root" / "lstf" / "s.csv"
     mine.parent.mkdir(parents=True)
@@ -83,9 +86,9 @@ def test_what_is_there_is_left_alone(tmp_path, web):
     assert served.asked == []
 
 
-def test_another_digest_is_refused_and_nothing_stays(tmp_path, web):
+def test_a_file_with_another_digest_is_refused_and_removed(tmp_path, web):
     web(s=CONTENT + b"\0")
-    with pytest.raises(ConfigError, match=r"lstf/s\.csv: what https://example\.org/s gave has another SHA-256"):
+    with pytest.raises(ConfigError, match=r"lstf/s\.csv: the file from https://example\.org/s has another SHA-256"):
         fetch_missing(manifest(tmp_path), tmp_path / "root")
     assert [path for path in (tmp_path / "root").rglob("*") if path.is_file()] == []
 
@@ -100,7 +103,7 @@ def test_another_digest_is_refused_and_nothing_stays(tmp_path, web):
     ],
     ids=["no network", "no answer", "no such page", "no space"],
 )
-def test_what_cannot_be_fetched_is_named_and_nothing_stays(page, kind, tmp_path, web):
+def test_a_file_that_cannot_be_fetched_is_named_and_nothing_stays(page, kind, tmp_path, web):
     web(**({} if page is None else {"s": page}))
     with pytest.raises(ConfigError, match=rf"lstf/s\.csv: can't be fetched .*\({kind}\); put it into .*root yourself"):
         fetch_missing(manifest(tmp_path), tmp_path / "root")
@@ -127,24 +130,15 @@ def test_a_task_without_a_manifest_fetches_nothing(tmp_path):
     assert fetch_missing(tmp_path / "sources.yaml", tmp_path) == []
 
 
-def test_prepare_fetches_says_so_and_reads_what_it_fetched(tmp_path, web, monkeypatch):
+def test_prepare_reports_and_reads_the_files_that_it_fetched(tmp_path, web, monkeypatch):
     rows = ["date,a,b"] + [f"2016-07-{1 + i // 24:02d} {i % 24:02d}:00:00,{i % 24},{i % 12}" for i in range(500)]
     content = ("\n".join(rows) + "\n").encode()
     file = manifest(tmp_path, content=content)
     monkeypatch.setattr(downloads, "read_manifest", lambda _: read_manifest(file))
     monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
     web(s=content)
-    arguments = [
-        "--preset",
-        "smoke",
-        "--set",
-        "data.file=s.csv",
-        "--data-root",
-        tmp_path / "root",
-        "--cache",
-        tmp_path / "c",
-    ]
-    answer = lavo_bench("prepare", "lstf", *arguments)
+    folders = ["--data-root", tmp_path / "root", "--cache", tmp_path / "c"]
+    answer = lavo_bench("prepare", "lstf", "--preset", "smoke", "--set", "data.file=s.csv", *folders)
     assert answer.status == 0, answer.err
     first, second = answer.out.splitlines()
     assert first == f"forecasting: fetched {tmp_path / 'root' / 'lstf' / 's.csv'}"
@@ -157,4 +151,4 @@ def test_shipped_manifests_pin_each_file_to_a_commit_and_a_licence():
     for source in SHIPPED:
         assert source.licence
         if source.url.startswith("https://raw.githubusercontent.com/"):
-            assert len(source.url.split("/")[5]) == 40, source.url  # a branch would give other bytes tomorrow
+            assert len(source.url.split("/")[5]) == 40, source.url  # a branch may change its bytes

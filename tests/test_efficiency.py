@@ -1,9 +1,10 @@
-"""The sweep on attentions of known cost: its counters, budgets, failures and table.  Times are never compared."""
+"""The sweep on attentions of known cost: its counters, budgets, failures and table.  No test compares times."""
 
 from __future__ import annotations
 
 import csv
 import math
+import time
 
 import pytest
 import torch
@@ -12,38 +13,18 @@ from torch import nn
 from benchmark import registry
 from benchmark.measuring import memory, points
 from benchmark.measuring import peaks as peaks_module
-from benchmark.measuring import sweep as efficiency
+from benchmark.measuring import sweep as sweep_module
+from benchmark.measuring.limits import History, Limits, predict, row_without_trying
 from benchmark.measuring.operations import count_operations
 from benchmark.measuring.peaks import Peaks, read_peaks, write_peaks
 from benchmark.measuring.points import COLUMNS, Point, read_points, write_points
-from benchmark.measuring.sweep import (
-    History,
-    Limits,
-    measure,
-    measure_to_file,
-    parse_lengths,
-    predict,
-    refusal,
-    short_sweep,
-)
+from benchmark.measuring.shape import Shape
+from benchmark.measuring.sweep import Grid, measure, measure_to_file, parse_dtype, parse_lengths, short_sweep
 
-CONTRACT = [
-    *(
-        "mode",
-        "pattern",
-        "batch",
-        "length",
-        "num_heads",
-        "head_dim",
-        "attention",
-        "dtype",
-        "device",
-        "kernel",
-        "rounds",
-    ),
-    *("seconds", "seconds_low", "seconds_high", "compile_seconds", "base_bytes", "peak_bytes", "flops", "moved_bytes"),
-    *("status", "reason"),
-]
+CONTRACT = (
+    "mode pattern batch length num_heads head_dim attention dtype device kernel rounds seconds seconds_low seconds_high "
+    "compile_seconds base_bytes peak_bytes flops moved_bytes status reason"
+)
 
 
 class Quadratic(nn.Module):
@@ -103,8 +84,12 @@ def _toys(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def sweep(attentions, lengths=(16, 32, 64), modes=("forward",), **settings):
-    return measure(attentions, ("causal_self",), lengths, modes, num_heads=2, head_dim=8, rounds=5, **settings)
+FIVE_ROUNDS = Limits(rounds=5)
+TOY = Shape(num_heads=2, head_dim=8)
+
+
+def sweep(attentions, lengths=(16, 32, 64), modes=("forward",), shape=TOY, limits=FIVE_ROUNDS, **named):
+    return measure(Grid(attentions, lengths=lengths, modes=modes), shape, limits, **named)
 
 
 def column(rows, attention, name, mode="forward"):
@@ -121,7 +106,7 @@ def slope(lengths, values):
 
 
 def test_columns_are_the_contracts():
-    assert list(COLUMNS) == CONTRACT
+    assert " ".join(COLUMNS) == CONTRACT
 
 
 def test_counters_see_the_difference_between_quadratic_and_linear():
@@ -161,7 +146,7 @@ def test_peak_does_not_depend_on_what_was_measured_before():
 def test_process_peak_is_set_back_between_cells():
     if not memory.peak_is_exact():
         pytest.skip("this system doesn't let the mark be set back")
-    # What malloc keeps of earlier work must not hide what comes after: small pieces stay in its heap when freed.
+    # Freed pieces that are small stay in malloc's heap.  What is allocated later must be seen although it may lie there.
     pieces = [torch.ones(16_000) for _ in range(1_500)]
     kept = pieces[::100]
     del pieces
@@ -175,16 +160,16 @@ def test_process_peak_is_set_back_between_cells():
 
 
 def test_rows_have_intervals_kernels_and_interleaved_rounds(monkeypatch):
-    order = []
-    real = efficiency.call_seconds
+    called = []
+    real = sweep_module.call_seconds
     monkeypatch.setattr(
-        efficiency,
-        "call_seconds",
-        lambda work, repeats, device: order.append(work.kernel()) or real(work, repeats, device),
+        sweep_module, "call_seconds", lambda call, *device, **named: called.append(call) or real(call, *device, **named)
     )
     rows = sweep(["quadratic", "linear"], (16,))
-    timed = order[-10:]
-    assert all(set(timed[start : start + 2]) == {"toy_quadratic", "toy_linear"} for start in range(0, 10, 2))
+    both = set(called)
+    assert len(both) == 2
+    timed = called[-10:]
+    assert all(set(timed[start : start + 2]) == both for start in range(0, 10, 2))
     for row in rows:
         assert row.rounds == 5
         assert row.seconds_low <= row.seconds <= row.seconds_high
@@ -216,9 +201,8 @@ def test_fused_causal_kernels_count_what_they_compute():
 
 @pytest.mark.parametrize("length", [64, 256])
 def test_exact_attentions_count_as_their_formula(length):
-    rows = measure(
-        ["softmax", "flash"], ("noncausal_self",), (length,), ("forward",), rounds=5, num_heads=2, head_dim=16
-    )
+    grid = Grid(["softmax", "flash"], ["noncausal_self"], [length], ["forward"])
+    rows = measure(grid, Shape(num_heads=2, head_dim=16), FIVE_ROUNDS)
     assert column(rows, "softmax", "flops") == column(rows, "flash", "flops") == [2 * 4 * length * length * 16]
 
 
@@ -226,13 +210,14 @@ def test_filling_a_state_reads_every_token():
     (quadratic,) = sweep(["quadratic"], (64,), ("prefill",))
     assert quadratic.status == "completed"
     assert quadratic.moved_bytes == 4 * 2 * 64 * 8 * 4
-    rows = measure(["flash", "lavo"], ("causal_cross", "noncausal_self"), (64,), ("prefill",), rounds=5, num_heads=2)
+    grid = Grid(["flash", "lavo"], ["causal_cross", "noncausal_self"], [64], ["prefill"])
+    rows = measure(grid, Shape(num_heads=2), FIVE_ROUNDS)
     assert [row.status for row in rows] == ["completed", "completed", "unsupported", "unsupported"]
     assert rows[0].moved_bytes == 2 * 2 * 64 * 64 * 4
 
 
 def test_fixed_tokens_shrink_the_batch_as_lengths_grow():
-    rows = sweep(["linear"], (16, 32, 256), tokens=64)
+    rows = sweep(["linear"], (16, 32, 256), shape=Shape(num_heads=2, head_dim=8, tokens=64))
     assert [row.batch for row in rows] == [4, 2, 1]
     assert column(rows, "linear", "flops")[:2] == [2 * 4 * 64 * 8 * 8] * 2
 
@@ -258,7 +243,8 @@ def test_peaks_count_what_a_product_and_a_copy_do(monkeypatch):
 
 
 def test_what_cannot_be_done_is_a_row_with_its_reason():
-    rows = measure(["quadratic"], ("noncausal_cross", "noncausal_self"), (16,), ("decode",), rounds=5)
+    grid = Grid(["quadratic"], ["noncausal_cross", "noncausal_self"], [16], ["decode"])
+    rows = measure(grid, Shape(), FIVE_ROUNDS)
     assert [row.status for row in rows] == ["unsupported", "unsupported"]
     assert "is a toy" in rows[0].reason
     assert "nothing to decode" in rows[1].reason
@@ -274,34 +260,34 @@ def test_failures_and_full_memory_are_rows_and_the_rest_goes_on():
 
 
 def test_budgets_of_time_and_memory_end_in_rows():
-    rows = sweep(["quadratic"], budget_seconds=1e-6)
+    rows = sweep(["quadratic"], limits=Limits(rounds=5, budget_seconds=1e-6))
     assert column(rows, "quadratic", "status") == ["over_budget"] * 3
-    rows = sweep(["quadratic", "linear"], (64, 128, 256), budget_bytes=100_000)
+    rows = sweep(["quadratic", "linear"], (64, 128, 256), limits=Limits(rounds=5, budget_bytes=100_000))
     assert column(rows, "quadratic", "status") == ["completed", "over_budget", "over_budget"]
     assert "would hold" in column(rows, "quadratic", "reason")[1]
     assert column(rows, "linear", "status") == ["completed"] * 3
-    rows = sweep(["quadratic"], total_seconds=0.0)
+    rows = sweep(["quadratic"], limits=Limits(rounds=5, deadline=time.monotonic()))
     assert "whole sweep" in rows[0].reason
 
 
 def test_a_long_first_length_is_predicted_from_probes():
-    rows = sweep(["quadratic"], (2**15,), budget_bytes=10_000_000)
+    rows = sweep(["quadratic"], (2**15,), limits=Limits(rounds=5, budget_bytes=10_000_000))
     assert [row.status for row in rows] == ["over_budget"]
     assert "by shorter lengths" in rows[0].reason
 
 
 def test_prediction_follows_the_measured_growth():
     assert predict([], 512) == 0
-    assert predict([(256, 1.0)], 512) == pytest.approx(4)  # one point: the worst that is usual
+    assert predict([(256, 1.0)], 512) == pytest.approx(4)  # after one point quadratic growth is expected
     assert predict([(256, 1.0), (512, 2.0)], 2048) == pytest.approx(8)
-    assert predict([(256, 1.0), (512, 1.0)], 1024) == pytest.approx(2)  # overheads promise nothing
+    assert predict([(256, 1.0), (512, 1.0)], 1024) == pytest.approx(2)  # no growth so far is taken for overhead
     limits = Limits(rounds=5, budget_seconds=10.0, budget_bytes=10**9, deadline=math.inf)
     history = History(seconds=[(256, 0.5), (512, 2.0)])
     point = Point("forward", "causal_self", 1, 1024, 2, 8, "toy", "float32", "cpu")
-    refused = refusal(point, limits, history)
+    refused = row_without_trying(point, limits, history)
     assert refused is not None
     assert refused.status == "over_budget"
-    assert refusal(point._replace(length=2048), limits, history).reason == refused.reason
+    assert row_without_trying(point._replace(length=2048), limits, history).reason == refused.reason
 
 
 def test_table_is_written_as_it_grows_and_keeps_other_rows(tmp_path):
@@ -317,7 +303,7 @@ def test_table_is_written_as_it_grows_and_keeps_other_rows(tmp_path):
     assert seen == [1]
     assert [row.length for row in rows] == [16, 32]
     with (tmp_path / points.FILE_NAME).open() as file:
-        assert next(csv.reader(file)) == CONTRACT
+        assert next(csv.reader(file)) == CONTRACT.split()
 
 
 def test_table_reads_back_as_written(tmp_path):
@@ -335,31 +321,37 @@ def test_table_reads_back_as_written(tmp_path):
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        measure(["linear"], **arguments)
+        Grid(["linear"], **arguments)
+
+
+def test_too_few_rounds_for_an_interval_are_refused():
+    with pytest.raises(ValueError, match="rounds 4: at least 5"):
+        Limits(rounds=4)
 
 
 def test_short_sweep_is_bounded(monkeypatch, tmp_path):
-    asked = {}
-    monkeypatch.setattr(efficiency, "measure", lambda attentions, **settings: asked.update(settings) or [])
-    short_sweep(["linear"], tmp_path)
-    assert asked["total_seconds"] <= 70
-    assert asked["rounds"] >= 5
+    asked = []
+    monkeypatch.setattr(sweep_module, "measure", lambda *arguments, **_: asked.extend(arguments) or [])
+    short_sweep(["linear"], tmp_path, "cpu")
+    grid, shape, limits = asked
+    assert grid.attentions == ["linear"]
+    assert shape.device.type == "cpu"
+    assert 0 < limits.deadline - time.monotonic() <= 70
 
 
-def test_command_lines_sweep_says_every_point_and_reads_lengths(tmp_path):
+def test_the_sweep_of_the_command_line_says_every_point_and_reads_its_options(tmp_path):
     assert parse_lengths("256:2048") == [256, 512, 1024, 2048]
     assert parse_lengths("100,1000") == [100, 1000]
     for bad in ("256:", "0:8", "a", "8:4"):
         with pytest.raises(ValueError, match="lengths"):
             parse_lengths(bad)
+    assert parse_dtype("bfloat16") is torch.bfloat16
+    with pytest.raises(ValueError, match="float8"):
+        parse_dtype("float8")
     lines = []
-    shape = {"batch": 1, "num_heads": 2, "head_dim": 8, "rounds": 5, "budget_seconds": 5.0, "device": "cpu"}
-    shape |= {"tokens": None, "options": {}}
-    asked = {"attentions": ["linear", "failing"], "patterns": ["causal_self"], "lengths": [16], "modes": ["forward"]}
-    path = measure_to_file(tmp_path, **asked, **shape, dtype="float32", say=lines.append)
+    grid = Grid(["linear", "failing"], lengths=[16], modes=["forward"])
+    path = measure_to_file(tmp_path, grid, TOY, FIVE_ROUNDS, lines.append)
     assert [row.status for row in read_points(path)] == ["completed", "failed"]
     assert len(lines) == 3  # the machine's own peaks first
     (peaks,) = read_peaks([tmp_path])
     assert peaks.device == read_points(path)[0].device
-    with pytest.raises(ValueError, match="float8"):
-        measure_to_file(tmp_path, **asked, **shape, dtype="float8", say=lines.append)

@@ -1,8 +1,9 @@
-"""The sweep's modes that measure a whole model, by counters."""
+"""The modes of the sweep that measure a whole model: what the counters say, compared with formulas."""
 
 import pytest
 
-from benchmark.measuring.sweep import measure
+from benchmark.measuring.shape import Shape
+from benchmark.measuring.sweep import Grid, Limits, measure
 from benchmark.measuring.whole_model import NUM_LAYERS
 from benchmark.report.speed import read_sweeps, throughput_table
 
@@ -11,9 +12,9 @@ WIDTH = HEADS * HEAD_DIM
 PRODUCTS = 2 * 12 * WIDTH**2  # of a token in a block: four projections, and a feed-forward of four times the width
 
 
-def points(modes, attentions=("softmax",), **settings):
-    sizes = {"num_heads": HEADS, "head_dim": HEAD_DIM, "rounds": 5}
-    return measure(attentions, ("causal_self",), (LENGTH,), modes, **sizes, **settings)
+def points(modes, attention="softmax", *, pattern="causal_self", length=LENGTH, batch=1, directory=None):
+    shape = Shape(batch=batch, num_heads=HEADS, head_dim=HEAD_DIM)
+    return measure(Grid([attention], [pattern], [length], modes), shape, Limits(rounds=5), directory=directory)
 
 
 def test_a_training_step_counts_as_its_formula():
@@ -22,12 +23,12 @@ def test_a_training_step_counts_as_its_formula():
     forward = 3 * LENGTH * (NUM_LAYERS * (PRODUCTS + scores) + 2 * WIDTH * VOCABULARY)
     assert row.status == "completed"
     assert row.kernel == "matmul"
-    assert row.flops == 3 * forward  # the backward pass has two products for each
+    assert row.flops == 3 * forward  # the backward pass takes two products for each of the forward pass
 
 
 def test_checkpointing_computes_the_blocks_once_more_and_holds_less():
     plain, checkpointed = points(["training", "checkpointed"])
-    needed = PRODUCTS - 8 * WIDTH**2  # the feed-forward's last product leaves nothing that a gradient wants
+    needed = PRODUCTS - 8 * WIDTH**2  # no gradient needs the result of the feed-forward's last product
     assert checkpointed.flops - plain.flops == LENGTH * NUM_LAYERS * (needed + 4 * LENGTH * WIDTH)
     assert checkpointed.peak_bytes < plain.peak_bytes
     assert checkpointed.base_bytes == plain.base_bytes
@@ -42,16 +43,13 @@ def test_a_generated_token_reads_what_was_before():
 
 @pytest.mark.parametrize("attention", ["lavo", "performer", "cosformer"])
 def test_a_token_of_a_linear_attention_costs_the_same_at_any_length(attention):
-    found = [
-        measure([attention], ("causal_self",), (length,), ["generation"], num_heads=2, head_dim=16, rounds=5)[0]
-        for length in (192, 1152)
-    ]
+    found = [points(["generation"], attention, length=length)[0] for length in (192, 1152)]
     assert found[0].flops == found[1].flops
     assert found[0].base_bytes == found[1].base_bytes
 
 
 def test_a_whole_model_has_one_pattern():
-    (row,) = measure(["softmax"], ("noncausal_self",), (16,), ["training"], rounds=5)
+    (row,) = points(["training"], pattern="noncausal_self", length=16)
     assert row.status == "unsupported"
     assert "causal_self alone" in row.reason
 

@@ -14,7 +14,7 @@ import torch
 from benchmark.interface import PATTERNS, Splits, state_tensors
 from benchmark.multihead import AttentionSites
 from benchmark.registry import TASKS, check_name, load_task, task_declarations, task_folder
-from benchmark.running.trainer import evaluate, measure
+from benchmark.running.trainer import evaluate, measured_metrics
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.plan import site_shapes
 from benchmark.settings.resolve import resolve
@@ -69,11 +69,11 @@ def check_no_batch_size_changes_a_figure(name: str, backbone: str) -> None:
     for batch_size in (1, 7, 32):
         columns = evaluate(task, model, splits.test, batch_size=batch_size, limit=count)
         assert {len(column) for column in columns.values()} == {count}
-        found.append(measure(task.metrics, columns))
+        found.append(measured_metrics(task.metrics, columns))
     for figures in found[1:]:
         for metric, figure in figures.items():
-            assert figure["n"] == found[0][metric]["n"]
-            assert figure["value"] == pytest.approx(found[0][metric]["value"], rel=1e-6), metric
+            assert figure.n == found[0][metric].n
+            assert figure.value == pytest.approx(found[0][metric].value, rel=1e-6), metric
 
 
 def check_four_examples_are_learnt_by_heart(name: str, backbone: str) -> None:
@@ -99,9 +99,9 @@ def check_controls_cover_every_metric(name: str, backbone: str) -> None:
     headline = next(iter(task.metrics))
     for columns in controls.values():
         assert {len(column) for column in columns.values()} == {len(splits.test)}
-        figures = measure(task.metrics, columns)
-        assert figures[headline]["n"] > 0
-        assert np.isfinite(figures[headline]["value"])
+        figures = measured_metrics(task.metrics, columns)
+        assert figures[headline].n > 0
+        assert np.isfinite(figures[headline].value)
     columns = evaluate(task, model_of(task), splits.test, batch_size=4, limit=4)
     assert all(set(columns) == set(control) for control in controls.values())
 

@@ -18,6 +18,7 @@ import torch
 from benchmark.interface import Pattern, Splits
 from benchmark.multihead import AttentionSites
 from benchmark.registry import ATTENTIONS, TASKS, load_attention, load_task, task_declarations
+from benchmark.results import as_json
 from benchmark.running.runner import Place, run_cell
 from benchmark.running.trainer import Trainer
 from benchmark.settings.models import AttentionSpec, RunSettings
@@ -51,15 +52,7 @@ def smoke(task_name: str, backbone: str, attention: str) -> tuple[Any, Any, Spli
     return task, resolved, task.load_data(None, Path(tempfile.mkdtemp()))
 
 
-@pytest.fixture
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("task_name", "backbone", "pattern", "attention"), CELLS)
 def test_losses_of_smoke_cells_stay(golden, task_name: str, backbone: str, pattern: Pattern, attention: str):
     task, resolved, splits = smoke(task_name, backbone, attention)
@@ -75,11 +68,11 @@ def test_losses_of_smoke_cells_stay(golden, task_name: str, backbone: str, patte
     golden(path, {"data": splits.fingerprint, "loss": [round(loss, 6) for loss in losses[:count]]}, tolerance)
 
 
-@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.usefixtures("one_thread")
 def test_a_record_stays(golden, tmp_path):
     """Its keys, settings, hash, data and metrics; of the curves the names, for rounding moves a last step of Adam by 2 %."""
     chosen = RunSettings(tasks=["forecasting"], attentions=["lavo"], patterns=["causal_self"], preset="smoke")
     (cell,) = plan_cells([(chosen, [])], tmp_path)
     record = run_cell(cell, Place(output=tmp_path, cache=tmp_path / ".cache"))
-    kept = {key: value for key, value in record.items() if key not in VOLATILE}
-    golden("record.json", {**kept, "curves": sorted(record["curves"])}, 1e-2)
+    kept = {key: value for key, value in as_json(record).items() if key not in VOLATILE}
+    golden("record.json", {**kept, "curves": sorted(record.curves)}, 1e-2)

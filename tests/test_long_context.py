@@ -1,19 +1,12 @@
-"""A text that streams through gpt: its bins, budgets and table.  Times are never compared."""
+"""The study in which gpt reads a long text: its bins, budgets and table.  No test compares times."""
 
 import csv
 
 import pytest
-import torch
 
 from studies.long_context import Bin, Budget, bins, figure, main, spread, stream
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_bins_cover_every_position_once():

@@ -1,13 +1,14 @@
-"""Operations by formula, as the attentions' docstrings derive them, against what torch's counter sees.
+"""Operations by formula, as the attentions' docstrings derive them, compared with those that torch's counter sees.
 
-A token of a head, forward, with d = head_dim, n tokens of q, m of k and v: f features, c tokens of a chunk, w of a window, r rank.
+The formulas are of one token and head, forward: d = head_dim, n tokens, f features, c tokens of a chunk, w of a window, r rank.
 """
 
 import pytest
 import torch
 
 from benchmark.measuring.operations import count_operations
-from benchmark.measuring.sweep import measure
+from benchmark.measuring.shape import Shape
+from benchmark.measuring.sweep import Grid, Limits, measure
 
 n, d = 512, 32
 f, c, w, r, span = 256, 64, 64, 32, 16
@@ -27,17 +28,21 @@ FORWARD = {
 }
 
 
+def measure_forward(attention, pattern, shape):
+    return measure(Grid([attention], [pattern], [n], ["forward"]), shape, Limits(rounds=5))
+
+
 @pytest.mark.parametrize(("attention", "pattern"), FORWARD, ids="-".join)
 def test_a_forward_call_counts_as_its_formula(attention, pattern):
     batch, heads = 2, 3
-    (row,) = measure([attention], (pattern,), (n,), ("forward",), batch=batch, num_heads=heads, head_dim=d, rounds=5)
+    (row,) = measure_forward(attention, pattern, Shape(batch=batch, num_heads=heads, head_dim=d))
     assert row.status == "completed"
     assert row.flops == batch * heads * n * FORWARD[attention, pattern]
 
 
 def test_without_a_basis_to_multiply_with_the_windows_and_the_mean_are_left():
     options = {"lavo": {"basis": "identity"}}
-    (row,) = measure(["lavo"], ("causal_self",), (n,), ("forward",), num_heads=1, head_dim=d, rounds=5, options=options)
+    (row,) = measure_forward("lavo", "causal_self", Shape(num_heads=1, head_dim=d, options=options))
     assert row.flops == n * (4 * w * d + 2 * span * d)
 
 

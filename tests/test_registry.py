@@ -7,19 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from correct_attentions import Softmax
 
 from benchmark import registry
 from benchmark.interface import PATTERNS, UnsupportedPattern
-from tests.broken import Softmax
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-    """What a test registers is forgotten after it."""
-    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
-    monkeypatch.setattr(registry, "_included", dict(registry._included))
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 def stranger(**declared) -> type:
@@ -86,7 +82,7 @@ def test_an_unknown_pattern_is_answered_with_the_four():
 
 @pytest.mark.parametrize(("num_heads", "head_dim"), [(0, 8), (2, 0), (2.0, 8), (True, 8), (2, "8")])
 def test_sizes_must_be_whole_numbers(num_heads, head_dim):
-    with pytest.raises(ValueError, match="a whole number of at least 1"):
+    with pytest.raises(ValueError, match="allowed are whole numbers from 1"):
         registry.build_attention("softmax", pattern="causal_self", num_heads=num_heads, head_dim=head_dim)
 
 
@@ -104,7 +100,7 @@ def test_declarations_read_from_the_source_are_those_of_the_class(name):
     assert read["version"] == cls.version
     assert read["unsupported"] == cls.unsupported
     assert set(read["unsupported"]) <= set(PATTERNS)
-    for flag in ("encodes_positions", "linear_state", "exact", "control", "needs_max_length"):
+    for flag in ("encodes_positions", "linear_state", "exact", "control", "needs_max_length", "checks_arguments"):
         assert read.get(flag, False) == getattr(cls, flag, False)
 
 
@@ -134,7 +130,7 @@ def test_a_table_entry_without_module_or_class_is_named(monkeypatch):
 
 FILE = """
 from benchmark.registry import register_attention
-from tests.broken import Softmax
+from correct_attentions import Softmax
 
 @register_attention("from_a_file")
 class FromAFile(Softmax):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,12 +32,8 @@ smoke:
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-    """The toy task in the registry, its presets in a folder of its own."""
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "presets.yaml").write_text(PRESETS, encoding="utf-8")
-    monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
-    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda name: tmp_path / "toy")
-    return toy_task
+    """The toy task in the registry."""
+    toy_task.register(monkeypatch, tmp_path / "toy", PRESETS)
 
 
 def plan(attentions=("softmax", "none"), settings=SETTINGS, **run) -> list[Cell]:
@@ -49,14 +45,14 @@ def place(folder: Path) -> runner.Place:
     return runner.Place(output=folder, cache=folder / ".cache")
 
 
-def lasting(folder: Path) -> dict[str, dict]:
+def lasting(folder: Path) -> dict[str, tuple]:
     """The records without what a second run changes: time, speed and memory."""
     kept = {}
     for record in results.records([folder]):
-        path = record.pop("path")
+        content = results.as_json(record)
         for key in ("started", "seconds", "efficiency", "environment"):
-            record.pop(key)
-        kept[path.name] = json.loads(json.dumps(record)), results.read_examples({**record, "path": path}).to_dict()
+            content.pop(key)
+        kept[record.path.name] = content, record.curves, record.examples.to_dict()
     return kept
 
 
@@ -64,17 +60,17 @@ def test_a_cell_leaves_its_whole_record(toy, tmp_path):
     cell = plan()[0]
     runner.run_cell(cell, place(tmp_path / "out"))
     (record,) = results.records([tmp_path / "out"])
-    assert record["status"] == "completed"
-    assert record["cell"] == cell.describe()
-    assert record["metrics"]["mse"]["n"] == 10
-    assert record["controls"]["zero"]["mse"] > 0
-    assert record["curves"]["training"]["step"][-1] == 40
-    assert record["efficiency"]["kernels"]
-    assert record["efficiency"]["extra_parameters"] == 0
-    assert record["data"]["embedded"]
-    examples = results.read_examples(record)
+    assert record.status == "completed"
+    assert record.cell == cell.name
+    assert record.metrics["mse"].n == 10
+    assert record.controls["zero"]["mse"] > 0
+    assert record.curves["training"]["step"][-1] == 40
+    assert record.efficiency.kernels
+    assert record.efficiency.extra_parameters == 0
+    assert record.data.embedded
+    examples = record.examples
     assert len(examples) == 10
-    assert examples["mse"].mean() == pytest.approx(record["metrics"]["mse"]["value"], rel=1e-6)
+    assert examples["mse"].mean() == pytest.approx(record.metrics["mse"].value, rel=1e-6)
     assert not (tmp_path / "out" / runner.CHECKPOINTS / cell.hash).exists()
 
 
@@ -158,8 +154,7 @@ class _OneCellThenGone:
 
 def test_a_cell_whose_parent_is_gone_did_not_fail(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(workers.sys, "stderr", workers.sys.stderr)
-    cell, own = plan()[0], place(tmp_path)
+    cell, own = plan()[0], replace(place(tmp_path), debug=True)  # else it mutes this process
     with pytest.raises(SystemExit):
         workers._work(_OneCellThenGone(cell), own)
     assert not cell.path(tmp_path).exists()
@@ -206,9 +201,9 @@ class NotFinite(RaisesInForward):
 def test_what_goes_wrong_is_a_record_with_its_reason(toy, tmp_path, attention, status, reason):
     cells = plan((attention, "none"), seeds=[0])
     run_remaining(cells, tmp_path)
-    found = {record["cell"]["attention"]: record for record in results.records([tmp_path])}
-    assert (found[attention]["status"], found[attention]["reason"]) == (status, reason)
-    assert found["none"]["status"] == "completed"
+    found = {record.cell.attention: record for record in results.records([tmp_path])}
+    assert (found[attention].status, found[attention].reason) == (status, reason)
+    assert found["none"].status == "completed"
     assert runner.to_run(cells, tmp_path) == []
     assert bool(runner.to_run(cells, tmp_path, retry_failed=True)) == (status != "unsupported")
 
@@ -233,7 +228,7 @@ def test_the_output_folder_is_probed_before_training(tmp_path):
 def test_softmax_and_flash_end_within_rounding(toy, tmp_path):
     cells = plan(("softmax", "flash"), seeds=[0])
     run_remaining(cells, tmp_path)
-    softmax, flash = (record["curves"]["training"]["loss"][-1] for record in results.records([tmp_path]))
+    softmax, flash = (record.curves["training"]["loss"][-1] for record in results.records([tmp_path]))
     assert softmax == pytest.approx(flash, rel=1e-4)
 
 

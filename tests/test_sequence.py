@@ -1,7 +1,6 @@
 """Sequence parallel training of language modelling: 2 and 3 processes leave what one process leaves."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import sequence_ranks
 import torch
+from process_group import free_port
 from toy_task import Toy, ToySettings
 
 from benchmark.multihead import AttentionSites
@@ -36,9 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module", params=WORLDS, ids="{} processes".format)
 def together(request, folder):
     """The results of each process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),

@@ -1,4 +1,4 @@
-"""Statistics against scipy and hand computation."""
+"""Statistics agree with scipy and with values computed by hand."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from benchmark.statistics import (
 )
 
 
-def test_summary_is_the_sample_standard_deviation():
+def test_a_summary_has_the_sample_standard_deviation():
     assert summarise([1.0, 2.0, 4.0]) == pytest.approx((3, 7 / 3, np.std([1, 2, 4], ddof=1)))
 
 
-def test_one_value_has_no_deviation_and_none_is_an_error():
+def test_one_value_has_no_deviation_and_no_value_is_an_error():
     assert summarise([0.5]) == Summary(1, 0.5, None)
     assert t_interval([0.5]) is None
     with pytest.raises(ValueError, match="at least one"):
         summarise([])
 
 
-def test_t_interval_is_scipys():
+def test_t_interval_is_that_of_scipy():
     values = np.random.default_rng(0).normal(size=7)
     expected = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
     assert t_interval(values.tolist()) == pytest.approx(expected)
 
 
-def test_paired_t_test_is_scipys():
+def test_paired_t_test_is_that_of_scipy():
     generator = np.random.default_rng(1)
     a, b = generator.normal(size=9), generator.normal(0.3, 1, 9)
     test, expected = paired_t_test(a.tolist(), b.tolist()), stats.ttest_rel(b, a)
@@ -45,15 +45,15 @@ def test_paired_t_test_is_scipys():
     assert test.difference == pytest.approx((b - a).mean())
 
 
-def test_paired_t_test_knows_what_it_cannot_know():
+def test_paired_t_test_gives_no_p_where_the_differences_have_no_spread():
     assert paired_t_test([1.0], [2.0]).p is None
     assert paired_t_test([1.0, 2.0], [1.0, 2.0]).p == 1.0
-    assert paired_t_test([1.0, 2.0], [2.0, 3.0]).p is None  # the same difference twice is no certainty
+    assert paired_t_test([1.0, 2.0], [2.0, 3.0]).p is None  # two equal differences prove nothing
     with pytest.raises(ValueError, match="partner"):
         paired_t_test([1.0], [1.0, 2.0])
 
 
-def test_randomisation_test_agrees_with_scipys_on_a_mean():
+def test_randomisation_test_of_a_mean_agrees_with_scipy():
     generator = np.random.default_rng(2)
     a = generator.normal(size=60)
     b = a + generator.normal(0.15, 0.6, 60)
@@ -78,7 +78,7 @@ def test_equal_columns_give_p_1():
     assert paired_randomisation(a, a, lambda columns: float(columns["x"].mean())).p == 1.0
 
 
-def test_holm_by_hand():
+def test_holm_gives_values_computed_by_hand():
     # 0.01·4, then 0.02·3 = 0.06, then max(0.06, 0.03·2), then max(0.06, 0.04·1).
     assert holm([0.01, 0.04, None, 0.03, 0.02]) == pytest.approx([0.04, 0.06, None, 0.06, 0.06], nan_ok=True)
 
@@ -94,16 +94,16 @@ def test_bootstrap_interval_of_the_median_covers_it():
     [
         ([Summary(3, 1.0, 0.1), Summary(3, 2.0, 0.1)], False, 0),
         ([Summary(3, 1.0, 0.1), Summary(3, 2.0, 0.1)], True, 1),
-        ([Summary(3, 1.0, 0.6), Summary(3, 2.0, 0.4)], False, None),  # they touch at 1.6
-        ([Summary(3, 1.0, 0.1), Summary(3, 1.5, 0.1), Summary(3, 2.0, 1.0)], False, None),  # the third reaches down
-        ([Summary(1, 1.0, None), Summary(3, 2.0, 0.1)], False, None),  # one seed could lie anywhere
-        ([Summary(3, 1.0, 0.1), None, Summary(3, 2.0, 0.1)], False, 0),  # what has no figure is no contender
-        ([Summary(3, 1.0, 0.1)], False, None),  # best of one
+        ([Summary(3, 1.0, 0.6), Summary(3, 2.0, 0.4)], False, None),  # the ranges touch at 1.6
+        ([Summary(3, 1.0, 0.1), Summary(3, 1.5, 0.1), Summary(3, 2.0, 1.0)], False, None),  # the third touches
+        ([Summary(1, 1.0, None), Summary(3, 2.0, 0.1)], False, None),  # the mean of one seed could lie anywhere
+        ([Summary(3, 1.0, 0.1), None, Summary(3, 2.0, 0.1)], False, 0),  # an entry without a figure is skipped
+        ([Summary(3, 1.0, 0.1)], False, None),  # nothing to compare with
         ([Summary(3, 1.0, 0.0), Summary(3, 1.0, 0.0)], False, None),  # equal
         ([], False, None),
     ],
 )
-def test_best_is_told_only_outside_the_others_spread(summaries, higher_is_better, expected):
+def test_the_best_is_named_only_outside_the_spread_of_all_others(summaries, higher_is_better, expected):
     assert best_outside_spread(summaries, higher_is_better=higher_is_better) == expected
 
 

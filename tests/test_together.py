@@ -1,12 +1,14 @@
 """Several processes that train one cell together, started as a user starts them: by torchrun."""
 
-import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from benchmark.results import read_record
 
 ROOT = Path(__file__).parents[1]
 CELL = ["run", "lm", "-a", "lavo", "--preset", "smoke", "--seeds", "0", "--set", "train.steps=8"]
@@ -14,7 +16,7 @@ CELL = ["run", "lm", "-a", "lavo", "--preset", "smoke", "--seeds", "0", "--set",
 
 def record_of(folder):
     (file,) = folder.glob("language_modeling/*.json")
-    return json.loads(file.read_text())
+    return read_record(file)
 
 
 def run(folder, *settings, processes):
@@ -40,10 +42,10 @@ def run(folder, *settings, processes):
 
 
 def assert_same_figures(together, alone):
-    assert together["curves"]["training"]["loss"] == pytest.approx(alone["curves"]["training"]["loss"], rel=1e-5)
-    for name, metric in alone["metrics"].items():
-        assert together["metrics"][name]["value"] == pytest.approx(metric["value"], rel=1e-4)
-        assert together["metrics"][name]["n"] == metric["n"]
+    assert together.curves["training"]["loss"] == pytest.approx(alone.curves["training"]["loss"], rel=1e-5)
+    for name, metric in alone.metrics.items():
+        assert together.metrics[name].value == pytest.approx(metric.value, rel=1e-4)
+        assert together.metrics[name].n == metric.n
 
 
 @pytest.mark.slow
@@ -51,11 +53,11 @@ def test_two_processes_leave_the_record_of_one(tmp_path):
     _, alone = run(tmp_path / "alone", processes=1)
     said, together = run(tmp_path / "together", processes=2)
     assert "2 processes a cell" in said
-    assert together["status"] == alone["status"] == "completed"
-    assert together["environment"]["processes"] == 2
-    assert together["environment"]["parallel"] == "data"
-    assert together["cell"] == alone["cell"]  # the hash too: how many processes trained it is no setting
-    assert "attention_bytes_sent_per_step" not in together["efficiency"]
+    assert together.status == alone.status == "completed"
+    assert together.environment.processes == 2
+    assert together.environment.parallel == "data"
+    assert together.cell == alone.cell  # the hash too: how many processes trained it is no setting
+    assert together.efficiency.attention_bytes_sent_per_step is None
     assert_same_figures(together, alone)
 
 
@@ -64,12 +66,10 @@ def test_two_processes_with_a_part_of_every_sequence_leave_the_record_of_one(tmp
     window = "attentions.lavo.window=16"
     _, alone = run(tmp_path / "alone", window, processes=1)
     _, together = run(tmp_path / "together", window, "train.parallel=sequence", processes=2)
-    assert together["status"] == "completed"
-    assert together["environment"] == alone["environment"] | {
-        "processes": 2,
-        "parallel": "sequence",
-        "threads": together["environment"]["threads"],
-    }
-    assert (together["cell"], together["config"]) == (alone["cell"], alone["config"])
-    assert together["efficiency"]["attention_bytes_sent_per_step"] == 2 * 8 * 2 * 16 * 8  # passes b h r float64
+    assert together.status == "completed"
+    assert together.environment == replace(
+        alone.environment, processes=2, parallel="sequence", threads=together.environment.threads
+    )
+    assert (together.cell, together.config) == (alone.cell, alone.config)
+    assert together.efficiency.attention_bytes_sent_per_step == 2 * 8 * 2 * 16 * 8  # passes b h r float64
     assert_same_figures(together, alone)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
-import socket
 
 import numpy as np
 import pytest
 import torch
+from process_group import free_port, set_rank
 from toy_task import Toy, ToyData, ToyModel, ToySettings
 
 from benchmark.multihead import AttentionSites
 from benchmark.running.schedule import learning_rate
-from benchmark.running.trainer import Diverged, Progress, Trainer, evaluate, measure
+from benchmark.running.trainer import Diverged, Progress, Trainer, evaluate, measured_metrics
 from benchmark.settings.models import TrainSettings
 
 TRAIN = {"steps": 12, "batch_size": 8, "learning_rate": 1e-2, "clip_norm": 1.0, "eval_every": 4, "eval_batch_size": 4}
@@ -74,18 +73,18 @@ def test_the_loss_of_a_step_counts_terms_not_batches(monkeypatch):
         lines = trainer.splits.train
         part = [lines[0]._replace(weight=torch.tensor(1.0)), lines[1]._replace(weight=torch.tensor(3.0))]
         trainer.splits = trainer.splits._replace(train=part)
-        assert trainer._step([0, 1]) == pytest.approx(1.75)
+        assert trainer.step([0, 1]) == pytest.approx(1.75)
 
 
 def test_each_epoch_takes_every_example_once_and_in_another_order():
     trainer = make_trainer(num_examples=19, batch_size=8)
-    batches = trainer._batches(0)
+    batches = trainer.batches(0)
     epochs = [[next(batches) for _ in range(3)] for _ in range(2)]
     for epoch in epochs:
         assert [len(batch) for batch in epoch] == [8, 8, 3]
         assert sorted(index for batch in epoch for index in batch) == list(range(19))
     assert epochs[0] != epochs[1]
-    resumed = trainer._batches(4)
+    resumed = trainer.batches(4)
     assert next(resumed) == epochs[1][1]
 
 
@@ -138,11 +137,11 @@ def test_patience_ends_training():
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_metrics_do_not_depend_on_the_evaluation_batch(batch_size):
     trainer = make_trainer()
-    expected = measure(trainer.task.metrics, trainer.evaluate(trainer.splits.test))
+    expected = measured_metrics(trainer.task.metrics, trainer.evaluate(trainer.splits.test))
     columns = evaluate(trainer.task, trainer.bare, trainer.splits.test, batch_size=batch_size)
-    found = measure(trainer.task.metrics, columns)
-    assert found["mse"]["value"] == pytest.approx(expected["mse"]["value"], abs=1e-6)
-    assert found["mse"]["n"] == 10
+    found = measured_metrics(trainer.task.metrics, columns)
+    assert found["mse"].value == pytest.approx(expected["mse"].value, abs=1e-6)
+    assert found["mse"].n == 10
 
 
 def test_limit_scores_the_first_examples():
@@ -201,15 +200,7 @@ def test_the_learning_rate_is_a_function_of_the_step(settings, step, expected):
 
 def train_in_process(rank: int, world: int, port: int, queue) -> None:
     """One of several processes of a data-parallel training."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world),
-        LOCAL_WORLD_SIZE=str(world),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        ACCELERATE_USE_CPU="true",
-    )
+    set_rank(rank, world, port)
     torch.set_num_threads(1)
     trainer = make_trainer(dropout=0.0, steps=6, schedule="cosine", warmup_steps=2)
     training = trainer.run()
@@ -222,9 +213,7 @@ def train_in_process(rank: int, world: int, port: int, queue) -> None:
 def test_two_processes_train_as_one():
     alone = make_trainer(dropout=0.0, steps=6, schedule="cosine", warmup_steps=2)
     training = alone.run()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     processes = [context.Process(target=train_in_process, args=(rank, 2, port, queue)) for rank in range(2)]

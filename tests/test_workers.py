@@ -52,11 +52,11 @@ def test_a_crashed_worker_costs_one_cell(tmp_path):
     place = runner.Place(output=tmp_path / "out", cache=tmp_path / "cache", include=(file,))
     events = []
     workers.run_cells(cells, place, jobs=1, listen=lambda event: events.append((event.kind, event.cell.attention)))
-    found = {record["cell"]["attention"]: record for record in results.records([tmp_path / "out"])}
-    assert found["exits"]["status"] == "failed"
-    assert "exit status 7" in found["exits"]["reason"]
-    assert found["is_killed"]["status"] == "out_of_memory"
-    assert found["none"]["status"] == "completed"
+    found = {record.cell.attention: record for record in results.records([tmp_path / "out"])}
+    assert found["exits"].status == "failed"
+    assert "exit status 7" in found["exits"].reason
+    assert found["is_killed"].status == "out_of_memory"
+    assert found["none"].status == "completed"
     assert [event for event in events if event[0] == "end"] == [("end", cell.attention) for cell in cells]
 
 
@@ -95,4 +95,4 @@ def test_an_interrupt_stops_cleanly_and_keeps_what_is_done(tmp_path):
     assert errors.strip() == "lavo-bench: interrupted; what is done is kept"
     done = results.records([out])
     assert 1 <= len(done) < 16
-    assert all(record["status"] == "completed" for record in done)
+    assert all(record.status == "completed" for record in done)

@@ -1,4 +1,7 @@
-"""A task of a second: noisy lines to be fitted, with dropout so that random numbers matter; examples weigh unequally."""
+"""A task that trains in a second: it fits noisy lines.
+
+It has dropout, so that random numbers matter, and examples with unequal weights.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +9,62 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark import registry
 from benchmark.interface import AttentionFactory, LossSum, Splits, mean_of
 from benchmark.settings import Settings
 
 WIDTH = 8
 
 
+def register(monkeypatch: pytest.MonkeyPatch, folder: Path, presets: str) -> None:
+    """Puts the task into the registry as ``toy`` for one test, with these presets in this folder."""
+    folder.mkdir()
+    (folder / "presets.yaml").write_text(presets, encoding="utf-8")
+    monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
+    monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: folder)
+
+
 class ToyData(Settings):
+    """Sizes of the parts."""
+
     num_examples: int = 50
     num_test: int = 10
 
 
 class ToyModel(Settings):
+    """Options of ``ToyNet``."""
+
     dropout: float = 0.1
     num_layers: int = 1
 
 
 class ToyEval(Settings):
-    pass
+    """Nothing to choose."""
 
 
 class ToySettings(Settings):
+    """All settings of ``net``."""
+
     data: ToyData = ToyData()
     model: ToyModel = ToyModel()
     eval: ToyEval = ToyEval()
 
 
 class Line(NamedTuple):
+    """One example, or a batch of them with a batch axis in front."""
+
     x: Tensor  # (5, WIDTH)
     y: Tensor  # (5,)
-    weight: Tensor  # (): terms that this example counts for
+    weight: Tensor  # (): the number of terms that this example counts for
 
 
 class ToyNet(nn.Module):
+    """Layers of attention, and a linear map."""
+
     def __init__(self, attention_for: AttentionFactory, dropout: float, num_layers: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
@@ -51,45 +74,55 @@ class ToyNet(nn.Module):
         self.out = nn.Linear(WIDTH, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, 5, WIDTH) -> (batch, 5)"""
         for layer in self.layers:
             x = x + layer(x)
         return self.out(x).squeeze(-1)
 
 
 class Toy:
+    """The task, with the smallest content that the protocol allows."""
+
     name = "toy"
     version = 1
     backbones = {"net": ("causal_self",)}
-    settings = {"net": ToySettings}
+    settings: Any = {"net": ToySettings}  # of an object: the settings that it was given
     metrics = {"mse": mean_of("mse", unit="", card="squared error, mean over points, then over examples")}
     selection = "mse"
 
     def __init__(self, settings: ToySettings, *, backbone: str) -> None:
-        self.config = settings
+        self.settings = settings
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        sizes = (self.config.data.num_examples, 9, self.config.data.num_test)
+        """Three parts that are made on the spot."""
+        sizes = (self.settings.data.num_examples, 9, self.settings.data.num_test)
         self.parts = [make_part(size, seed) for seed, size in enumerate(sizes)]
         return Splits(*self.parts, name="embedded", fingerprint="0" * 64, embedded=True, details={})
 
     def collate(self, examples: Sequence[Line]) -> Line:
+        """A batch of these lines."""
         return Line(*map(torch.stack, zip(*examples, strict=True)))
 
     def build_model(self, attention_for: AttentionFactory) -> nn.Module:
-        return ToyNet(attention_for, **self.config.model.model_dump())
+        """``ToyNet`` in the sizes of the settings."""
+        return ToyNet(attention_for, **self.settings.model.model_dump())
 
     def loss(self, model: nn.Module, batch: Line) -> LossSum:
+        """Weighted squared errors, and the sum of the weights."""
         error = (model(batch.x).float() - batch.y).square().mean(-1) * batch.weight
         return LossSum(error.sum(), batch.weight.sum())
 
     def score(self, model: nn.Module, batch: Line) -> Mapping[str, Tensor]:
+        """The squared error of each line."""
         return {"mse": (model(batch.x).float() - batch.y).square().mean(-1)}
 
     def controls(self) -> Mapping[str, Any]:
+        """``zero``: the error of predicting 0."""
         return {"zero": {"mse": torch.stack([line.y.square().mean() for line in self.parts[2]]).numpy()}}
 
 
 def make_part(size: int, seed: int) -> list[Line]:
+    """Random lines: y is the running sum of one column of x, with noise."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(size, 5, WIDTH, generator=generator)
     y = x.cumsum(1)[..., 0] + 0.1 * torch.randn(size, 5, generator=generator)

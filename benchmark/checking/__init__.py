@@ -1,1 +1,1 @@
-"""The checks of ``lavo-bench check``, and the attention that they try."""
+"""The conformance suite of ``lavo-bench check``: one file for each kind of promise."""

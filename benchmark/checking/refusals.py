@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 
-from benchmark.checking.subject import (
-    BATCH,
-    Measurements,
-    NotApplicable,
-    Subject,
-    finite,
-    must_say,
-    refusal,
-)
+from benchmark.checking.measurement import Broken, Measurement, Measurements, NotApplicable, finite
+from benchmark.checking.subject import BATCH, Subject
 
 
 def unequal_lengths(subject: Subject) -> Measurements:
-    """``causal_self`` refuses q and k of unequal lengths, with both numbers: what continues goes through ``extend``."""
+    """``causal_self`` refuses q and k of unequal lengths and names both, because continuations belong to ``extend``."""
     if subject.pattern != "causal_self":
         raise NotApplicable("the lengths may differ" if subject.is_cross else "asked of causal_self alone")
     module = subject.build()
@@ -28,7 +24,7 @@ def unequal_lengths(subject: Subject) -> Measurements:
 
 
 def mask_refused(subject: Subject) -> Measurements:
-    """A mask that isn't boolean (batch, source length) is refused, saying dtype, shape and what True means."""
+    """A mask that isn't boolean (batch, source length) is refused, with the dtype, the shape and what True means."""
     module = subject.build()
     q, k, v = subject.inputs(9)
     good = torch.zeros(BATCH, 9, dtype=torch.bool, device=subject.device)
@@ -47,7 +43,7 @@ def mask_refused(subject: Subject) -> Measurements:
 
 
 def max_length(subject: Subject) -> Measurements:
-    """What has a longest length refuses longer inputs with both numbers, in ``forward`` and when streaming."""
+    """An attention with a longest length refuses longer inputs and names both numbers, in ``forward`` and streaming."""
     if not subject.takes_max_length:
         raise NotApplicable("has no max_length")
     if "max_length" in subject.options:
@@ -56,9 +52,30 @@ def max_length(subject: Subject) -> Measurements:
     fitting, longer = subject.inputs(37), subject.inputs(41)
     yield finite("at the longest length", module(*fitting))
     yield must_say("forward", refusal("forward", module, *longer), ("37", "41"))
-    if subject.pattern.startswith("causal"):
+    if subject.is_causal:
         subject.must_stream()
         what = "streamed beyond it"
-        if subject.is_cross:  # a source that fits, and one query too many
+        if subject.is_cross:  # the source fits, so that only the number of queries is too large
             longer[1:] = fitting[1:]
         yield must_say(what, refusal(what, subject.stream, module, longer, (30, 11)), ("37", "41"))
+
+
+def refusal(what: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> str:
+    """The message of the ValueError that the call raises; raises Broken if it raises nothing or anything else."""
+    try:
+        call(*arguments, **named)
+    except ValueError as error:
+        return str(error)
+    except Exception as error:  # a wrong type of exception is what this check looks for
+        raise Broken(
+            f"{what}: raises {type(error).__name__}, not ValueError ({(str(error).splitlines() or [''])[0]})"
+        ) from error
+    raise Broken(f"{what}: accepted")
+
+
+def must_say(what: str, message: str, words: Iterable[str]) -> Measurement:
+    """A measurement of zero if the message has all the words; raises Broken otherwise."""
+    missing = [word for word in words if word not in message]
+    if missing:
+        raise Broken(f"{what}: refused, but the message doesn't say {', '.join(missing)}: {message}")
+    return Measurement(what, 0.0, 0.0)

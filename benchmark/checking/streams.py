@@ -1,4 +1,4 @@
-"""Checks of the streaming state: any split, branches, selected rows, and its size."""
+"""Checks of the streaming state: any split of the tokens, branches, selected rows, and its size."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import math
 
 import torch
 
-from benchmark.checking.subject import (
-    Broken,
-    Measurement,
-    Measurements,
-    Subject,
-    close,
-    padding_masks,
-)
+from benchmark.checking.measurement import Broken, Measurement, Measurements, close
+from benchmark.checking.subject import Subject
 from benchmark.interface import state_tensors
 
 
 def streaming(subject: Subject) -> Measurements:
-    """Any number of tokens at a time, none and one included, give what the whole gives."""
+    """Any number of tokens at a time, none and one included, gives the output of the whole sequence at once."""
     subject.must_stream()
     for dtype in (torch.float64, torch.float32):
         module = subject.build(dtype)
@@ -28,24 +22,26 @@ def streaming(subject: Subject) -> Measurements:
         for pieces in ((150,), (0, 3, 2, 0, 59, 1, 64, 21, 0), (64, 64, 22), (63, 66, 21), (149, 1)):
             yield close(f"in pieces of {pieces}", subject.stream(module, inputs, pieces), whole)
     if subject.is_cross:
-        for place, mask in padding_masks(97, subject.device):
-            inputs = subject.inputs(97, batch=len(mask), dtype=dtype)
+        module = subject.build(torch.float32)
+        for place, mask in subject.padding_masks(97):
+            inputs = subject.inputs(97, batch=len(mask), dtype=torch.float32)
             out = subject.stream(module, inputs, (1, 30, 66), mask)
             yield close(f"source {place}", out, module(*inputs, key_padding_mask=mask))
 
 
 def branching(subject: Subject) -> Measurements:
-    """A state stays valid after it was read on: two branches from one state don't know of each other."""
+    """A state stays valid after its continuation: two branches from one state don't affect each other."""
     subject.must_stream()
     module = subject.build()
     trunk, left, right = (subject.inputs(100, seed=seed) for seed in (1, 8, 9))
-    branches = [[torch.cat((a[:, :, :70], b[:, :, 70:]), 2) for a, b in zip(trunk, x, strict=True)]
-                for x in (left, right)]  # fmt: skip
-    if subject.is_cross:  # one finished source for both
+    branches = [
+        [torch.cat((a[:, :, :70], b[:, :, 70:]), 2) for a, b in zip(trunk, x, strict=True)] for x in (left, right)
+    ]
+    if subject.is_cross:  # both branches read the one source
         branches = [[branch[0], *trunk[1:]] for branch in branches]
     expected = [module(*branch) for branch in branches]
     _, state = subject.advance(module, trunk, subject.start(module, trunk), 0, 70)
-    # Both branches go on by turns, so that what one writes in place of the other's shows.
+    # The branches take turns, so that a state which one of them overwrites shows in the other's output.
     states = [state, state]
     for begin, end in ((70, 71), (71, 83), (83, 100)):
         for index, name in enumerate(("first", "second")):
@@ -56,14 +52,14 @@ def branching(subject: Subject) -> Measurements:
 
 
 def select(subject: Subject) -> Measurements:
-    """Rows of a state, repeated or left out, go on as the selected prefixes would."""
+    """Selected rows of a state, repeated or left out, continue as the selected prefixes would."""
     subject.must_stream()
     module = subject.build()
     inputs = subject.inputs(90)
     _, state = subject.advance(module, inputs, subject.start(module, inputs), 0, 70)
     for rows in ([2, 0, 0, 1], [1], [0, 1, 2]):
         index = torch.tensor(rows, device=subject.device)
-        # The selected prefixes go on with tokens of their own.
+        # Each selected row continues with tokens of its own, so that a row that was mixed up shows.
         later = subject.inputs(90, batch=len(rows), seed=10)
         chosen = [torch.cat((x[index][:, :, :70], new[:, :, 70:]), 2) for x, new in zip(inputs, later, strict=True)]
         if subject.is_cross:
@@ -78,7 +74,7 @@ def select(subject: Subject) -> Measurements:
 def state_size(subject: Subject) -> Measurements:
     """A state that is declared linear has as many bytes after 16,384 tokens as after 1,024, counted from its tensors."""
     subject.must_stream()
-    # Powers of two: a cache that doubles its buffer has no room to spare there.
+    # At powers of two a cache that doubles its buffer is exactly full, so spare room can't hide its growth.
     marks = (1024, 4096, 16_384) if subject.linear_state else (1024, 4096)
     sizes: list[int] = []
     for mark in marks:

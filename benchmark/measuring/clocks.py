@@ -12,9 +12,9 @@ FILE_NAME = "clocks.csv"
 
 
 def read_clocks(index: int) -> list[str] | None:
-    """What nvidia-smi says of the GPU now, in the order of QUERY; None where it can't be asked.
+    """The values that nvidia-smi gives for the GPU now, in the order of QUERY; None where it can't be asked.
 
-    The last is a mask of reasons in hexadecimal: 0x1 is idle, 0x4 a power cap, 0x20 and 0x40 heat (NVML's constants).
+    The last value is a mask of reasons in hexadecimal: 0x1 is idle, 0x4 a power cap, 0x20 and 0x40 heat (NVML's constants).
     """
     command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
@@ -26,7 +26,7 @@ def read_clocks(index: int) -> list[str] | None:
 
 
 def record_clocks(directory: Path, mode: str, pattern: str, length: int, index: int) -> None:
-    """Appends a row for the points that were just timed."""
+    """Appends a row for the points that were just timed, if nvidia-smi answers."""
     values = read_clocks(index)
     if values is None:
         return

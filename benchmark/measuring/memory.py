@@ -1,12 +1,12 @@
-"""Peak memory: of the process (or its GPU) between two moments, and of what a single call allocates.
+"""Peak memory: of the process (or its GPU) between two moments, and of a single call.
 
     base = reset_peak(device)
     …
-    peak = peak_bytes(device)   # the highest since then, what was there before included
+    peak = peak_bytes(device)   # the highest since then, including the base
 
-On a CUDA device torch's own counters serve.  On Linux the kernel's high-water mark of resident memory is set back
-through /proc; where that is refused, or elsewhere, the peak is what psutil sees at the moment of asking, which is a
-lower bound (``peak_is_exact`` tells).  ``allocated_by`` is exact to the byte and knows nothing of what ran before.
+On a CUDA device torch's own counters are read.  On Linux it is the kernel's high-water mark of resident memory, which is set
+back through /proc.  On other systems, or where setting it back is refused, the peak is the memory that psutil sees at that
+moment, a lower bound (``peak_is_exact`` tells).  ``allocated_by`` is exact to the byte and independent of what ran before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TRIAL_BYTES = 1 << 24
 
 
 def reset_peak(device: Any = "cpu") -> int:
-    """Starts a new measurement and gives the base: the bytes in use now."""
+    """Starts a new measurement and gives its base: the bytes in use now."""
     if _is_cuda(device):
         import torch
 
@@ -67,15 +67,15 @@ def peak_bytes(device: Any = "cpu") -> int:
 
 
 def peak_is_exact(device: Any = "cpu") -> bool:
-    """False where the peak can't be set back, so that ``peak_bytes`` is only what is in use when asked."""
+    """False where the peak can't be set back, so that ``peak_bytes`` gives only the bytes that are in use when it is called."""
     return _is_cuda(device) or _mark_follows()
 
 
 def allocated_by(call: Callable[[], Any], device: Any = "cpu") -> int:
-    """The most bytes that this call holds at once beyond what was there before it; its result counts.
+    """The most bytes that this call holds at once beyond those held before it; its result counts.
 
-    On a CPU the profiler reports every allocation and release of torch's allocator, so what autograd saves and what
-    kernels allocate inside themselves is counted, and neither caches nor earlier calls are.
+    On a CPU the profiler reports every allocation and release of torch's allocator.  This counts the tensors that autograd
+    saves and those inside kernels, and leaves out caches and earlier calls.
     """
     if _is_cuda(device):
         base = reset_peak(device)
@@ -91,7 +91,7 @@ def _allocations(call: Callable[[], Any]) -> list[int]:
     from torch._C._profiler import _EventType
     from torch.profiler import ProfilerActivity, profile
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else its C++ side tells stderr that there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or its C++ side would report on stderr that there is no GPU
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         result = call()
     events = list(profiler.profiler.kineto_results.experimental_event_tree())
@@ -102,7 +102,7 @@ def _allocations(call: Callable[[], Any]) -> list[int]:
         if event.tag == _EventType.Allocation:
             found.append((event.start_time_ns, event.extra_fields.alloc_size))
     del result
-    # A stable sort: two events of one nanosecond stay in the order of the tree.
+    # The sort is stable, so events of the same nanosecond stay in the order of the tree.
     return [size for _, size in sorted(found, key=lambda event: event[0])]
 
 
@@ -115,10 +115,10 @@ def _highest_sum(changes: list[int]) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Lets malloc keep what is freed for the next tensor, in this process: for every one that trains or measures.
+    """Lets malloc keep freed memory for the next tensor of this process.  Every process that trains or measures calls it.
 
-    By default glibc hands large blocks back to the system at once, and gets them anew page by page, which costs more
-    than the arithmetic on them.  ``reset_peak`` hands back what is free.
+    By default glibc gives large blocks back to the system at once and gets them again page by page, which costs more than
+    the arithmetic on them.  ``reset_peak`` gives back what is free.
     """
     mallopt = _glibc("mallopt")
     if mallopt is not None:
@@ -127,7 +127,7 @@ def keep_freed_memory() -> None:
 
 
 def _return_free_memory() -> None:
-    """Gives the system back what earlier work freed and malloc kept, else what is measured next grows into it unseen."""
+    """Gives memory that malloc kept back to the system, because new tensors in it would not raise the peak."""
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
@@ -140,9 +140,10 @@ def _glibc(name: str) -> Any:
 
 @functools.cache
 def _mark_follows() -> bool:
-    """Whether the mark rises with a use that is over, and can be set back: tried, since some sandboxes only pretend.
+    """Whether the mark keeps the height of memory that is freed again, and can be set back.
 
-    Called before anything is measured: the trial sets the mark back.
+    It is tried out, because some sandboxes accept the command and do nothing.  The trial sets the mark back, so it must come
+    before a measurement.
     """
     _reset_resident_peak()
     before = _status_bytes("VmHWM")
@@ -162,7 +163,7 @@ def _reset_resident_peak() -> None:
 
 
 def _status_bytes(field: str) -> int | None:
-    """A field of /proc/self/status, which counts in kB; None where there is none."""
+    """A field of /proc/self/status in bytes (the file counts in kB); None where there is no such file or field."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
@@ -175,7 +176,7 @@ def _status_bytes(field: str) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for what torch raises on a GPU, and on a CPU, where it is a RuntimeError known by its text alone."""
+    """Whether memory has run out.  On a CPU torch raises a plain RuntimeError, which only its text tells apart."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (

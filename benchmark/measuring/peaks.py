@@ -1,12 +1,11 @@
-"""What a machine can do at most, measured: products of matrices and copies of memory; the roof of the roofline.
+"""The most that a machine can do, measured: products of matrices and copies of memory; the roof of the roofline.
 
-Written beside a sweep as ``machine.json``: the report holds each point against it.
+It is written beside a sweep as ``machine.json``, and the report compares each point with it.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +21,7 @@ _SIZES = {"cpu": (2048, 1 << 27), "cuda": (8192, 1 << 30)}  # side of the matric
 
 
 class Peaks(NamedTuple):
-    """The best of repeated calls, so that a busy neighbour lowers it least."""
+    """The best of repeated calls, which a busy neighbour disturbs least."""
 
     device: str  # as in the sweep's rows
     dtype: str
@@ -32,10 +31,10 @@ class Peaks(NamedTuple):
 
 
 def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
-    """Some two seconds."""
-    import torch
+    """Measures for about two seconds."""
+    import torch  # here, because the report reads peaks without it
 
-    from benchmark.measuring.shape import device_name
+    from benchmark.measuring.shape import device_column
 
     side, size = _SIZES[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -45,41 +44,34 @@ def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
     target = torch.empty_like(source)
     copy = _best_seconds(lambda: target.copy_(source), device)
     name = str(dtype).removeprefix("torch.")
-    return Peaks(device_name(device), name, torch.get_num_threads(), 2 * side**3 / product, 2 * size / copy)
+    return Peaks(device_column(device), name, torch.get_num_threads(), 2 * side**3 / product, 2 * size / copy)
 
 
 def _best_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    import torch
+    """The least of repeated calls, by the clock."""
+    from benchmark.measuring.timing import rounds_within, wall_seconds
 
-    def once() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    once()
-    samples, begin = [once()], time.perf_counter()
-    while len(samples) < 5 or time.perf_counter() - begin < _SECONDS:
-        samples.append(once())
-    return min(samples)
+    wall_seconds(call, device)  # warms up
+    return min(wall_seconds(call, device) for _ in rounds_within(_SECONDS, least=5))
 
 
 def write_peaks(directory: Path, peaks: Peaks) -> None:
-    """Beside those of other devices and dtypes that the folder's file holds."""
+    """Adds them to the file of the folder, in place of those of the same device and dtype."""
     kept = [known for known in read_peaks([directory]) if (known.device, known.dtype) != (peaks.device, peaks.dtype)]
     content = [known._asdict() for known in [*kept, peaks]]
     write_bytes(directory / FILE_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def peak_files(directories: Iterable[Path]) -> list[Path]:
+    """The files of peaks in these folders."""
     return [directory / FILE_NAME for directory in directories if (directory / FILE_NAME).is_file()]
 
 
 def read_peaks(directories: Iterable[Path]) -> list[Peaks]:
-    """Raises ValueError that names a file which holds something else."""
+    """The peaks in these folders, the last one of each device and dtype.
+
+    Raises ValueError that names a file with other content.
+    """
     found: dict[tuple[str, str], Peaks] = {}
     for file in peak_files(directories):
         try:

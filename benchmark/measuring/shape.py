@@ -1,4 +1,4 @@
-"""What all points of a sweep share, and a call that is ready to be measured."""
+"""What all points of a sweep share (``Shape``), and a call that is ready to be measured (``Workload``)."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.measuring.points import Point
+from benchmark.measuring.timing import CPU
+
+PREFILL_TOKENS = 1024  # read at once while the context is filled: bounds what a quadratic attention holds
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What all points of a sweep share."""
+    """The sizes, precision, device and options of every point of a sweep."""
 
-    batch: int
-    num_heads: int
-    head_dim: int
-    dtype: torch.dtype
-    device: torch.device
-    seed: int
+    batch: int = 1
+    num_heads: int = 8
+    head_dim: int = 64
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+    seed: int = 0
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # attention -> its own options
-    tokens: int | None = None  # of a batch: where given, ``batch`` follows from the length
+    tokens: int | None = None  # of a batch; where given, the batch is as large as the length leaves it
 
     def point(self, mode: str, pattern: str, length: int, attention: str) -> Point:
-        """The row of a point, nothing known yet."""
+        """The row of a point before anything is measured."""
         dtype = str(self.dtype).removeprefix("torch.")
         batch = self.batch if self.tokens is None else max(1, self.tokens // length)
         shape = (batch, length, self.num_heads, self.head_dim)
-        return Point(mode, pattern, *shape, attention, dtype, device_name(self.device))
+        return Point(mode, pattern, *shape, attention, dtype, device_column(self.device))
 
 
-def device_name(device: torch.device) -> str:
-    """``cpu``, or what the GPU is called."""
+def device_column(device: torch.device) -> str:
+    """The value of the column ``device``: ``cpu``, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @dataclass
 class Workload:
-    """One call to measure, and the tensors that lie ready for it."""
+    """One call to measure, and the tensors that were made for it."""
 
     module: nn.Module
     call: Callable[[], Any]
@@ -54,8 +57,5 @@ class Workload:
         return sum(tensor.nbytes for tensor in tensors) + self.state_bytes()
 
     def kernel(self) -> str | None:
-        """What the attention says that ran; of a whole model, that of its attention layers."""
+        """The kernel that the attention says it ran; of a whole model, that of its attention layers."""
         return next((str(part.kernel) for part in self.module.modules() if getattr(part, "kernel", None)), None)
-
-
-PREFILL_TOKENS = 1024  # read at once while the context is filled: bounds what a quadratic attention holds

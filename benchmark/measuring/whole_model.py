@@ -1,4 +1,4 @@
-"""A whole model to measure: ``gpt`` with an attention inside, its training step and its generation, for sweep and stream."""
+"""A whole model to measure, ``gpt`` with an attention inside: one training step, or one token of a generation."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from benchmark.registry import load_task
 from benchmark.settings.models import AttentionSpec, Override
 from benchmark.settings.resolve import resolve
 
-NUM_LAYERS = 2  # of the measured model: its cost by token and layer is what lengths change
+NUM_LAYERS = 2  # of the measured model; two are enough, because only the cost of a layer changes with the length
 
 
 def make_gpt(
     attention: str, length: int, *, preset: str, settings: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[Any, int]:
-    """The language-modelling task's model with this attention, for texts of this length; and its vocabulary's size."""
+    """The model of language modelling with this attention, for texts of this length, and the size of its vocabulary."""
     overrides = [Override(key, value, key) for key, value in {**settings, "eval.lengths": [1]}.items()]
     spec = AttentionSpec(name=attention, options=dict(options))
     resolved = resolve("language_modeling", "gpt", preset, spec, overrides)
     task: Any = load_task("language_modeling")(resolved.settings, backbone="gpt")
     with tempfile.TemporaryDirectory() as cache:
-        task.load_data(None, Path(cache))  # whose tokenizer it is built for
+        task.load_data(None, Path(cache))  # makes the tokenizer, which decides the vocabulary
     sites = AttentionSites(attention, "causal_self", resolved.options)
 
     def attention_for(pattern: Any, **sizes: Any) -> Any:
@@ -41,9 +41,10 @@ def make_gpt(
 
 
 def training_step(shape: Shape, point: Point, *, checkpointing: bool) -> Workload:
-    """Loss of every next token, its gradients, and an update by AdamW.
+    """A call that takes the loss of every next token, its gradients, and an update by AdamW.
 
-    Blocks are computed again in the backward pass with checkpointing; the loss is always taken piece by piece.
+    With checkpointing the backward pass computes each block again; the loss is taken piece by piece either way.
+    Raises UnsupportedPattern for a pattern that gpt doesn't have.
     """
     model, vocab_size = _model(shape, point, checkpointing)
     tokens, targets = _tokens(shape, point, vocab_size, point.length + 1).unfold(1, point.length, 1).unbind(1)
@@ -56,12 +57,15 @@ def training_step(shape: Shape, point: Point, *, checkpointing: bool) -> Workloa
         loss.backward()
         optimizer.step()
 
-    # Weights are read twice, their gradients written and read, and two moments read and written, as the weights are.
+    # Of each weight: read twice and written; its gradient written and read; two moments, each read and written.
     return Workload(model, call, (tokens,), lambda: 9 * _weight_bytes(model) + tokens.nbytes)
 
 
 def generation(shape: Shape, point: Point) -> Workload:
-    """One token more, the likeliest, after a text of that length: what every token of a generation costs there."""
+    """A call that generates one token more, the likeliest one, after a text of the point's length.
+
+    Raises UnsupportedPattern for a pattern that gpt doesn't have.
+    """
     model, vocab_size = _model(shape, point, False)
     model.eval()
     text = _tokens(shape, point, vocab_size, point.length)
@@ -95,14 +99,13 @@ def _model(shape: Shape, point: Point, checkpointing: bool) -> tuple[Any, int]:
         "model.checkpointing": checkpointing,
     }
     options = shape.options.get(point.attention, {})
-    model, vocab_size = make_gpt(  # generation goes a little beyond the context
-        point.attention, 2 * point.length, preset="smoke", settings=settings, options=options
-    )
+    longest = 2 * point.length  # because generation goes a little beyond the context
+    model, vocab_size = make_gpt(point.attention, longest, preset="smoke", settings=settings, options=options)
     return model.to(shape.device), vocab_size
 
 
 def _tokens(shape: Shape, point: Point, vocab_size: int, length: int) -> Tensor:
-    """(batch, length), the same for every attention: what a token is changes nothing of its cost."""
+    """Random tokens (batch, length), the same for every attention."""
     generator = torch.Generator().manual_seed(shape.seed)
     return torch.randint(vocab_size, (point.batch, length), generator=generator).to(shape.device)
 

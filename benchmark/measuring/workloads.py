@@ -1,4 +1,4 @@
-"""What the sweep times: an attention with its inputs, as one call without arguments."""
+"""The calls that a sweep times: an attention with its inputs, as one call without arguments."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from benchmark.measuring.shape import PREFILL_TOKENS, Shape, Workload
 from benchmark.registry import build_attention, load_attention, takes_max_length
 
 MODES = ("forward", "backward", "prefill", "decode", *WHOLE_MODEL)
-"""forward: without gradients.  backward: forward and backward, as in a training step.  prefill: what a generation reads
-before its first token, the prompt into an empty state or the source of a cross-attention.  decode: one token more, after a
-context of that length.  The last three are of a whole model (``whole_model.py``): a training step, the same with blocks
-computed again in its backward pass, and one token more of a generation."""
+"""What one call does:
+
+forward       the outputs, without gradients
+backward      outputs and gradients, as in a training step
+prefill       reads the prompt into an empty state, or the source of a cross-attention
+decode        one token more, after a context of the point's length
+training      a training step of a whole model (``whole_model.py``)
+checkpointed  the same, with blocks computed again in the backward pass
+generation    one token more of a text that a whole model generates
+"""
 
 
 def build_workload(shape: Shape, point: Point) -> Workload:
-    """Module, inputs and call of a point.  Raises UnsupportedPattern where the attention can't do it."""
+    """Builds module, inputs and call of a point.  Raises UnsupportedPattern where the attention can't do it."""
     if point.mode in WHOLE_MODEL:
         if point.mode == "generation":
             return whole_model.generation(shape, point)
@@ -31,7 +37,7 @@ def build_workload(shape: Shape, point: Point) -> Workload:
 
 
 def _module(shape: Shape, point: Point) -> nn.Module:
-    """The attention with its parameters in float32 (float64 for such inputs), as under autocast."""
+    """The attention with its parameters in float32, as under autocast; for inputs in float64 in float64."""
     options = dict(shape.options.get(point.attention, {}))
     cls = load_attention(point.attention)
     if takes_max_length(cls):
@@ -45,7 +51,7 @@ def _module(shape: Shape, point: Point) -> nn.Module:
 
 
 def _random(shape: Shape, count: int, point: Point) -> list[Tensor]:
-    """``count`` tensors (batch, heads, length, head_dim), the same for every attention."""
+    """Random tensors (batch, heads, length, head_dim), the same for every attention."""
     generator = torch.Generator().manual_seed(shape.seed)
     size = (point.batch, shape.num_heads, point.length, shape.head_dim)
     return [torch.randn(size, generator=generator).to(shape.device, shape.dtype) for _ in range(count)]
@@ -66,7 +72,7 @@ def _backward(module: nn.Module, shape: Shape, point: Point) -> Workload:
     wanted = [*(x.requires_grad_() for x in (q, k, v)), *(p for p in module.parameters() if p.requires_grad)]
 
     def call() -> tuple[Tensor, ...]:
-        # Views, because the operation counter's hooks on a module's inputs don't take leaves of the graph.
+        # Views, because the hooks that count operations at a module's inputs don't accept leaves of the graph.
         out = module(q.view_as(q), k.view_as(k), v.view_as(v))
         return torch.autograd.grad(out, wanted, gradient, allow_unused=True)
 
@@ -75,7 +81,7 @@ def _backward(module: nn.Module, shape: Shape, point: Point) -> Workload:
 
 
 def _prefill(module: Any, shape: Shape, point: Point) -> Workload:
-    """From nothing to a state that has read ``length`` tokens; for ``causal_self`` with the outputs of all of them."""
+    """Reads ``length`` tokens into an empty state; for ``causal_self`` with their outputs."""
     q, k, v = _random(shape, 3, point)
 
     @torch.no_grad()
@@ -95,7 +101,7 @@ def _prefill(module: Any, shape: Shape, point: Point) -> Workload:
 
 @torch.no_grad()
 def _decode(module: Any, shape: Shape, point: Point) -> Workload:
-    """One token after another from a filled context; the context grows by an eighth at most (``_repeats``)."""
+    """Reads one token more; every call goes on from the last, and all together lengthen the context by an eighth at most."""
     q, k, v = _random(shape, 3, point)
     new = tuple(x[:, :, -1:].clone() for x in (q, k, v))
     state: Any
@@ -111,7 +117,7 @@ def _decode(module: Any, shape: Shape, point: Point) -> Workload:
     else:
         raise UnsupportedPattern(f"{point.pattern} is not run token by token, so there is nothing to decode")
 
-    # Every step goes on from the last: beginning twice from one state would make a growing cache copy itself.
+    # Every call goes on from the last one, because a growing cache copies itself when a state is used a second time.
     @torch.no_grad()
     def call() -> Tensor:
         nonlocal state

@@ -1,4 +1,4 @@
-"""How numbers are written: means with their deviation, lengths, bytes, seconds, counts."""
+"""How the report writes numbers: means with their deviation, lengths, bytes, durations, counts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from benchmark.statistics import Summary
 
 MISSING = "–"
 MINUS = "−"
-_LARGE, _SMALL = 1e7, 1e-4  # beyond these a power of ten reads better than zeros
+_LARGE, _SMALL = 1e7, 1e-4  # outside this range a power of ten is written
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_MOST_DIGITS = 6  # significant digits of a mean: more are never supported by a handful of seeds
+_MOST_DIGITS = 6  # significant digits of a mean; a handful of seeds never supports more
 
 
 def decimals(summaries: Sequence[Summary]) -> int:
-    """Decimals for a column of means: the middle deviation has two digits, the smallest one, if six digits allow it.
+    """The number of decimals for a column of means.
 
-    Without any deviation, four significant digits of the largest mean.
+    Chosen so that the median deviation shows two digits and the smallest at least one, up to six significant digits of
+    the largest mean.  Without any deviation, the largest mean shows four significant digits.
     """
     means = [abs(summary.mean) for summary in summaries]
     largest = math.floor(math.log10(max(means))) if means and max(means) > 0 else 0
@@ -30,7 +31,7 @@ def decimals(summaries: Sequence[Summary]) -> int:
 
 
 def mean_and_deviation(summary: Summary, places: int) -> str:
-    """``0.7321 ± 0.0042``; the mean alone where one value leaves the deviation unknown."""
+    """``0.7321 ± 0.0042``, or the mean alone if the deviation is unknown."""
     if abs(summary.mean) >= _LARGE:
         power = math.floor(math.log10(abs(summary.mean)))
         scaled = Summary(summary.n, summary.mean / 10**power, summary.deviation and summary.deviation / 10**power)
@@ -45,19 +46,19 @@ def _power(exponent: int) -> str:
 
 
 def fixed(value: float, places: int) -> str:
-    """With thousands separated, and a true minus sign."""
+    """A number with this many decimals, commas between thousands, and the minus sign ``−``."""
     text = f"{value:,.{places}f}"
     return text.replace("-", MINUS) if any(digit in text for digit in "123456789") else text.lstrip("-")
 
 
 def signed(value: float, places: int) -> str:
-    """With its sign, unless it rounds to zero."""
+    """Like ``fixed``, with a ``+`` before positive numbers unless they round to zero."""
     text = fixed(value, places) if abs(value) < _LARGE else significant(value)
     return f"+{text}" if value > 0 and any(digit in text for digit in "123456789") else text
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """A number of a table that has no deviation."""
+    """A number with this many significant digits; a dash for None."""
     if value is None:
         return MISSING
     if value == 0:
@@ -69,11 +70,12 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def count(value: float | None) -> str:
+    """A whole number with commas between thousands; a dash for None."""
     return MISSING if value is None else f"{round(value):,}"
 
 
 def length(value: float) -> str:
-    """256, 512, 1K, 1.5K, 128K, 1M: a K is 1,024."""
+    """A number of tokens: 256, 512, 1K, 1.5K, 128K, 1M, where 1K is 1,024."""
     for size, letter in ((2**20, "M"), (2**10, "K")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -81,7 +83,7 @@ def length(value: float) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes, in powers of 1,024."""
+    """A number of bytes, in units of powers of 1,024; a dash for None."""
     if value is None:
         return MISSING
     for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
@@ -91,7 +93,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Three digits in the unit that suits."""
+    """A time with three digits, in the unit that suits its size; a dash for None."""
     if seconds is None:
         return MISSING
     if seconds >= 100:
@@ -105,12 +107,13 @@ def duration(seconds: float | None) -> str:
 
 
 def trimmed(text: str) -> str:
-    """``2.00 ms`` as a tick says it: ``2 ms``."""
+    """Without trailing zeros, for the tick of an axis: ``2.00 ms`` becomes ``2 ms``."""
     number, space, unit = text.partition(" ")
     return (number.rstrip("0").rstrip(".") if "." in number else number) + space + unit
 
 
 def p_value(p: float | None) -> str:
+    """``0.03``, ``0.012``, ``< 0.001``; a dash for None."""
     if p is None:
         return MISSING
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

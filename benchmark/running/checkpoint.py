@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 from pathlib import Path
@@ -13,23 +14,30 @@ from torch import Tensor, nn
 from benchmark.files import write_bytes
 
 LAST, BEST = "last.pt", "best.pt"
+_DIGEST_BYTES = 32  # of SHA-256, at the end of a file
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors, numbers, text and plain containers."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
+    saved = buffer.getvalue()
+    write_bytes(path, saved + hashlib.sha256(saved).digest())
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """What ``save`` wrote, on the CPU; None where there is no such file.
+    """What ``save`` wrote, on the CPU; None where there is no such file, or a damaged one.
 
     ``weights_only`` reads tensors and plain containers and runs no code.
     """
-    if not path.is_file():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    saved, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(saved).digest() != digest:
+        return None
+    return torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
 
 
 def random_states() -> dict[str, Any]:

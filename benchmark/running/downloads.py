@@ -1,4 +1,4 @@
-"""Public data files by manifest: fetched over HTTPS, checked by SHA-256, never unpacked outside their folder."""
+"""Public data files that a manifest names: fetched over HTTPS into the data root, and checked by their SHA-256."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmark.settings.yaml_files import read_yaml
 class Source(Settings):
     """One file of a manifest."""
 
-    path: str  # below the data root, with / between
+    path: str  # relative to the data root, with / as separator
     url: str = Field(pattern=r"^https://")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     licence: str
@@ -29,22 +29,22 @@ class Source(Settings):
 
 
 class Manifest(Settings):
-    """``sources.yaml`` of a task."""
+    """The file ``sources.yaml`` of a task."""
 
     files: list[Source]
 
 
 def read_manifest(path: Path) -> list[Source]:
-    """The files that a task's manifest names; none where it has no manifest."""
+    """The files that the manifest names, none if it doesn't exist.  Raises ConfigError for a wrong manifest."""
     if not path.is_file():
         return []
     return validate(Manifest, read_yaml(path), lambda _: str(path)).files
 
 
 def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
-    """Fetches what the manifest names and the data root lacks; gives what was fetched.
+    """Fetches the files of the manifest that the data root lacks, and returns their paths.
 
-    Raises ConfigError, in one line, for a file that can't be fetched or whose digest is another.
+    Raises ConfigError, in one line, for a file that can't be fetched or whose digest differs.
     """
     import pooch
     import requests
@@ -61,9 +61,9 @@ def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
             raise ConfigError(
                 f"{source.path}: can't be fetched from {source.url} ({reason}); put it into {data_root} yourself"
             ) from error
-        except ValueError as error:  # pooch's word for a digest that differs; it has removed the file
+        except ValueError as error:  # pooch raises it for a digest that differs, and removes the file
             raise ConfigError(
-                f"{source.path}: what {source.url} gave has another SHA-256 than {source.sha256[:16]}…"
+                f"{source.path}: the file from {source.url} has another SHA-256 than {source.sha256[:16]}…"
             ) from error
         fetched.append(target)
     return fetched

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: bars on a terminal, plain lines elsewhere."""
+"""The progress of a run as it is shown: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ LINE_SECONDS = 30.0  # between two plain lines about one cell
 
 
 class Display:
-    """Listens to the events of ``run_cells``; a context manager."""
+    """Shows the events that it is called with; bars are drawn inside its ``with`` block.
+
+    total     cells to run
+    console   rich's, which knows whether it is a terminal
+    """
 
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console, self.done = total, console, 0
@@ -52,7 +56,8 @@ class Display:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
-        {"start": self._start, "progress": self._step, "end": self._end}[event.kind](event)
+        """Shows what happens to a cell."""
+        {"start": self._start, "progress": self._step, "silent": self._silent, "end": self._end}[event.kind](event)
 
     def _start(self, event: Event) -> None:
         self._started[event.cell.hash] = self._said[event.cell.hash] = time.monotonic()
@@ -73,6 +78,9 @@ class Display:
         elif time.monotonic() - self._said[event.cell.hash] >= LINE_SECONDS:
             self._said[event.cell.hash] = time.monotonic()
             self._print(f"  {event.cell.title}: step {event.step}/{event.num_steps}, {self._note(event)}")
+
+    def _silent(self, event: Event) -> None:
+        self._print(f"  {event.cell.title}: no progress for {event.seconds:.0f} s")
 
     def _end(self, event: Event) -> None:
         self.done += 1

@@ -22,7 +22,7 @@ def environment(device: str) -> Environment:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         packages=versions(),
-        device=device_name(device),
+        device=hardware_name(device),
         threads=torch.get_num_threads(),
         commit=revision,
         dirty=dirty,
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def device_name(device: str) -> str:
+def hardware_name(device: str) -> str:
     """The model of the GPU, or of the processor."""
     if device.startswith("cuda"):
         import torch

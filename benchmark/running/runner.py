@@ -7,6 +7,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmark.interface import Splits, Task
+from benchmark.files import as_machine_fault, is_machine_fault, remove_abandoned
+from benchmark.interface import HasCurves, Splits, Task
 from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
-from benchmark.running import provenance
+from benchmark.running import checkpoint, provenance
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import TrainSettings
@@ -32,24 +34,26 @@ class Place:
     output: Path
     cache: Path
     device: str = "cpu"
-    threads: int = 1
     include: tuple[Path, ...] = ()
     debug: bool = False
+    cell_timeout: float = 3600.0  # seconds without progress after which a cell is ended
     rank: int = 0  # among the processes that train one cell together (torchrun); only rank 0 writes
     processes: int = 1  # that train one cell together
 
 
 @dataclass(frozen=True)
 class Event:
-    """A cell's start, progress or end, for the display."""
+    """What happens to a cell, for the display and the run."""
 
-    kind: str  # start, progress, end
+    kind: str  # start, progress, silent (no progress for some seconds), end, fault (of the machine, for this reason)
     cell: Cell
     step: int = 0
     num_steps: int = 0
     loss: float | None = None
     phase: str = ""
     record: Record | None = None
+    seconds: float = 0.0
+    reason: str = ""
 
 
 Listener = Callable[[Event], None]
@@ -75,6 +79,16 @@ def to_run(cells: Iterable[Cell], output: Path, *, rerun: bool = False, retry_fa
     return [cell for cell in cells if rerun or status_of(cell, output) not in done]
 
 
+def clean(output: Path, cells: Iterable[Cell], *, rerun: bool = False) -> None:
+    """Removes what killed runs left: temporary files, and checkpoints of cells that have a record or are to start anew."""
+    remove_abandoned(output)
+    for cell in cells:
+        if rerun or status_of(cell, output) is not None:
+            checkpoint.remove(output / CHECKPOINTS / cell.hash)
+    with suppress(OSError):
+        (output / CHECKPOINTS).rmdir()  # where it is empty
+
+
 def status_of(cell: Cell, output: Path) -> str | None:
     """The status of a cell's record; None where the record is missing or damaged."""
     path = cell.path(output)
@@ -96,7 +110,10 @@ class Figures(NamedTuple):
 
 
 def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Record:
-    """Trains, evaluates and writes one cell.  Whatever goes wrong in it becomes its record and is not raised."""
+    """Trains, evaluates and writes one cell.  Whatever goes wrong in it becomes its record and is not raised.
+
+    Raises MachineFault where the machine fails and not the cell, which then has no record.
+    """
     started, clock = datetime.now(UTC), time.perf_counter()
     figures: Figures | None = None
     status: Status = "completed"
@@ -107,6 +124,8 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Rec
         try:
             figures = _measured(cell, place, listen)
         except Exception as error:
+            if is_machine_fault(error):
+                raise as_machine_fault(error, cell.title) from error
             if place.debug:
                 traceback.print_exc()
             status, reason = _verdict(error)
@@ -124,10 +143,7 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Rec
         return record
     columns, curves = (None, None) if figures is None else (figures.columns, figures.curves)
     record = write_record(cell.path(place.output), record, columns, curves)
-    if record.is_completed:
-        from benchmark.running import checkpoint
-
-        checkpoint.remove(_checkpoint_folder(cell, place))
+    checkpoint.remove(_checkpoint_folder(cell, place))
     return record
 
 
@@ -189,8 +205,8 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
     peak = memory.peak_bytes(place.device)
     listen(Event("progress", cell, training.num_steps, training.num_steps, None, "testing"))
     columns = trainer.evaluate(splits.test)
-    curves = {"training": training.curve, "validation": training.validation}
-    if hasattr(task, "curves"):
+    curves: dict[str, Any] = {"training": training.curve, "validation": training.validation}
+    if isinstance(task, HasCurves):
         curves |= task.curves(trainer.bare)
     seconds, sequence = max(training.seconds, 1e-9), trainer.sequence
     kernels = {layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())
@@ -221,7 +237,10 @@ def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
     settings = {key: cell.config[key] for key in cell.config if key not in ("train", "options", "limit")}
     cls: Any = load_task(cell.task)
     task: Task = cls(cls.settings[cell.backbone].model_validate(settings), backbone=cell.backbone)
-    splits = task.load_data(cell.data_root, place.cache)
+    try:
+        splits = task.load_data(cell.data_root, place.cache)
+    except OSError as error:  # the plan has read the same files a moment ago
+        raise as_machine_fault(error, cell.title) from error
     return task, splits, TrainSettings.model_validate({**cell.config["train"], "parallel": cell.parallel})
 
 
@@ -254,8 +273,8 @@ def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda 
     import torch
 
     memory.keep_freed_memory()
-    torch.set_num_threads(place.threads)
     for cell in cells:
+        torch.set_num_threads(cell.threads)
         listen(Event("start", cell))
         record = run_cell(cell, place, listen)
         listen(Event("end", cell, record=record))

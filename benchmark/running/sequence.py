@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark.interface import Task
+from benchmark.interface import PartsSequences, Task
 from benchmark.multihead import MultiHeadAttention
 
 
@@ -24,11 +24,11 @@ class SequenceParallel:
     """
 
     def __init__(self, task: Task, model: nn.Module, *, num_parts: int, rank: int) -> None:
-        self.task: Any = task
+        if not isinstance(task, PartsSequences):
+            raise ValueError(f"parallel = 'sequence': {task.name} can't cut its batches into parts of sequences")
+        self.task: PartsSequences = task
         self.num_parts, self.rank = num_parts, rank
         self.layers = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
-        if not hasattr(task, "part_of"):
-            raise ValueError(f"parallel = 'sequence': {task.name} can't cut its batches into parts of sequences")
         lacking = {type(layer.attention).__name__ for layer in self.layers if not hasattr(layer.attention, "make_part")}
         if lacking or not self.layers:
             who = ", ".join(sorted(lacking)) or "a model without attention"

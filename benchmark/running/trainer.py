@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
-from benchmark.interface import LossSum, Metric, Splits, Task
+from benchmark.interface import CountsTokens, LossSum, Metric, Splits, Task
 from benchmark.results import MetricValue
 from benchmark.running import checkpoint
 from benchmark.running.schedule import learning_rate
@@ -37,7 +37,7 @@ class Progress:
 
     step: int
     num_steps: int
-    loss: float
+    loss: float | None
     phase: str = "training"
 
 
@@ -107,14 +107,14 @@ class Trainer:
             # Each process draws its own dropout; with one seed all of them would drop the same places.
             mixed = np.random.SeedSequence([self.seed, self.state.step, self.rank])
             torch.manual_seed(int(mixed.generate_state(1)[0]))
-        batches = self._batches(self.state.step)
+        batches = self.batches(self.state.step)
         evaluate_every = self.train.eval_every or self.steps_per_epoch
         while self.state.step < self.num_steps and not self._out_of_patience():
             started = time.perf_counter()
-            loss = self._step(next(batches))
+            loss = self.step(next(batches))
             self.state.step += 1
             self.state.seconds += time.perf_counter() - started
-            self._log(loss)
+            self.log(loss)
             if self.state.step % evaluate_every == 0 or self.state.step == self.num_steps:
                 self._validate()
             if self.state.step % self.train.checkpoint_every == 0 and self.state.step < self.num_steps:
@@ -125,10 +125,11 @@ class Trainer:
             self.bare.load_state_dict(best["model"])
         return self.state
 
-    def _batches(self, first_step: int) -> Iterator[list[int]]:
+    def batches(self, first_step: int) -> Iterator[list[int]]:
         """The example indices of each step.
 
-        The order of an epoch depends on seed and epoch only.  The last batch of an epoch may be shorter."""
+        The order of an epoch depends on seed and epoch only.  The last batch of an epoch may be shorter.
+        """
         size, step = self.train.batch_size, first_step
         while True:
             epoch, position = divmod(step, self.steps_per_epoch)
@@ -138,10 +139,11 @@ class Trainer:
                 yield chunk.tolist()
                 step += 1
 
-    def _step(self, indices: Sequence[int]) -> float:
+    def step(self, indices: Sequence[int]) -> float:
         """One update of the weights; returns the loss.
 
-        The gradient is that of the mean over all terms of the step, however the step is cut into micro-batches."""
+        The gradient is that of the mean over all terms of the step, however the step is cut into micro-batches.
+        """
         rate = learning_rate(
             self.train, self.state.step, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch
         )
@@ -205,7 +207,7 @@ class Trainer:
 
     def _batch(self, indices: Sequence[int]) -> Any:
         batch = to_device(self.task.collate([self.splits.train[index] for index in indices]), self.accelerator.device)
-        if hasattr(self.task, "tokens"):
+        if isinstance(self.task, CountsTokens):
             self.state.tokens += self.task.tokens(batch)
         return batch
 
@@ -222,7 +224,8 @@ class Trainer:
             raise Diverged(f"the loss is {loss} at step {self.state.step + 1} of {self.num_steps}: training diverged")
         return loss
 
-    def _log(self, loss: float) -> None:
+    def log(self, loss: float) -> None:
+        """Keeps the loss of the step that was just taken for the curve, and reports it."""
         every = max(1, self.num_steps // LOGGED_POINTS)
         if self.state.step % every == 0 or self.state.step in (1, self.num_steps):
             step = self.state.step - 1
@@ -259,6 +262,7 @@ class Trainer:
             batch_size=self.train.eval_batch_size,
             limit=self.limit,
             accelerator=self.accelerator,
+            on_batch=lambda: self.report(Progress(self.state.step, self.num_steps, None, "evaluating")),
         )
 
     def _out_of_patience(self) -> bool:
@@ -282,8 +286,8 @@ class Trainer:
         return checkpoint.load(self.folder / name) if self.folder is not None else None
 
     def _resume(self) -> None:
-        saved = self._load(checkpoint.LAST)
-        if saved is None:
+        saved, best = self._load(checkpoint.LAST), self._load(checkpoint.BEST)
+        if saved is None or (saved["state"]["best_step"] and best is None):  # damaged ones: training begins anew
             return
         self.bare.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -313,6 +317,7 @@ def evaluate(
     batch_size: int,
     limit: int | None = None,
     accelerator: Accelerator | None = None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
     """Values by example: column name -> (examples,).  No example is dropped, and the batch size changes no value."""
     count = len(part) if limit is None else min(limit, len(part))
@@ -324,6 +329,7 @@ def evaluate(
         for first in range(0, count, batch_size):
             examples = [part[index] for index in range(first, min(first + batch_size, count))]
             values = task.score(model, to_device(task.collate(examples), device))
+            on_batch()
             collected.append({name: value.detach().cpu() for name, value in values.items()})
     columns = {name: torch.cat([values[name] for values in collected]).numpy() for name in collected[0]}
     for name, column in columns.items():

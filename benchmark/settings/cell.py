@@ -31,6 +31,11 @@ class Cell:
     unsupported: str | None = None  # why the attention can't do the pattern; None where it can
 
     @property
+    def threads(self) -> int:
+        """Threads of torch that the cell is run with."""
+        return int(self.config["train"]["threads"])
+
+    @property
     def stem(self) -> str:
         """The record's file name without its ending."""
         return f"{self.backbone}.{self.pattern}.{self.attention}.s{self.seed}.{self.hash}"

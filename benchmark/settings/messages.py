@@ -12,9 +12,30 @@ from benchmark.registry import (
     nearest,
 )
 
+MOST_CHARACTERS = 300  # of a message: a line that a terminal shows whole
+_MOST_OF_A_VALUE = 60
+
 
 class ConfigError(ValueError):
     """The user asked for something that can't be run.  The text is one line: where, key, value, what is allowed."""
+
+
+def shortened(text: str, limit: int = _MOST_OF_A_VALUE) -> str:
+    """The text in one line of at most this many characters; the middle is left out where it is longer."""
+    text = " ".join(text[: 4 * limit].split()) if len(text) <= 4 * limit else text[: 2 * limit] + text[-2 * limit :]
+    if len(text) <= limit:
+        return text
+    head = limit * 2 // 3
+    return f"{text[:head]}…{text[-(limit - head - 1) :]}"
+
+
+def shown(value: Any) -> str:
+    """A value as a message names it, however large it is."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_MOST_OF_A_VALUE:
+        return "a number of very many digits"
+    if isinstance(value, Mapping | list | tuple):
+        return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}" if value else repr(value)
+    return shortened(str(value) if isinstance(value, Path) else repr(value))
 
 
 def validate(
@@ -27,18 +48,22 @@ def validate(
         faults = error.errors(include_url=False)
         # A misspelt key is told first: it is why another key is missing.
         first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
-        raise ConfigError(_message(model, first, origin, prefix)) from None
+        raise ConfigError(_message(model, content, first, origin, prefix)) from None
 
 
-def _message(model: type[BaseModel], fault: Mapping[str, Any], origin: Callable[[str], str], prefix: str) -> str:
-    location = [str(part) for part in fault["loc"] if not _is_branch(part)]
+def _message(
+    model: type[BaseModel], content: Any, fault: Mapping[str, Any], origin: Callable[[str], str], prefix: str
+) -> str:
+    location = _keys(model, content, fault["loc"])
     key = prefix + ".".join(location)
     where = origin(key.rstrip("."))
+    key = shortened(key)
     if fault["type"] == "extra_forbidden":
         allowed = sorted(_fields(model, location[:-1]))
         group = (prefix + ".".join(location[:-1])).rstrip(".")
         inside = f" of {group}" if group else ""
-        return f"{where}: unknown key {location[-1]!r}{inside}{nearest(location[-1], allowed)}; allowed: {', '.join(allowed)}"
+        name = location[-1]
+        return f"{where}: unknown key {shown(name)}{inside}{nearest(name, allowed)}; allowed: {', '.join(allowed)}"
     if fault["type"] == "missing":
         return f"{where}: {key} is missing"
     text = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -46,7 +71,25 @@ def _message(model: type[BaseModel], fault: Mapping[str, Any], origin: Callable[
     value = fault.get("input")
     if isinstance(value, BaseModel | Mapping) and fault["type"] == "value_error":
         return f"{where}: {key.rstrip('.')}: {text}" if key else f"{where}: {text}"
-    return f"{where}: {key} = {str(value) if isinstance(value, Path) else repr(value)}: {text}"
+    return f"{where}: {key} = {shown(value)}: {text}"
+
+
+def _keys(model: type[BaseModel], content: Any, location: Sequence[Any]) -> list[str]:
+    """The keys of a fault's location, without the branches of unions that pydantic names in it.
+
+    A part is a key where the content has it, or where the model has such a field; the last part of an unknown key is one
+    always.
+    """
+    keys: list[str] = []
+    for part in location:
+        if (isinstance(content, Mapping) and part in content) or (
+            isinstance(content, list | tuple) and isinstance(part, int) and part < len(content)
+        ):
+            content = content[part]
+        elif str(part) not in _fields(model, keys):
+            continue
+        keys.append(str(part))
+    return keys or [str(part) for part in location[-1:]]
 
 
 _PLAINER = {  # pydantic's kind of fault -> plainer words
@@ -65,11 +108,6 @@ _PLAINER = {  # pydantic's kind of fault -> plainer words
     "model_type": "must be a name, or settings by name, as {key: value}",
     "path_type": "must be a path",
 }
-
-
-def _is_branch(part: Any) -> bool:
-    """Pydantic names the branches of a union in a location: ``AttentionSpec``, ``function-after[…]``, ``str``."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "int", "float", "bool") or part[:1].isupper())
 
 
 def _fields(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:

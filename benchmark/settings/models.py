@@ -40,6 +40,8 @@ class TrainSettings(Settings):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     eval_every: int | None = Field(default=None, ge=1)  # steps; every epoch where left out
     patience: int | None = Field(default=None, ge=1)  # evaluations without an improvement before training stops
+    # Threads of torch on a CPU.  They change the last bits of sums, so they belong to the settings; --jobs does not change them.
+    threads: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)  # steps between resumable checkpoints
     # What each of several processes (torchrun) takes: whole examples of a batch, or a part of every sequence.  It says how a
     # result is computed and not which, like the number of processes, so dumps and hashes leave it out.

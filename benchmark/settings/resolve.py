@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmark.interface import PRESETS
+from benchmark.interface import PRESETS, PartsSequences
 from benchmark.registry import (
     TASKS,
     attention_names,
@@ -117,7 +117,7 @@ def check_parallel(
     places = [override.origin for override in overrides if own_key(override, task) == "train.parallel"]
     where = f"{places[-1] if places else f'tasks/{task}/presets.yaml'}: train.parallel = {train.parallel!r}"
     cls: Any = load_task(task)
-    if not hasattr(cls, "part_of"):
+    if not issubclass(cls, PartsSequences):
         raise ConfigError(f"{where}: {task} can't cut its batches into parts of sequences; allowed: 'data'")
     for site in cls.backbones[backbone]:
         name = attention if site == pattern else "softmax"

@@ -7,29 +7,98 @@ from typing import Any
 
 import yaml
 
-from benchmark.settings.messages import ConfigError, validate
+from benchmark.settings.messages import ConfigError, shortened, shown, validate
 from benchmark.settings.models import Override, RunFile, RunSettings
+
+MOST_BYTES = 1 << 20  # of a file
+MOST_VALUES = 10_000  # of a file, those of aliases counted each time: a bomb of 500 bytes has billions
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice; plain YAML would silently keep the last one."""
+    """Safe YAML of plain values, which refuses a key given twice; plain YAML would silently keep the last one."""
+
+    yaml_implicit_resolvers = {  # dates stay text: no setting is one
+        first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The node's value; a scalar that isn't of its type is a fault of the file."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, OverflowError, AttributeError, KeyError) as error:
+            if isinstance(error, yaml.YAMLError):
+                raise
+            said = shown(node.value) if isinstance(node.value, str) else "a value"
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{said} is not of type {kind}", node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping without repeated keys."""
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "a mapping is wanted", node.start_mark)
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # a merge key, <<, is resolved by the base class
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                fault = f"key {shown(key)} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, fault, key_node.start_mark)
             seen.add(key if isinstance(key, str | int) else id(key_node))
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Resolves merge keys, as long as they stay few."""
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, f"over {MOST_VALUES:,} merged keys", node.start_mark)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Plain values: text, numbers, true or false, null, lists and mappings.  Raises ConfigError that begins with ``where``."""
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {_yaml_fault(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not valid YAML: nested too deeply") from None
+    _check_plain(content, where)
+    return content
+
+
+def _check_plain(content: Any, where: str) -> None:
+    """Raises ConfigError for values of other types, and for more values than any run has."""
+    waiting, count = [("", content)], 0
+    while waiting:
+        key, value = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ConfigError(
+                f"{where}: over {MOST_VALUES:,} values (aliases counted each time); settings have some hundred"
+            )
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if not isinstance(name, str):
+                    raise ConfigError(f"{where}: {shortened(key) or 'key'} {shown(name)}: a key must be text")
+                waiting.append((f"{key[:200]}.{name}".lstrip("."), inner))
+        elif isinstance(value, list):
+            waiting += [(key, inner) for inner in value]
+        elif not isinstance(value, str | int | float | None):
+            kind = type(value).__name__
+            raise ConfigError(
+                f"{where}: {shortened(key) or 'value'}: is a {kind}; numbers, text, lists and mappings are allowed"
+            )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's mapping.  Raises ConfigError with file and line."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes; a file of settings has at most {MOST_BYTES:,}")
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -38,17 +107,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {_yaml_fault(error)}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
     if content is None:
         raise ConfigError(f"{path}: empty; settings are wanted")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be 'key: value' lines, got {type(content).__name__}")
-    for key in content:
-        if not isinstance(key, str):
-            raise ConfigError(f"{path}: key {key!r}: a key must be text")
     return content
 
 
@@ -59,16 +121,17 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
 
 
 def parse_assignment(text: str, flag: str = "--set") -> Override:
-    """An assignment ``key=value`` of --set.  The value is YAML: ``1e-3`` is a number, ``null`` is None."""
+    """An assignment ``key=value`` of --set.  The value is YAML: ``1e-3`` is a number, ``"2"`` is text, ``null`` is None."""
     key, sign, value = text.partition("=")
+    origin = f"{flag} {shortened(text, 80)}"
     if not sign or not key.strip():
         example = "train.steps=100" if flag == "--set" else "lavo.window=32"
-        raise ConfigError(f"{flag} {text}: must be key=value, as in {flag} {example}")
-    try:
-        parsed = yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{flag} {text}: the value is not valid YAML: {_yaml_fault(error)}") from None
-    return Override(key.strip(), _number(parsed), f"{flag} {text}")
+        raise ConfigError(f"{origin}: must be key=value, as in {flag} {example}")
+    if len(text) > MOST_BYTES:
+        raise ConfigError(f"{origin}: longer than {MOST_BYTES:,} characters")
+    parsed = parse_yaml(value, origin) if value.strip() else ""
+    quoted = value.strip()[:1] in ("'", '"')
+    return Override(key.strip(), parsed if quoted else _number(parsed), origin)
 
 
 def _number(value: Any) -> Any:

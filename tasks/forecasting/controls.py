@@ -1,11 +1,10 @@
-"""What rules without attention forecast: the last value, the last season, and DLinear."""
+"""Controls without attention: the last value, the last season, and DLinear."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,33 +13,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.files import replacing
 from tasks.forecasting.data import Windows
 from tasks.forecasting.metrics import mae, mse
 
 Forecast = Callable[[Tensor], Tensor]
-DLINEAR_VERSION = 1  # raised when DLinear's figures change: it is part of its file's name in the cache
+DLINEAR_VERSION = 1  # raised when DLinear's figures change; the cached file's name depends on it
 
 
 def repeat(history: Tensor, pred_len: int) -> Tensor:
-    """The last value, again and again.  (windows, seq_len, columns) -> (windows, pred_len, columns)"""
+    """Repeats the last value.  (windows, seq_len, columns) -> (windows, pred_len, columns)"""
     return history[:, -1:].expand(-1, pred_len, -1)
 
 
 def seasonal_naive(history: Tensor, pred_len: int, season: int) -> Tensor:
-    """The last season, again and again; season is at most seq_len.  Shapes as in ``repeat``."""
+    """Repeats the last season, which is at most seq_len steps long.  Shapes as in ``repeat``."""
     return history[:, history.shape[1] - season + torch.arange(pred_len) % season]
 
 
 class DLinear(nn.Module):
-    """Zeng et al., AAAI 2023, arXiv 2205.13504: a linear map of the moving average, and one of what it leaves.
+    """A linear map of the moving average plus a linear map of the rest (Zeng et al., AAAI 2023, arXiv 2205.13504).
 
-    The maps are the same for all columns.  Both begin as the mean of the history.
+    All columns share the maps.  Before training both give the mean of the history.
     """
 
     def __init__(self, seq_len: int, pred_len: int, kernel: int = 25) -> None:
         super().__init__()
         self.kernel = kernel
-        # The usual initialisation would draw from the global generator, which belongs to the cell.
+        # The usual initialisation would draw from the global generator and so change the cell's random numbers.
         self.trend, self.rest = (nn.utils.skip_init(nn.Linear, seq_len, pred_len) for _ in range(2))
         for linear in (self.trend, self.rest):
             nn.init.constant_(linear.weight, 1 / seq_len)
@@ -63,10 +63,10 @@ def train_dlinear(
     learning_rate: float = 5e-3,
     patience: int = 3,
 ) -> DLinear:
-    """DLinear by Adam on the squared error; the epoch with the least validation error is kept.
+    """DLinear, trained with Adam on the squared error; the epoch with the least validation error is kept.
 
-    The rate is halved each epoch from the third on.  The same weights for the same data: nothing is drawn but the order
-    of windows, from a generator of its own.
+    The learning rate is halved each epoch from the third on.  Training stops after ``patience`` epochs without a better
+    validation error.  The same data give the same weights: only the order of windows is random, with its own generator.
     """
     generator = torch.Generator().manual_seed(0)
     model = DLinear(train.lengths.seq_len, train.lengths.pred_len)
@@ -92,7 +92,7 @@ def train_dlinear(
 
 @torch.no_grad()
 def window_errors(forecast: Forecast, windows: Windows) -> dict[str, np.ndarray]:
-    """``mse`` and ``mae`` of each window."""
+    """``mse`` and ``mae`` of each window, each (windows,)."""
     pairs = [(mse(p, t), mae(p, t)) for p, t in _in_chunks(forecast, windows)]
     return {
         name: torch.cat(values).numpy() for name, values in zip(("mse", "mae"), zip(*pairs, strict=True), strict=True)
@@ -107,10 +107,10 @@ def _in_chunks(forecast: Forecast, windows: Windows, size: int = 256) -> Iterato
 def control_errors(
     parts: Sequence[Windows], *, season: int, fingerprint: str, cache: Path
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Name -> the errors of each test window.
+    """Control -> ``mse`` and ``mae`` of each test window.
 
-    ``seasonal_naive`` is left out where the season is longer than the history.  DLinear's errors are kept in ``cache``:
-    every cell on the same data needs them.
+    ``seasonal_naive`` is left out if the season is longer than the history.  DLinear's errors are kept in ``cache``,
+    because every cell on the same data needs them.
     """
     train, validation, test = parts
     seq_len, _, pred_len = train.lengths
@@ -122,16 +122,9 @@ def control_errors(
     key = json.dumps([DLINEAR_VERSION, fingerprint, values, list(train.lengths), spans])
     path = cache / f"dlinear-{fingerprint[:16]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if not path.is_file():
-        _write(path, window_errors(train_dlinear(train, validation), test))
+        errors = window_errors(train_dlinear(train, validation), test)
+        with replacing(path) as file:
+            np.savez(file, mse=errors["mse"], mae=errors["mae"])
     with np.load(path) as stored:
         controls["dlinear"] = dict(stored)
     return controls
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Whole or not at all: cells of other processes read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, mse=arrays["mse"], mae=arrays["mae"])
-    temporary.replace(path)

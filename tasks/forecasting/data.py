@@ -1,4 +1,4 @@
-"""Series -> three parts of windows: lengths, split, filling, standardising, time features."""
+"""From a series to three parts of windows: lengths, split, filling, standardising, time features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from benchmark.settings import Settings
 from tasks.forecasting.series import Duplicates, Missing, Series, describe_step, parse_step, read_series
 from tasks.forecasting.synthetic import HOUR, START, make_series
 
-# seq_len and label_len by horizon, as in Informer's scripts (github zhouhaoyi/Informer2020, scripts/{ETTh1,…}.sh).
+# Name and features -> horizon -> seq_len and label_len, from Informer's scripts (github zhouhaoyi/Informer2020,
+# scripts/{ETTh1,…}.sh).
 LENGTHS: dict[tuple[str, str], dict[int, tuple[int, int]]] = {
     ("ETTh1", "M"): {24: (48, 48), 48: (96, 48), 168: (168, 168), 336: (168, 168), 720: (336, 336)},
     ("ETTh1", "S"): {24: (720, 168), 48: (720, 168), 168: (720, 336), 336: (720, 336), 720: (720, 336)},
@@ -34,37 +35,39 @@ MONTH = 30 * 24 * HOUR
 
 
 class DataSettings(Settings):
-    """Which series, how it is read, split and cut into windows."""
+    """Which series is read, and how it is split and cut into windows."""
 
     file: str | None = Field(
-        default=None, description="in lstf/ of the data root, or a path; ETTh1.csv where there is a root"
+        default=None, description="in lstf/ of the data root, or a path; null: ETTh1.csv if there is a data root"
     )
     date: str = Field(default="date", description="column of the time stamps")
-    date_format: str | None = Field(default=None, description="strptime format of the time stamps; ISO 8601 where null")
-    columns: tuple[str, ...] | None = Field(default=None, description="columns to read; all but the date where null")
+    date_format: str | None = Field(default=None, description="strptime format of the time stamps; null: ISO 8601")
+    columns: tuple[str, ...] | None = Field(default=None, description="columns to read; null: all but the date")
     target: str | None = Field(
-        default=None, description="the column of features=S, and of the plots; the last where null"
+        default=None, description="the column of features=S and of the plots; null: by data set, else the last"
     )
-    features: Literal["M", "S"] = Field(default="M", description="M: all columns forecast all; S: the target alone")
+    features: Literal["M", "S"] = Field(default="M", description="M: all columns forecast all; S: only the target")
     step: str | None = Field(
-        default=None, description="time between rows, as 1h or 15min; the most frequent where null"
+        default=None, description="time between rows, such as 1h or 15min; null: the most frequent one"
     )
-    missing: Missing = Field(default="refuse", description="empty cells and missing time stamps")
-    duplicates: Duplicates = Field(default="refuse", description="time stamps that stand twice")
+    missing: Missing = Field(default="refuse", description="what to do with empty cells and missing time stamps")
+    duplicates: Duplicates = Field(default="refuse", description="what to do with time stamps that occur twice")
     split: Literal["auto", "months", "ratio"] = Field(
-        default="auto", description="auto: months for ETT files, else ratio"
+        default="auto", description="auto: months for ETT files, ratio for others"
     )
     ratio: tuple[float, float, float] = Field(
-        default=(0.7, 0.1, 0.2), description="train, validation, test of split=ratio"
+        default=(0.7, 0.1, 0.2), description="shares of train, validation and test for split=ratio"
     )
     pred_len: int = Field(default=24, ge=1, description="the horizon, in steps")
     seq_len: int | None = Field(
-        default=None, ge=1, description="history for the encoder; by horizon as published where null"
+        default=None, ge=1, description="steps of history for the encoder; null: as published for the horizon"
     )
-    label_len: int | None = Field(default=None, ge=1, description="its last steps, for the decoder; likewise")
+    label_len: int | None = Field(
+        default=None, ge=1, description="last steps of the history for the decoder; null: as published for the horizon"
+    )
     num_rows: int = Field(default=4000, ge=100, description="hours of the embedded series")
     num_columns: int = Field(default=5, ge=1, description="columns of the embedded series")
-    seed: int = Field(default=0, ge=0, description="of the embedded series")
+    seed: int = Field(default=0, ge=0, description="seed of the embedded series")
 
     @field_validator("step")
     @classmethod
@@ -78,14 +81,16 @@ class DataSettings(Settings):
         if (self.seq_len is None) != (self.label_len is None):
             raise ValueError("seq_len and label_len are given together, or both left to the table of horizons")
         if self.seq_len is not None and self.label_len is not None and self.label_len > self.seq_len:
-            raise ValueError(f"label_len {self.label_len} is more than seq_len {self.seq_len}, whose end it is")
+            raise ValueError(
+                f"label_len {self.label_len} is more than seq_len {self.seq_len}, but it is the end of that history"
+            )
         if min(self.ratio) <= 0 or abs(sum(self.ratio) - 1) > 1e-6:
             raise ValueError(f"ratio {self.ratio}: three positive numbers that sum to 1 are needed")
         return self
 
 
 class Lengths(NamedTuple):
-    """Steps of the encoder's history, of the decoder's known part, and of the forecast."""
+    """The number of steps of the encoder's history, of the decoder's known part, and of the forecast."""
 
     seq_len: int
     label_len: int
@@ -93,7 +98,7 @@ class Lengths(NamedTuple):
 
 
 class Window(NamedTuple):
-    """One example; history ends where future begins."""
+    """One example; the future follows directly on the history."""
 
     history: Tensor  # float32 (seq_len, columns), standardised
     history_times: Tensor  # float32 (seq_len, time features)
@@ -102,7 +107,7 @@ class Window(NamedTuple):
 
 
 class Windows(Sequence[Window]):
-    """Every window whose future lies in rows first … stop - 1; its history may begin before ``first``."""
+    """All windows whose future lies in rows first … stop - 1; the history of a window may begin before ``first``."""
 
     def __init__(
         self, values: Tensor, times: Tensor, *, first: int, stop: int, lengths: Lengths, stride: int = 1
@@ -129,11 +134,11 @@ class Windows(Sequence[Window]):
         )
 
     def histories(self) -> Tensor:
-        """All histories as one view.  (windows, seq_len, columns)"""
+        """The histories of all windows, as one view.  (windows, seq_len, columns)"""
         return self._unfolded(-self.lengths.seq_len, self.lengths.seq_len)
 
     def futures(self) -> Tensor:
-        """All futures as one view.  (windows, pred_len, columns)"""
+        """The futures of all windows, as one view.  (windows, pred_len, columns)"""
         return self._unfolded(0, self.lengths.pred_len)
 
     def _unfolded(self, offset: int, length: int) -> Tensor:
@@ -142,13 +147,13 @@ class Windows(Sequence[Window]):
 
 
 class ForecastData(NamedTuple):
-    """What ``load_forecast_data`` gives: the parts, and what the model, controls and plots must know."""
+    """The loaded data: the parts, and all facts that the model, the controls and the plots need."""
 
     splits: Splits
-    parts: tuple[Windows, Windows, Windows]  # the splits' train, validation, test
+    parts: tuple[Windows, Windows, Windows]  # train, validation and test of the splits
     lengths: Lengths
     num_time_features: int
-    season: int  # steps
+    season: int  # in steps
     target_index: int
     mean: np.ndarray  # (columns,), of the training rows
     deviation: np.ndarray  # (columns,)
@@ -158,10 +163,10 @@ class ForecastData(NamedTuple):
 def load_forecast_data(
     settings: DataSettings, data_root: Path | None, *, stride: int = 1, drop_last: int = 0
 ) -> ForecastData:
-    """The windows of the three parts.
+    """The windows of the three parts.  Raises ValueError, in one line, for data that can't be used.
 
-    stride     of validation and test windows; 1 scores every one
-    drop_last  leave out what exceeds a multiple of this many test windows, as the published loader does; 0 keeps all
+    stride     takes every stride-th window of validation and test; 1 takes all
+    drop_last  keeps a multiple of this many test windows, as the published loader does; 0 keeps all
     """
     series, name, embedded = _load_series(settings, data_root)
     target = _target(settings, series, name)
@@ -213,7 +218,10 @@ def load_forecast_data(
 def _parts(
     values: Tensor, times: Tensor, bounds: Sequence[int], lengths: Lengths, stride: int, drop_last: int
 ) -> tuple[Windows, Windows, Windows]:
-    """Training windows have their whole history in the training part; those of the other parts begin before it."""
+    """The windows of each part.
+
+    The history of a training window lies in the training part; in the other parts it may begin in the part before.
+    """
     _, validation_first, test_first, end = bounds
     test_stop = end
     if drop_last:
@@ -236,7 +244,10 @@ def _parts(
 def _standardise(
     values: np.ndarray, mean: np.ndarray, deviation: np.ndarray, columns: Sequence[str], name: str
 ) -> Tensor:
-    """float32 (rows, columns).  Raises ValueError for a column that leaves float32's range after the training part."""
+    """The standardised values, float32 (rows, columns).
+
+    Raises ValueError for a column that leaves float32's range after the training part.
+    """
     standardised = (values - mean) / deviation
     for column, largest in zip(columns, np.abs(standardised).max(0), strict=True):
         if largest > np.finfo(np.float32).max:
@@ -269,7 +280,7 @@ def _load_series(settings: DataSettings, data_root: Path | None) -> tuple[Series
 
 
 def _find(file: str, data_root: Path | None) -> Path:
-    """The file in lstf/ of the data root where it is there, else the path itself."""
+    """The file in lstf/ of the data root if it exists there, else the path itself."""
     if data_root is None or Path(file).is_absolute():
         return Path(file)
     inside = data_root / "lstf" / file
@@ -299,7 +310,7 @@ def _lengths(settings: DataSettings, name: str, embedded: bool) -> Lengths:
 
 
 def _split(settings: DataSettings, series: Series, name: str, lengths: Lengths) -> list[int]:
-    """Rows at which the parts begin, and the end of the last: [0, validation, test, end]."""
+    """The rows at which the parts begin, and the end of the last part: [0, validation, test, end]."""
     num_rows = len(series.values)
     if settings.split == "months" or (settings.split == "auto" and name.startswith("ETT")):
         if MONTH % series.step:
@@ -327,18 +338,18 @@ def _split(settings: DataSettings, series: Series, name: str, lengths: Lengths) 
 
 
 def fill(series: Series, bounds: Sequence[int], missing: Missing, name: str) -> np.ndarray:
-    """Values without NaN.  (rows, columns)
+    """The values without NaN.  (rows, columns)
 
-    ``interpolate`` draws a line between the neighbours, yet never from a later part into an earlier one: at the end of
-    a part the last value is carried on, as ``forward_fill`` does everywhere.
-    Raises ValueError for a column that begins with a gap: nothing is there to go on from.
+    ``interpolate`` draws a line between neighbours, but uses no value of a later part in an earlier one: at the end of a
+    part it carries the last value on, as ``forward_fill`` does everywhere.
+    Raises ValueError for a column that begins with a gap, because there is no value before it.
     """
     values = series.values.copy()
     for index, column in enumerate(series.columns):
         if np.isnan(values[0, index]):
             raise ValueError(
                 f"{name}, column {column!r}: no value on the first row, {series.dates[0]}, so data.missing={missing} has "
-                "nothing to go on from; allowed is a file that begins where the column does, or data.columns without it"
+                "no earlier value to fill with; allowed is a file that begins where the column does, or data.columns without it"
             )
         for first, stop in zip(bounds, [*bounds[1:], len(values)], strict=True):
             gaps = first + np.flatnonzero(np.isnan(values[first:stop, index]))
@@ -351,9 +362,9 @@ def fill(series: Series, bounds: Sequence[int], missing: Missing, name: str) -> 
 
 
 def fit_scaler(training: np.ndarray, columns: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Mean and population deviation of each column of the training rows, and the constant columns.
+    """Mean and population deviation of the training rows, each (columns,), and the names of the constant columns.
 
-    A constant column has the deviation 1, so that its standardised value is 0.
+    training: (rows, columns).  A constant column gets the deviation 1, so that its standardised value is 0.
     Raises ValueError for a column whose numbers are too large to be squared.
     """
     constant = training.max(0) == training.min(0)
@@ -370,10 +381,11 @@ def fit_scaler(training: np.ndarray, columns: Sequence[str], name: str) -> tuple
 
 
 def time_features(dates: np.ndarray, step: int) -> np.ndarray:
-    """Calendar features in [-0.5, 0.5], those that change with this step, as in Informer.  float32 (rows, features)
+    """Informer's calendar features, scaled to [-0.5, 0.5].  float32 (rows, features)
 
-    Under a minute: second, minute, hour, weekday, day of month, day of year; under an hour from minute on; under a day
-    from hour on; under a week from weekday on; from a week on: day of month, week of year.
+    The step decides which of them change and are used.  For steps under a minute: second, minute, hour, weekday, day of
+    month, day of year.  Under an hour: from minute on.  Under a day: from hour on.  Under a week: from weekday on.  From
+    a week on: day of month and week of year.
     """
     index = pd.DatetimeIndex(dates)
     week_of_year = index.isocalendar().week.to_numpy(dtype=np.float64)
@@ -392,7 +404,10 @@ def time_features(dates: np.ndarray, step: int) -> np.ndarray:
 
 
 def season_of(step: int) -> int:
-    """Steps until the season comes again: a day for steps within it, else a week, else a year of 52 weeks."""
+    """The number of steps in a season, step in seconds.
+
+    The season is the shortest of a day, a week and a year of 52 weeks that is a larger multiple of the step; 1 if none is.
+    """
     for size in (86_400, 604_800, 52 * 604_800):
         if step < size and size % step == 0:
             return size // step

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from benchmark.results import Record
 
-LINES = ("-", "--", "-.", ":")  # with the colours, so that print and colour blindness leave attentions apart
+LINES = ("-", "--", "-.", ":")  # besides colours, so that lines differ in print and for the colour-blind
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """Name -> figure, two for each pattern; records of other data or horizons than the first of a pattern get their own.
+    """Name -> figure, two for each pattern; records of other data or another horizon get figures of their own.
 
-    Of several seeds the forecasts show the lowest, the errors by step their mean.
+    Forecasts show the lowest seed, errors by step the mean over seeds.
     """
     made: dict[str, Figure] = {}
     for group in _comparable(records):
@@ -32,7 +32,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def _comparable(records: Sequence[Record]) -> list[list[Record]]:
-    """Records with curves, grouped by pattern, target, horizon and the windows drawn."""
+    """Records with curves, grouped by pattern, target, horizon and drawn windows."""
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         curves = record.curves
@@ -45,7 +45,7 @@ def _comparable(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records of each attention, lowest seed first."""
+    """The records of each attention, the lowest seed first."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda r: (r.cell.label, r.cell.seed)):
         groups[record.cell.label].append(record)

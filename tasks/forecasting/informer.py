@@ -1,8 +1,8 @@
 """Informer (Zhou et al., AAAI 2021, arXiv 2012.07436): encoder with distilling, decoder that gives all steps at once.
 
-What the published model does against its own description is an option, off by default: ``circular`` convolutions, which
-join the two ends of the series and look ahead in the decoder, and ``mix``, which interleaves heads and time behind the
-decoder's self-attention.  With both off, step t of the decoder depends on its inputs up to t alone.
+The published code differs from its description in two faults, which are options here and off by default: ``circular``
+convolutions join the two ends of the series and look ahead in the decoder, and ``mix`` interleaves heads and time behind
+the decoder's self-attention.  With both off, step t of the decoder depends only on its inputs up to t.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from benchmark.interface import AttentionFactory
 class Informer(nn.Module):
     """Forecasts pred_len steps of num_columns columns from seq_len steps.
 
-    label_len      steps at the end of the history that the decoder sees before the steps to forecast
-    distil         halve the sequence between encoder layers
-    mix, circular  the published model's faults (above)
     attention_for  makes the attention layers: noncausal_self in the encoder, causal_self and noncausal_cross in the
                    decoder
+    label_len      the decoder sees so many last steps of the history before the steps to forecast
+    distil         halves the sequence between encoder layers
+    mix, circular  the faults of the published code, explained above
     """
 
     def __init__(
@@ -75,9 +75,10 @@ class Informer(nn.Module):
         self.projection = nn.Linear(embed_dim, num_columns)
 
     def forward(self, history: Tensor, history_times: Tensor, decoder_times: Tensor) -> Tensor:
-        """history: (batch, seq_len, columns).  history_times: (batch, seq_len, time features).
+        """The forecast, (batch, pred_len, columns).
 
-        decoder_times: (batch, label_len + pred_len, time features).  Returns (batch, pred_len, columns).
+        history: (batch, seq_len, columns).  history_times: (batch, seq_len, time features).
+        decoder_times: (batch, label_len + pred_len, time features).
         """
         x = self.encoder_embedding(history, history_times)
         for layer in self.encoder:
@@ -92,9 +93,9 @@ class Informer(nn.Module):
 
 
 class SeriesEmbedding(nn.Module):
-    """Values by a convolution of width 3, plus sinusoidal positions, plus a linear map of the time features.
+    """A convolution of width 3 over the values, plus sinusoidal positions, plus a linear map of the time features.
 
-    causal  the convolution looks at t - 2, t - 1, t instead of t - 1, t, t + 1
+    causal  the convolution sees t - 2, t - 1, t instead of t - 1, t, t + 1
     """
 
     positions: Tensor
@@ -123,7 +124,11 @@ class SeriesEmbedding(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Width 3 along time, as long as its input.  Beyond an end stands the end's own value, or, if circular, the other end."""
+    """A convolution of width 3 along time that keeps the length.
+
+    Both ends are padded with their own value or, if circular, with the value of the other end.  If causal and not
+    circular, only the beginning is padded.
+    """
 
     def __init__(self, in_dim: int, out_dim: int, *, circular: bool, causal: bool = False) -> None:
         super().__init__()
@@ -138,7 +143,7 @@ class Convolution(nn.Module):
 
 
 class Distilling(nn.Module):
-    """Convolution, batch norm, ELU, max-pooling of stride 2: (b, n, e) -> (b, ceil(n / 2), e)."""
+    """Halves a sequence: convolution, batch norm, ELU, max-pooling of stride 2."""
 
     def __init__(self, embed_dim: int, *, circular: bool) -> None:
         super().__init__()
@@ -147,12 +152,13 @@ class Distilling(nn.Module):
         self.pool = nn.MaxPool1d(kernel_size=3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, n, e) -> (b, ceil(n / 2), e)"""
         x = self.convolution(x).transpose(1, 2)  # (b, e, n)
         return self.pool(F.elu(self.norm(x))).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with GELU between them (the published 1 x 1 convolutions)."""
+    """Two linear maps with GELU between them; the published code writes them as 1 x 1 convolutions."""
 
     def __init__(self, embed_dim: int, feed_forward_dim: int, dropout: float) -> None:
         super().__init__()
@@ -160,11 +166,12 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, n, e) -> (b, n, e)"""
         return self.dropout(self.down(self.dropout(F.gelu(self.up(x)))))
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each added and then normalised; the attention layer has its own dropout."""
+    """Self-attention and feed-forward, each added and then normalised; dropout of the attention is in its own layer."""
 
     def __init__(self, attention: nn.Module, embed_dim: int, feed_forward_dim: int, dropout: float) -> None:
         super().__init__()
@@ -173,12 +180,13 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, m, e) -> (b, m, e)"""
         x = self.norm1(x + self.attention(x))
         return self.norm2(x + self.feed_forward(x))
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the encoder, feed-forward, each added and then normalised."""
+    """Causal self-attention, attention to the encoder and feed-forward, each added and then normalised."""
 
     def __init__(
         self,
@@ -194,23 +202,24 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(embed_dim) for _ in range(3))
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """x: (b, n, e).  source: (b, m, e), what the encoder gave.  Returns (b, n, e)."""
         x = self.norm1(x + self.self_attention(x))
         x = self.norm2(x + self.cross_attention(x, source))
         return self.norm3(x + self.feed_forward(x))
 
 
 def mix_heads(_attention: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-    """Forward hook on an attention: (b, h, n, d) read as if it were (b, n, h d), the published ``mix``.
+    """The published ``mix``, as a forward hook on an attention: its output (b, h, n, d) is read as if it were (b, n, h d).
 
-    Row t of the result holds other times than t, so the self-attention is no longer causal.  A hook, because the
-    attention and the output projection around it stay what they are.
+    Row t of the result then contains other times than t, so the self-attention is no longer causal.  With a hook, the
+    attention and the output projection around it need no change.
     """
     b, h, n, d = out.shape
     return rearrange(out.reshape(b, n, h * d), "b n (h d) -> b h n d", h=h)
 
 
 def sinusoids(length: int, embed_dim: int) -> Tensor:
-    """sin and cos of t / 10,000^(2i / embed_dim) in turn.  float32 (length, embed_dim)"""
+    """Positions: sin and cos of t / 10,000^(2i / embed_dim) in turn.  float32 (length, embed_dim)"""
     frequencies = 10_000.0 ** (-torch.arange(0, embed_dim, 2, dtype=torch.float64) / embed_dim)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).float()

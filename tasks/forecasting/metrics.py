@@ -10,8 +10,8 @@ import numpy as np
 def mse(predicted: Any, target: Any) -> Any:
     """Mean squared error of a window: the mean over its steps and columns, on the standardised series.
 
-    predicted, target: arrays or tensors of one shape, (steps,), (steps, columns), or (windows, steps, columns), which
-    gives one value a window.  Raises ValueError for unequal shapes, which would broadcast to a wrong figure.
+    predicted, target: arrays or tensors of one shape: (steps,), (steps, columns) or (windows, steps, columns).  The last
+    gives one value a window.  Raises ValueError for unequal shapes, because broadcasting would give a wrong figure.
     """
     error = _difference(predicted, target)
     return (error * error).mean(_window_axes(error))
@@ -20,7 +20,7 @@ def mse(predicted: Any, target: Any) -> Any:
 def mae(predicted: Any, target: Any) -> Any:
     """Mean absolute error of a window: the mean over its steps and columns, on the standardised series.
 
-    Shapes as in ``mse``.
+    Shapes and errors as in ``mse``.
     """
     error = _difference(predicted, target)
     return abs(error).mean(_window_axes(error))

@@ -1,4 +1,4 @@
-"""Reads a table of dated numbers as a regular series; what is wrong with a file is said by line and column."""
+"""Reads a table of dated numbers as a regular series; messages name the line and the column of a fault."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ UNDATED_START = np.datetime64("1990-01-01T00:00:00", "s")
 
 
 class Series(NamedTuple):
-    """A regular series; row i is at dates[0] + i steps."""
+    """A regular series: row i has the time dates[0] + i steps."""
 
-    values: np.ndarray  # float64 (rows, columns), NaN where a value is to be filled in
+    values: np.ndarray  # float64 (rows, columns), NaN for a value that is filled in later
     dates: np.ndarray  # datetime64[s] (rows,)
     columns: tuple[str, ...]
     step: int  # seconds
     fingerprint: str  # SHA-256 of the file's bytes
-    notes: dict[str, int | str | bool]  # what was inserted, merged or converted
+    notes: dict[str, int | str | bool]  # for the record: what was inserted, merged or converted
 
 
 class Table(NamedTuple):
-    """The rows of a file as they stand there."""
+    """The rows of a file, unchanged."""
 
     stamps: np.ndarray  # int64 (rows,), seconds since 1970
     values: np.ndarray  # float64 (rows, columns)
     columns: tuple[str, ...]
-    lines: np.ndarray  # int64 (rows,): line of the file, 1 is the first
-    zoned: bool  # whether the stamps had offsets from UTC
+    lines: np.ndarray  # int64 (rows,), line numbers from 1 on
+    zoned: bool  # the stamps had offsets from UTC
 
 
 def parse_step(text: str) -> int:
-    """Seconds of ``1h``, ``15min``, ``1d``.  Raises ValueError with what is allowed."""
+    """The seconds of a step such as ``1h``, ``15min`` or ``1d``.  Raises ValueError that says what is allowed."""
     match = re.fullmatch(r"([1-9]\d*)(s|min|h|d|w)", text)
     if match is None or int(match[1]) * UNITS[match[2]] > LONGEST_STEP:
         raise ValueError(
@@ -59,7 +59,7 @@ def parse_step(text: str) -> int:
 
 
 def describe_step(seconds: int) -> str:
-    """``1 hour``, ``10 minutes``, ``2 days``."""
+    """A step in words: ``1 hour``, ``10 minutes``, ``2 days``."""
     for size, unit in ((604_800, "week"), (86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
         if seconds % size == 0:
             count = seconds // size
@@ -79,17 +79,18 @@ def read_series(
 ) -> Series:
     """A regular series from a file.
 
-    ``.csv`` (also ``.csv.gz``): UTF-8, commas, a header, a column of dates, all other columns numbers.
-    ``.txt`` (also ``.txt.gz``): numbers and commas alone; the columns are called c1, c2, …, and the dates are made:
-    from 1990-01-01 on, ``step`` apart, a day where none is given.
+    ``.csv`` and ``.csv.gz``: UTF-8, commas, a header, a column of dates; all other columns are numbers.
+    ``.txt`` and ``.txt.gz``: only numbers and commas.  The columns are called c1, c2, …, and the dates are made: from
+    1990-01-01 on, ``step`` apart, by default a day.
 
-    columns     names of the columns to read; all but the date where None
-    step        seconds between rows; the most frequent distance where None
-    missing     ``refuse``: an empty cell or a missing time stamp is an error; otherwise NaN stands for it, and rows
-                are inserted where time stamps are missing (``fill`` in data.py replaces NaN afterwards)
-    duplicates  a time stamp that stands twice: ``refuse``, keep the ``first`` row, or the ``mean`` of the rows
+    date, date_format  name of the date column, and its strptime format (None: ISO 8601)
+    columns     names of the columns to read; None: all but the date
+    step        seconds between rows; None: the most frequent distance
+    missing     ``refuse``: an empty cell or a missing time stamp is an error.  Otherwise an empty cell becomes NaN, and a
+                row of NaN is inserted for a missing time stamp; ``fill`` in data.py replaces NaN afterwards
+    duplicates  a time stamp that occurs twice: ``refuse`` it, keep the ``first`` row, or take the ``mean`` of the rows
 
-    Raises ValueError of one line: file, line, column, what is wrong, what is allowed.
+    Raises ValueError of one line: file, line, column, fault, and what is allowed.
     """
     text, fingerprint = _read_text(path)
     if _suffix(path) == ".txt":
@@ -143,7 +144,7 @@ def _parse_dated(
         stamps, values, lines = [], [], []
         zoned: bool | None = None
         for row in reader:
-            if not row or (len(row) == 1 and not row[0].strip()):  # a blank line holds nothing
+            if not row or (len(row) == 1 and not row[0].strip()):  # a blank line
                 continue
             line = reader.line_num
             if len(row) != len(header):
@@ -192,9 +193,9 @@ def _parse_date(path: Path, line: int, column: str, cell: str, date_format: str 
     try:
         moment = datetime.strptime(cell, date_format) if date_format else datetime.fromisoformat(cell)
     except ValueError as error:
-        wanted = f"of the format {date_format!r}" if date_format else "a date like 2016-07-01 or 2016-07-01 13:00:00"
+        wanted = f"of the format {date_format!r}" if date_format else "like 2016-07-01 or 2016-07-01 13:00:00"
         raise ValueError(
-            f"{path}, line {line}, column {column!r}: {cell!r} is not {wanted} that exists"
+            f"{path}, line {line}, column {column!r}: {cell!r} is not an existing date {wanted}"
             f"{'' if date_format else ' (other formats: data.date_format)'}"
         ) from error
     if moment.microsecond:
@@ -208,7 +209,7 @@ def _parse_number(path: Path, line: int, column: str, cell: str, missing: Missin
         value = float(cell)
     except ValueError:
         value = math.nan
-    if math.isfinite(value) and "_" not in cell:  # float() takes 1_000
+    if math.isfinite(value) and "_" not in cell:  # float() would accept 1_000
         return value
     empty = cell.strip().lower() in EMPTY
     if empty and missing != "refuse":
@@ -240,7 +241,10 @@ def _parse_undated(path: Path, text: str, step: int, missing: Missing) -> Table:
 def _regular(
     path: Path, table: Table, step: int | None, missing: Missing, duplicates: Duplicates
 ) -> tuple[np.ndarray, np.ndarray, int, dict[str, int | str | bool]]:
-    """Values and stamps with one row a step: repeats merged, missing rows inserted, as the options allow."""
+    """Values and stamps with one row a step, the step, and notes for the record.
+
+    Rows with one time stamp are merged, and missing rows inserted, if the options allow it.
+    """
     stamps, first, group = np.unique(table.stamps, return_index=True, return_inverse=True)
     step = step or _frequent_step(path, stamps)
     said = f"the expected step is {describe_step(step)}"
@@ -249,8 +253,8 @@ def _regular(
     if len(repeats) and duplicates == "refuse":
         row = repeats[0]
         raise ValueError(
-            f"{path}, line {table.lines[row]}: time stamp {_shown(table.stamps[row])} stands on line "
-            f"{table.lines[first[group[row]]]} already (a repeated hour, as when summer time ends?); {said}; allowed is "
+            f"{path}, line {table.lines[row]}: time stamp {_shown(table.stamps[row])} is already on line "
+            f"{table.lines[first[group[row]]]} (a repeated hour, as when summer time ends?); {said}; allowed is "
             "each time stamp once, or data.duplicates=first or mean"
         )
     _check_gaps(path, table, stamps, first, step, said, missing)
@@ -267,7 +271,7 @@ def _regular(
 
 
 def _frequent_step(path: Path, stamps: np.ndarray) -> int:
-    """The most frequent distance of neighbours."""
+    """The most frequent distance of neighbours, in seconds.  Raises ValueError if it is no regular step."""
     if len(stamps) < 3:
         raise ValueError(f"{path}: {len(stamps)} different time stamps; a series has at least 3")
     distances, counts = np.unique(np.diff(stamps), return_counts=True)
@@ -281,8 +285,8 @@ def _frequent_step(path: Path, stamps: np.ndarray) -> int:
 
 
 def _check_order(path: Path, table: Table, first: np.ndarray, said: str) -> None:
-    """Raises for a new time stamp that is earlier than the one before it; a repeat is another matter."""
-    order = np.sort(first)  # rows of the file, repeats left out
+    """Raises ValueError for a new time stamp that is earlier than the one before it; repeated ones are not looked at."""
+    order = np.sort(first)  # rows of the file without repeats
     back = np.flatnonzero(np.diff(table.stamps[order]) < 0)
     if len(back):
         before, row = int(order[back[0]]), int(order[back[0] + 1])
@@ -295,7 +299,7 @@ def _check_order(path: Path, table: Table, first: np.ndarray, said: str) -> None
 def _check_gaps(
     path: Path, table: Table, stamps: np.ndarray, first: np.ndarray, step: int, said: str, missing: Missing
 ) -> None:
-    """Raises for a time stamp between two steps, and for a missing one that may not be filled in."""
+    """Raises ValueError for a time stamp between two steps, and for a gap that may not be filled or is too long."""
     distances = np.diff(stamps)
     off = np.flatnonzero((stamps - stamps[0]) % step)
     gaps = np.flatnonzero(distances > step)
@@ -325,7 +329,7 @@ def _check_gaps(
 
 
 def _group_means(values: np.ndarray, group: np.ndarray, num_groups: int) -> np.ndarray:
-    """Mean of the rows of each group, over the cells that are there; a single row stays bit for bit."""
+    """The mean of each group's rows, without its empty cells; a group of one row stays bit for bit."""
     known = ~np.isnan(values)
     sums, counts = np.zeros((2, num_groups, values.shape[1]))
     np.add.at(sums, group, np.where(known, values, 0.0))

@@ -1,4 +1,4 @@
-"""The embedded data: an hourly series with seasons, a trend, regimes, noise and columns that follow one another."""
+"""The embedded data: an hourly series with seasons, a trend, regimes, noise, and columns that follow each other."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ HOUR = 3600
 
 
 def make_series(num_rows: int, num_columns: int, seed: int) -> np.ndarray:
-    """The series, the target last; the same bytes for the same arguments.  Returns float64 (rows, columns).
+    """The series, float64 (rows, columns), its last column the target.  The same arguments give the same bytes.
 
     Each column is a sum of
-    - seasons: a day (two harmonics, weaker at the week's end), a week and a year, each with its own phases;
+    - seasons: a day (two harmonics, weaker at weekends), a week and a year, each with its own phases;
     - a trend: a slow straight line;
-    - regimes: three, each lasting ten days on average, that move the level and stretch the day of all columns;
+    - regimes: one of three at a time, each lasting ten days on average; it moves the level and stretches the day of all
+      columns;
     - noise: an autoregressive process (0.9 an hour), a third of the whole;
-    - coupling: the noise of the column before, 24 to 48 hours late, so that the coming day of one column stands in the
-      last two days of another, where neither a repetition nor a rule of one column finds it.
+    - coupling: the noise of the column before, 24 to 48 hours late.  So the last two days of one column tell the next day
+      of another, which neither repetition nor a rule within one column can find.
     """
     rng = np.random.default_rng(seed)
     hours = np.arange(num_rows, dtype=np.float64)
@@ -34,7 +35,7 @@ def make_series(num_rows: int, num_columns: int, seed: int) -> np.ndarray:
         carried = 0.4 * noise[:, column] + 0.8 * _late(carried, int(rng.integers(24, 49)))
         scale, offset = rng.uniform(2.0, 20.0), rng.uniform(-50.0, 50.0)
         columns[:, column] = offset + scale * (season + trend + level[regime] + carried)
-    return np.round(columns, 4)  # coarser than the last bits in which mathematical libraries differ
+    return np.round(columns, 4)  # because mathematical libraries differ in the last bits
 
 
 def _wave(hours: np.ndarray, period: float, rng: np.random.Generator) -> np.ndarray:
@@ -42,7 +43,7 @@ def _wave(hours: np.ndarray, period: float, rng: np.random.Generator) -> np.ndar
 
 
 def _regimes(num_rows: int, rng: np.random.Generator) -> np.ndarray:
-    """The regime of each hour, 0 to 2; a change leads to either of the others.  (rows,)"""
+    """The regime of each hour, 0 to 2; a change leads to one of the other two.  (rows,)"""
     changes = rng.uniform(size=num_rows) < 1 / 240
     return np.cumsum(np.where(changes, rng.integers(1, 3, num_rows), 0)) % 3
 
@@ -58,5 +59,5 @@ def _autoregressive(shocks: np.ndarray, coefficient: float) -> np.ndarray:
 
 
 def _late(values: np.ndarray, lag: int) -> np.ndarray:
-    """values, lag rows later; zeros before.  (rows,)"""
+    """The values ``lag`` rows later, with zeros before them.  (rows,)"""
     return np.concatenate((np.zeros(min(lag, len(values))), values[: max(0, len(values) - lag)]))

@@ -1,4 +1,4 @@
-"""Forecasting, as the engine calls it: Informer on standardised series."""
+"""The task forecasting: Informer on standardised series."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Splits, mean_of
 from benchmark.settings import Settings
 from tasks.forecasting.controls import control_errors
@@ -20,7 +21,7 @@ from tasks.forecasting.metrics import mae, mse
 
 
 class ModelSettings(Settings):
-    """Sizes of Informer, and the published faults (PROTOCOL.md, "Faults")."""
+    """Sizes of Informer, and the faults of the published code (PROTOCOL.md, "Faults")."""
 
     embed_dim: int = Field(default=512, ge=2, multiple_of=2)
     num_heads: int = Field(default=8, ge=1)
@@ -40,17 +41,19 @@ class ModelSettings(Settings):
 
 
 class EvalSettings(Settings):
-    """Which windows are scored and drawn."""
+    """Which windows are scored, and how many are drawn."""
 
-    stride: int = Field(default=1, ge=1, description="score every n-th validation and test window; 1 is every one")
+    stride: int = Field(default=1, ge=1, description="score every n-th validation and test window; 1: all of them")
     drop_last: int = Field(
-        default=0, ge=0, description="fault: leave out what exceeds a multiple of this many test windows"
+        default=0, ge=0, description="fault: score only a multiple of this many test windows; 0: all of them"
     )
-    num_drawn: int = Field(default=3, ge=0, description="test windows, evenly spaced, whose forecasts the record keeps")
+    num_drawn: int = Field(
+        default=3, ge=0, description="number of test windows, evenly spaced, whose forecasts the record keeps"
+    )
 
 
 class ForecastingSettings(Settings):
-    """Everything of the task that a preset or --set may change."""
+    """All settings of ``informer``."""
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -58,7 +61,7 @@ class ForecastingSettings(Settings):
 
 
 class ForecastBatch(NamedTuple):
-    """Windows of a batch; history ends where future begins."""
+    """A batch of windows; the future follows directly on the history."""
 
     history: Tensor  # float32 (batch, seq_len, columns)
     history_times: Tensor  # float32 (batch, seq_len, time features)
@@ -67,12 +70,12 @@ class ForecastBatch(NamedTuple):
 
 
 class Forecasting:
-    """The task; data are loaded once, by ``load_data``."""
+    """The task; ``load_data`` comes before all other methods."""
 
     name = "forecasting"
     version = 1
     backbones = {"informer": ("noncausal_self", "causal_self", "noncausal_cross")}
-    settings = {"informer": ForecastingSettings}
+    settings: Any = {"informer": ForecastingSettings}  # of an object: the settings that it was given
     metrics = {
         "mse": mean_of(
             "mse",
@@ -91,18 +94,22 @@ class Forecasting:
     def __init__(self, settings: ForecastingSettings, *, backbone: str) -> None:
         if backbone not in self.backbones:
             raise ValueError(f"backbone {backbone!r}: forecasting has {', '.join(self.backbones)}")
-        self.options = settings
+        self.settings = settings
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """The three parts' windows; real data from ``lstf/`` of the root, or the file that the settings name."""
+        """The windows of the three parts; real data from ``lstf/`` of the root, or from the file that the settings name.
+
+        Raises ValueError, in one line, for data that can't be used.
+        """
         self.cache = cache
-        evaluation = self.options.eval
+        evaluation = self.settings.eval
         self.data = load_forecast_data(
-            self.options.data, data_root, stride=evaluation.stride, drop_last=evaluation.drop_last
+            self.settings.data, data_root, stride=evaluation.stride, drop_last=evaluation.drop_last
         )
         return self.data.splits
 
     def collate(self, examples: Sequence[Window]) -> ForecastBatch:
+        """A batch of these windows."""
         return ForecastBatch(*map(torch.stack, zip(*examples, strict=True)))
 
     def build_model(self, attention_for: AttentionFactory) -> nn.Module:
@@ -112,42 +119,43 @@ class Forecasting:
             self.data.num_time_features,
             attention_for=attention_for,
             **self.data.lengths._asdict(),
-            **self.options.model.model_dump(),
+            **self.settings.model.model_dump(),
         )
 
     def loss(self, model: nn.Module, batch: ForecastBatch) -> LossSum:
-        """Squared errors, summed in float32, and their number."""
+        """The squared errors, summed in float32, and their number."""
         error = forecast(model, batch) - batch.future
         return LossSum(error.square().sum(), error.numel())
 
     def score(self, model: nn.Module, batch: ForecastBatch) -> Mapping[str, Tensor]:
+        """``mse`` and ``mae`` of each window."""
         predicted = forecast(model, batch)
         return {"mse": mse(predicted, batch.future), "mae": mae(predicted, batch.future)}
 
     def controls(self) -> Mapping[str, Columns]:
-        """``repeat``, ``seasonal_naive``, ``dlinear`` on the test windows."""
+        """``repeat``, ``seasonal_naive`` and ``dlinear`` on the test windows."""
         data = self.data
         return control_errors(data.parts, season=data.season, fingerprint=data.splits.fingerprint, cache=self.cache)
 
     def tokens(self, batch: ForecastBatch) -> int:
-        """Steps that encoder and decoder read."""
+        """The number of steps that encoder and decoder read."""
         return batch.history.shape[0] * (batch.history.shape[1] + batch.decoder_times.shape[1])
 
     def curves(self, model: nn.Module) -> dict[str, Any]:
-        """Some test windows' history, truth and forecast of the target, and the error by step over all test windows."""
+        """For the figures: the target's history, truth and forecast in some test windows, and errors by step of the horizon.
+
+        The errors are means over all test windows and columns.
+        """
         data, test = self.data, self.data.parts[2]
         device = next(model.parameters()).device
         squared, absolute = torch.zeros(2, data.lengths.pred_len, dtype=torch.float64)
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model):
             for first in range(0, len(test), 64):
                 batch = self.collate(test[first : first + 64])
                 error = forecast(model, ForecastBatch(*(x.to(device) for x in batch))).cpu() - batch.future
                 squared += error.double().square().mean(2).sum(0)
                 absolute += error.double().abs().mean(2).sum(0)
             windows = [self._drawn(model, test, index, device) for index in self._drawn_indices(len(test))]
-        model.train(was_training)
         return {
             "target": data.splits.details["target"],
             "step": data.splits.details["step"],
@@ -157,12 +165,12 @@ class Forecasting:
         }
 
     def _drawn_indices(self, num_windows: int) -> list[int]:
-        """Evenly spaced over the test part, its first and last window among them."""
-        count = min(self.options.eval.num_drawn, num_windows)
+        """Indices evenly spaced over the test part, the first and the last window among them."""
+        count = min(self.settings.eval.num_drawn, num_windows)
         return sorted(set(np.linspace(0, num_windows - 1, count).round().astype(int).tolist()))
 
     def _drawn(self, model: nn.Module, test: Windows, index: int, device: torch.device) -> dict[str, Any]:
-        """The target of one window, in its own units and standardised."""
+        """The target's history, truth and forecast in one window, in its own unit and standardised."""
         batch = self.collate([test[index]])
         predicted = forecast(model, ForecastBatch(*(x.to(device) for x in batch))).cpu()
         shown = batch.history[:, -max(48, 2 * self.data.lengths.pred_len) :]
@@ -177,10 +185,10 @@ class Forecasting:
 
 
 def forecast(model: nn.Module, batch: ForecastBatch) -> Tensor:
-    """The model's forecast in float32, whatever precision it ran in.  (batch, pred_len, columns)"""
+    """The model's forecast, float32 (batch, pred_len, columns), in whatever precision the model ran."""
     return model(batch.history, batch.history_times, batch.decoder_times).float()
 
 
 def _rounded(values: Tensor) -> list[float]:
-    """Six significant digits are enough for a plot."""
+    """The values with six significant digits, enough for a plot."""
     return [float(f"{value:.6g}") for value in values.tolist()]

@@ -1,6 +1,6 @@
-"""A folder of ``fairseq-preprocess --only-source`` as the task's data: its dictionary are the tokens.
+"""A folder of ``fairseq-preprocess --only-source`` as the task's data; the words of its dictionary are the tokens.
 
-A part is one document: consecutive blocks of it are those of fairseq's ``--sample-break-mode none``.
+Each part is one document, so its consecutive blocks are those of fairseq's ``--sample-break-mode none``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tasks.language_modeling.data import TokenizedPart
 
 PREFIXES = {"train": "train", "validation": "valid", "test": "test"}
 
-JOINS = {  # data.tokens -> how words make text, in fairseq's words (--post-process)
+JOINS = {  # data.tokens -> how words are joined to text, by fairseq's names (--post-process)
     "fairseq": "words",
     "fairseq_subword_nmt": "subword_nmt",
     "fairseq_sentencepiece": "sentencepiece",
@@ -34,9 +34,9 @@ JOINS = {  # data.tokens -> how words make text, in fairseq's words (--post-proc
 
 
 class FairseqTokens:
-    """The dictionary, in place of a tokeniser: the texts are tokens already."""
+    """The dictionary in the place of a tokeniser; the texts are tokens already."""
 
-    begin = END  # fairseq's language models read </s> before the first token
+    begin = END  # the language models of fairseq read </s> before the first token
 
     def __init__(self, words: tuple[str, ...], kind: str) -> None:
         self.words, self.kind = words, kind
@@ -44,14 +44,15 @@ class FairseqTokens:
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the words and their kind."""
         return hashlib.sha256("\n".join([self.kind, *self.words]).encode()).hexdigest()
 
 
 class LineCounter:
-    """Counts bytes and words of slices of lines, as ``TextCounter`` does; a line ends with ``</s>``, its newline.
+    """Counts bytes and words of slices of lines, as ``TextCounter`` does.
 
-    A word is followed by one space, or by the newline.  With "subword_nmt" a piece that ends with @@ is followed by
-    nothing; with "sentencepiece" a space stands where a piece has ▁, but none before the line.
+    ``</s>`` ends a line and counts as its newline.  A word is followed by one space, or by the newline.  With "subword_nmt"
+    nothing follows a piece that ends with @@.  With "sentencepiece" ▁ is a space, except at the start of a line.
     """
 
     def __init__(self, words: tuple[str, ...], kind: str) -> None:
@@ -62,18 +63,20 @@ class LineCounter:
             [len(word.replace("▁", " ").encode() if join == "sentencepiece" else word.encode()) for word in words]
         )
         follows = np.zeros(len(words), dtype=np.int64) if join == "sentencepiece" else np.where(goes_on, -2, 1)
-        self.inner = length + follows  # bytes of a token after another of its line
-        self.first = self.inner - marked  # and at the beginning of a line
-        self.inner[END], self.first[END] = int(join == "sentencepiece"), 1  # words bring their newline themselves
+        self.inner = length + follows  # bytes of a token that follows another one of its line
+        self.first = self.inner - marked  # bytes of a token at the start of a line
+        # The space that was counted after the last word is the newline; pieces of sentencepiece have none after them.
+        self.inner[END], self.first[END] = int(join == "sentencepiece"), 1
         self.goes_on, self.starts_word = goes_on, marked if join == "sentencepiece" else np.ones(len(words), dtype=bool)
         self.starts_word[END] = False
 
     def num_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int:
-        """previous: the token before the slice, None where the part begins."""
+        """Bytes of the UTF-8 text.  previous: the token before the slice, None where the part begins."""
         before = self._before(tokens, previous)
         return int(np.where(before == END, self.first[tokens], self.inner[tokens]).sum())
 
     def num_words(self, tokens: np.ndarray, previous: int | None) -> int:
+        """Words that begin in the slice.  previous: as in ``num_bytes``."""
         before = self._before(tokens, previous)
         starts = (self.starts_word[tokens] & ~self.goes_on[before]) | (before == END)
         return int((starts & (tokens != END)).sum())
@@ -86,7 +89,7 @@ class LineCounter:
 
 
 class BinarisedTexts(NamedTuple):
-    """All that the task takes from such a folder."""
+    """Everything that the task takes from such a folder."""
 
     tokenizer: FairseqTokens
     counter: LineCounter
@@ -94,14 +97,16 @@ class BinarisedTexts(NamedTuple):
     sizes: Mapping[str, Mapping[str, Any]]  # by part: lines, tokens, bytes (None where unknown), whether it is whole
     name: str
     fingerprint: str
-    bytes_unknown: str | None  # why bits per byte can't be told
+    bytes_unknown: str | None  # why the number of bytes is unknown; None if it is known
 
 
 def load_binarised(data_root: Path | None, kind: str, max_bytes: Mapping[str, int | None]) -> BinarisedTexts:
-    """Reads ``<data root>/lm`` or the data root itself, whichever has a ``dict.txt``.
+    """Reads ``<data root>/lm`` if it has a ``dict.txt``, else the data root itself.
 
-    max_bytes: by part; takes lines from its middle, as many as make so many bytes of text at the part's mean length of
-    a token (4 bytes where texts can't be recovered).  Raises ValueError with one line where the files can't be used.
+    kind: a key of JOINS.
+    max_bytes: by part; takes about so many bytes of text as whole lines from the middle of the part, estimated by the mean
+    length of its first tokens (4 bytes a token if the text can't be recovered).  None takes all lines.
+    Raises ValueError with one line for files that can't be used.
     """
     if data_root is None:
         raise ValueError(
@@ -144,7 +149,7 @@ def load_binarised(data_root: Path | None, kind: str, max_bytes: Mapping[str, in
 
 
 def _middle(ends: np.ndarray, max_tokens: float | None) -> tuple[int, int]:
-    """First and last of the lines from the middle that have about so many tokens; all where that is None."""
+    """The first and the last of those lines in the middle that have about so many tokens; of all lines for None."""
     if max_tokens is None or ends[-1] <= max_tokens:
         return 0, len(ends) - 1
     start = (ends[-1] - max_tokens) / 2
@@ -154,7 +159,7 @@ def _middle(ends: np.ndarray, max_tokens: float | None) -> tuple[int, int]:
 
 
 def _count_bytes(counter: LineCounter, tokens: np.ndarray) -> int:
-    """Of whole lines, piece by piece: the training part may have a hundred million tokens."""
+    """Bytes of whole lines, piece by piece, because the training part may have a hundred million tokens."""
     starts = range(0, len(tokens), TOKENS_AT_ONCE)
     return sum(
         counter.num_bytes(tokens[start : start + TOKENS_AT_ONCE], int(tokens[start - 1]) if start else None)
@@ -163,7 +168,7 @@ def _count_bytes(counter: LineCounter, tokens: np.ndarray) -> int:
 
 
 def _why_unknown(words: tuple[str, ...], test: np.ndarray) -> str | None:
-    """Why the text can't be recovered from the tokens, so that its bytes are unknown; None where it can."""
+    """The reason why the text can't be recovered from the tokens and its bytes are unknown; None if it can."""
     own = words[len(SPECIAL) :]
     if own and sum(word.isdecimal() for word in own) > 0.9 * len(own):
         return "the dictionary holds numbers, the codes of a BPE whose pieces are not there"

@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from benchmark.files import replacing, write_bytes
 from tasks.language_modeling.tokens import (
     AnyTokenizer,
     ByteTokenizer,
@@ -27,16 +27,16 @@ from tasks.language_modeling.tokens import (
 
 PARTS = ("train", "validation", "test")
 
-# Not in the embedded data: other people's packages; tests, which distributions leave out; tables that are near copies of
-# each other (encodings) or one text of 700 kB (pydoc_data); files that are written when an interpreter is built.
+# The embedded data leave out other people's packages; tests, which some distributions don't install; tables that are near
+# copies of each other (encodings) or one text of 700 kB (pydoc_data); and files that the build of an interpreter writes.
 LEFT_OUT_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data"}
 LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-", "sitecustomize", "usercustomize")
 
-DOCUMENTS_AT_ONCE = 32  # tokenised in parallel, held in memory together
+DOCUMENTS_AT_ONCE = 32  # tokenised in parallel, and in memory together
 
 
 class Document(NamedTuple):
-    """Bytes [start, stop) of a file; ``name`` is what messages and records call it."""
+    """Bytes [start, stop) of a file; messages and records call it ``name``."""
 
     name: str
     path: Path
@@ -54,22 +54,26 @@ class Sources(NamedTuple):
 
 
 class AnyCounter(Protocol):
-    """How much text a slice of tokens is; previous: the token before it, None where a document begins."""
+    """Counts the text of a slice of tokens; previous: the token before the slice, None where a document begins."""
 
-    def num_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int: ...
+    def num_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int:
+        """Bytes of the UTF-8 text."""
+        ...
 
-    def num_words(self, tokens: np.ndarray, previous: int | None) -> int: ...
+    def num_words(self, tokens: np.ndarray, previous: int | None) -> int:
+        """Words that begin in the slice."""
+        ...
 
 
 class TokenizedPart(NamedTuple):
-    """One part: all tokens in a row (a memory map), and where each document ends."""
+    """One part of the data."""
 
-    tokens: np.ndarray
-    ends: np.ndarray
+    tokens: np.ndarray  # (tokens,) of all documents in a row; a memory map
+    ends: np.ndarray  # (documents,) where each document ends in it
 
 
 class Example(NamedTuple):
-    """A block of tokens, and how much text they are."""
+    """A block of tokens, and how much text they make."""
 
     tokens: np.ndarray  # (n,)
     num_bytes: int
@@ -77,7 +81,10 @@ class Example(NamedTuple):
 
 
 class Blocks(Sequence[Example]):
-    """A part cut into consecutive blocks of ``length`` tokens, each document by itself: its last block may be shorter."""
+    """A part cut into consecutive blocks of ``length`` tokens.
+
+    Each document is cut by itself, so its last block may be shorter.
+    """
 
     def __init__(self, part: TokenizedPart, length: int, counter: AnyCounter) -> None:
         self.tokens, self.counter = part.tokens, counter
@@ -85,7 +92,7 @@ class Blocks(Sequence[Example]):
         self.starts = np.concatenate([np.arange(a, b, length) for a, b in zip(begins, part.ends, strict=True)])
         self.stops = np.minimum(self.starts + length, part.ends[np.searchsorted(part.ends, self.starts, side="right")])
         self.opens_document = np.isin(self.starts, begins)
-        self.documents = np.searchsorted(part.ends, self.starts, side="right")  # the document of each block
+        self.documents = np.searchsorted(part.ends, self.starts, side="right")  # (blocks,) the document of each block
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -100,11 +107,12 @@ class Blocks(Sequence[Example]):
 
     @property
     def lengths(self) -> np.ndarray:
+        """Tokens of each block.  (blocks,)"""
         return self.stops - self.starts
 
 
 def find_books(data_root: Path) -> Sources:
-    """The books below ``<data_root>/lm``.  Raises ValueError where they can't be used."""
+    """The books below ``<data_root>/lm``.  Raises ValueError with one line for books that can't be used."""
     folder = data_root / "lm"
     parts = {}
     for part in PARTS:
@@ -120,7 +128,10 @@ def find_books(data_root: Path) -> Sources:
 
 
 def find_modules() -> Sources:
-    """The modules of the running interpreter's standard library; a digest of a module's path chooses its part."""
+    """The modules of the running interpreter's standard library; a digest of a module's path chooses its part.
+
+    Raises ValueError if the interpreter has no source files.
+    """
     root = Path(sysconfig.get_path("stdlib"))
     parts: dict[str, list[tuple[str, Path]]] = {part: [] for part in PARTS}
     for path in _module_files(root):
@@ -134,7 +145,7 @@ def find_modules() -> Sources:
 
 
 def _module_files(root: Path) -> list[Path]:
-    """Source files with text in them, in order; folders that are left out are not even entered."""
+    """Source files that aren't empty, sorted; folders to leave out are not even entered."""
     files = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in LEFT_OUT_FOLDERS and not _is_built(name)]
@@ -147,15 +158,15 @@ def _is_built(name: str) -> bool:
 
 
 def _part_of(name: str) -> str:
-    """1 module of 16 for validation, 2 for test."""
+    """1 module of 16 is for validation, 2 are for test."""
     bucket = hashlib.sha256(name.encode()).digest()[0] % 16
     return "validation" if bucket == 0 else "test" if bucket <= 2 else "train"
 
 
 def _read_all(parts: Mapping[str, Sequence[tuple[str, Path]]], *, name: str, embedded: bool) -> Sources:
-    """Reads every file once: checks it, and makes the fingerprint."""
+    """Reads every file once, to check it and to make the fingerprint."""
     digest = hashlib.sha256()
-    part_of: dict[bytes, tuple[str, str]] = {}  # content -> where it was seen
+    part_of: dict[bytes, tuple[str, str]] = {}  # digest of a text -> part and name of the file that had it first
     documents: dict[str, tuple[Document, ...]] = {}
     for part, files in parts.items():
         documents[part] = ()
@@ -184,10 +195,10 @@ def _read_text(label: str, path: Path) -> bytes:
 
 
 def limit_documents(documents: Sequence[Document], max_bytes: int | None, excerpt_bytes: int) -> list[Document]:
-    """Middles of some documents, ``max_bytes`` together at most; everything where that is None or enough for all.
+    """Middles of some documents, together at most ``max_bytes``; whole documents if that is None or enough for all.
 
-    As many documents as can have ``excerpt_bytes`` each, evenly chosen from those that are that long (the longest, where
-    none is).  Middles, because books begin with titles and tables of contents.
+    As many documents are taken as can have ``excerpt_bytes`` each, evenly chosen among those that are long enough; if none is,
+    the longest one.  Middles are taken because books begin with titles and tables of contents.
     """
     if max_bytes is None or sum(document.stop for document in documents) <= max_bytes:
         return list(documents)
@@ -203,17 +214,22 @@ def limit_documents(documents: Sequence[Document], max_bytes: int | None, excerp
 
 
 def read_document(document: Document) -> bytes:
-    """The document's bytes, without what is left of a character that its ends cut."""
+    """The document's bytes, without the halves of characters at its two ends."""
     with document.path.open("rb") as file:
         file.seek(document.start)
         text = file.read(document.stop - document.start)
-    return text.decode("utf-8", errors="ignore").encode("utf-8")  # the whole file was checked: only the ends can be cut
+    # The whole file was checked, so the only faults to ignore are characters cut at the ends.
+    return text.decode("utf-8", errors="ignore").encode("utf-8")
 
 
 def make_tokenizer(
     kind: str, vocab_size: int, documents: Sequence[Document], data_root: Path | None, cached: Callable[[str], Path]
 ) -> AnyTokenizer:
-    """The tokeniser of this kind.  documents: what BPE is trained on.  cached: the path of a file in the cache."""
+    """The tokeniser of this kind.
+
+    kind: bytes, bpe or gpt2.  documents: the texts that BPE is trained on.  cached: gives the path of a file in the cache.
+    Raises ValueError if the files of gpt2 are missing or damaged.
+    """
     if kind == "bytes":
         return ByteTokenizer()
     if kind == "gpt2":
@@ -225,28 +241,25 @@ def make_tokenizer(
     path = cached("bpe.json")
     if not path.exists():
         trained = train_bpe((read_document(document) for document in documents), vocab_size)
-        write_atomically(path, lambda temporary: temporary.write_text(trained.tokenizer.to_str(), encoding="utf-8"))
+        write_bytes(path, trained.tokenizer.to_str().encode("utf-8"))
     return load_bpe(path)
 
 
 def tokenize(documents: Sequence[Document], tokenizer: AnyTokenizer, cached: Callable[[str], Path]) -> TokenizedPart:
-    """All tokens of these documents, from the cache where they are there.
+    """All tokens of these documents, from the cache if it has them.
 
-    Raises ValueError where the tokens don't give back the text.
+    cached: gives the path of a file in the cache.  Raises ValueError if the tokens of a document don't give back its text.
     """
     dtype = np.uint8 if tokenizer.vocab_size <= 257 else np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     tokens_path, ends_path = cached("tokens.bin"), cached("ends.npy")
     if not (tokens_path.exists() and ends_path.exists()):
         lengths = []
-
-        def write_tokens(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                for tokens in _encode_all(documents, tokenizer):
-                    lengths.append(len(tokens))
-                    file.write(tokens.astype(dtype).tobytes())
-
-        write_atomically(tokens_path, write_tokens)
-        write_atomically(ends_path, lambda temporary: _save(temporary, np.cumsum(lengths, dtype=np.int64)))
+        with replacing(tokens_path) as file:
+            for tokens in _encode_all(documents, tokenizer):
+                lengths.append(len(tokens))
+                file.write(tokens.astype(dtype).tobytes())
+        with replacing(ends_path) as file:
+            np.save(file, np.cumsum(lengths, dtype=np.int64))
     return TokenizedPart(np.memmap(tokens_path, dtype=dtype, mode="r"), np.load(ends_path))
 
 
@@ -262,24 +275,6 @@ def _encode_all(documents: Sequence[Document], tokenizer: AnyTokenizer) -> Itera
             yield tokens
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # np.save would add an ending to the temporary name
-        np.save(file, array)
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets ``write`` fill a temporary file, which then takes the name: two workers may do the same at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def cache_key(*facts: object) -> str:
-    """Part of a file's name in the cache: a digest of all that its content depends on."""
+    """A digest of everything that a cached file's content depends on, as part of the file's name."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

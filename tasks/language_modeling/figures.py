@@ -1,4 +1,4 @@
-"""Loss by context length and by position, from the records' ``curves``."""
+"""Figures of loss by context length and by position, from the ``curves`` of the records."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Curve = tuple[np.ndarray, np.ndarray]  # x, y
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """``loss_by_length`` and ``loss_by_position``: a line an attention, mean over seeds, band of one standard deviation;
-    by position with one seed the band is the 95 % interval over documents.
+    """``loss_by_length`` and ``loss_by_position``, with one line for each attention: the mean over its seeds.
 
-    Records without curves are left out; without any there is no figure.
+    The band around a line is one standard deviation over seeds.  With one seed the figure by position has the 95 % interval
+    over documents instead.  Records without curves are left out; without any record there is no figure.
     """
     records = [record for record in records if record.curves.get("loss_by_length")]
     if not records:
@@ -37,13 +37,13 @@ def by_length(curves: Mapping[str, Any]) -> Curve:
 
 
 def by_position(curves: Mapping[str, Any]) -> Curve:
-    """Loss at the last position of each interval; positions count from 1, so that the first has a place on a log axis."""
+    """Loss at the last position of each bin.  Positions count from 1, because a log axis has no 0."""
     curve = curves["loss_by_position"]
     return np.array(curve["edges"][1:]), _numbers(curve["loss"])
 
 
 def mean_and_deviation(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x that all seeds have, mean of y and its standard deviation (0 where there is one seed)."""
+    """The x that all seeds have, and the mean and standard deviation of y there (0 with one seed).  (points,) each"""
     common = sorted(set.intersection(*({*x.tolist()} for x, _ in curves)))
     y = np.array([[dict(zip(x.tolist(), y.tolist(), strict=True))[place] for place in common] for x, y in curves])
     deviation = y.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(len(common))
@@ -59,7 +59,7 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
         groups.setdefault(record.cell.label, []).append(curve_of(record.curves))
     for number, (label, curves) in enumerate(groups.items()):
         x, mean, deviation = mean_and_deviation(curves)
-        # Ten colours; a further ten lines are told apart by their dashes.
+        # There are ten colours; the next ten lines differ by their dashes.
         axes.plot(
             x,
             mean,
@@ -84,7 +84,7 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
 
 
 def _over_documents(label: str, records: Sequence[Record], curve_of: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of the curve by position of the only seed: the 95 % interval over documents, where the record has one."""
+    """The 95 % interval over documents of the only seed's curve by position; None if the record has none."""
     curve = next(record for record in records if record.cell.label == label).curves["loss_by_position"]
     if curve_of is not by_position or "low" not in curve:
         return None
@@ -92,9 +92,9 @@ def _over_documents(label: str, records: Sequence[Record], curve_of: Any) -> tup
 
 
 def _length_axis(axes: Axes, places: Sequence[int]) -> None:
-    """Base 2, a tick at every measured length (every other one where they are many), labelled 256, 512, 1K."""
+    """Base 2, with a tick at every measured length, or at every other one if there are many; labels are 256, 512, 1K."""
     axes.set_xscale("log", base=2)
-    if len(places) == 1:  # one tick alone says nothing of the scale
+    if len(places) == 1:  # one tick alone would not show the scale
         places = [max(1, places[0] // 2), places[0], 2 * places[0]]
         axes.set_xlim(places[0], places[-1])
     axes.xaxis.set_major_locator(FixedLocator(places if len(places) <= 8 else places[::-2][::-1]))
@@ -111,5 +111,5 @@ def length_name(length: int) -> str:
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    """Missing values are NaN: the line has a gap there."""
+    """Missing values become NaN, where the line has a gap."""
     return np.array([np.nan if value is None else value for value in values], dtype=float)

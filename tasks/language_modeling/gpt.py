@@ -1,6 +1,6 @@
 """A decoder-only Transformer, pre-norm, with tied embeddings (Radford et al., 2019; sizes and positions as in fairseq's).
 
-It reads downwards: the model, one block of it, positions, and the loss of its logits.
+From top to bottom: the model, one block of it, and the sinusoidal positions.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.interface import AttentionFactory
-
-PADDED = -100  # a target that is not scored
-LOGITS_AT_ONCE = 2**25  # float32 values of the softmax held at a time: 128 MiB
+from tasks.cross_entropy import LOGITS_AT_ONCE, projected_nats
 
 
 class GPTState(NamedTuple):
-    """How many tokens were read, and the state of each attention layer."""
+    """The number of tokens read, and the state of each attention layer."""
 
     position: int
     layers: tuple[Any, ...]
@@ -30,14 +28,16 @@ class GPTState(NamedTuple):
 class GPT(nn.Module):
     """Next-token logits.
 
-    context_length  the training length: what ``learned`` positions have an entry for
+    context_length  the training length; ``learned`` positions have as many entries
     max_length      the longest length that the model will meet, for attentions that must know it
-    positions       "sinusoidal", "learned" or "rotary": what the backbone adds for an attention that encodes none
-    embedding_std   spread of the embeddings at the start, embed_dim**-0.5 where None; inputs are sqrt(embed_dim) times them
-    checkpointing   in training each block is computed again in the backward pass: one block's activations are held, not all
+    positions       "sinusoidal", "learned" or "rotary": the backbone adds them if the attention encodes none itself
+    embedding_std   standard deviation of the embeddings at the start, embed_dim**-0.5 if None; the inputs are the
+                    embeddings times sqrt(embed_dim)
+    checkpointing   in training, the backward pass computes each block again, so that the activations of one block are held
+                    and not those of all
 
-    The attribute ``positions`` says what is in use: one of these, or "attention" where the attention encodes them
-    itself.  The attribute ``max_length`` is the longest input allowed, None where any is.
+    The attribute ``positions`` is what the model uses: one of these, or "attention" if the attention encodes positions
+    itself.  The attribute ``max_length`` is the longest input allowed, None if there is no limit.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class GPT(nn.Module):
             Block(attention, embed_dim, feed_forward_dim or 4 * embed_dim, dropout) for attention in attentions
         )
         self.norm = nn.LayerNorm(embed_dim)
-        # fairseq's: times sqrt(embed_dim) at the input this has unit variance, as the sinusoids nearly have.
+        # fairseq's default: times sqrt(embed_dim) at the input it has unit variance, nearly as the sinusoids do.
         std = embed_dim**-0.5 if embedding_std is None else embedding_std
         nn.init.normal_(self.embedding.weight, std=std)
         if self.position_embedding is not None:
@@ -93,17 +93,13 @@ class GPT(nn.Module):
         return self._logits(self._hidden(tokens))
 
     def nats(self, tokens: Tensor, targets: Tensor, *, at_once: int = LOGITS_AT_ONCE) -> Tensor:
-        """-ln p of every target, 0 where it is PADDED; the same as ``token_nats`` of the logits.  Returns (b, n) float32.
+        """-ln p of every target, 0 where it is PADDED: ``token_nats`` of the logits, which are never held all at once.
 
-        The logits exist piece by piece only, ``at_once`` of them, and are computed again in the backward pass.
+        tokens, targets: (batch, length) int64.  Returns (batch, length) float32.  at_once: logits in one piece.
         """
-        rows, labels = self._hidden(tokens).flatten(0, 1), targets.flatten()
-        num_rows = max(1, at_once // self.embedding.num_embeddings)
-        if len(rows) <= num_rows:
-            return _nats(self._logits(rows), labels).view(targets.shape)
-        pieces = zip(rows.split(num_rows), labels.split(num_rows), strict=True)
-        nats = [checkpoint(lambda x, y: _nats(self._logits(x), y), *piece, use_reentrant=False) for piece in pieces]
-        return torch.cat(nats).view(targets.shape)
+        hidden = self._hidden(tokens)
+        vocab_size = self.embedding.num_embeddings
+        return projected_nats(self._logits, hidden, targets, vocab_size=vocab_size, at_once=at_once)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         x = self._embed(tokens, self.blocks[0].attention.first_position)
@@ -119,7 +115,10 @@ class GPT(nn.Module):
         return GPTState(0, tuple(block.attention.init_state(batch_size) for block in self.blocks))
 
     def extend(self, tokens: Tensor, state: GPTState) -> tuple[Tensor, GPTState]:
-        """Any number of new tokens after those that the state has read.  Returns their logits, as ``forward`` does."""
+        """Reads any number of new tokens after those that the state has read.
+
+        tokens: (batch, new tokens).  Returns their logits, as ``forward`` does, and the state after them.
+        """
         x = self._embed(tokens, state.position)
         layers = []
         for block, layer in zip(self.blocks, state.layers, strict=True):
@@ -128,7 +127,7 @@ class GPT(nn.Module):
         return self._logits(x), GPTState(state.position + tokens.shape[1], tuple(layers))
 
     def state_bytes(self, state: GPTState) -> int:
-        """Bytes that the attentions' states hold."""
+        """Bytes of the attentions' states."""
         return sum(block.attention.state_bytes(layer) for block, layer in zip(self.blocks, state.layers, strict=True))
 
     def _embed(self, tokens: Tensor, start: int) -> Tensor:
@@ -169,6 +168,7 @@ class Block(nn.Module):
         return x + self._feed_forward(x)
 
     def extend(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """x: (batch, new tokens, embed_dim).  Returns the same shape, and the state after these tokens."""
         out, state = self.attention.extend(self.attention_norm(x), state)
         x = x + out
         return x + self._feed_forward(x), state
@@ -180,28 +180,9 @@ class Block(nn.Module):
 def sinusoids(start: int, stop: int, embed_dim: int, *, device: Any = None) -> Tensor:
     """Sines, then cosines, of the positions start..stop-1 at embed_dim / 2 frequencies from 1 to 1/10,000.
 
-    Returns (stop - start, embed_dim).  In float32: half precision can't tell position 2,049 from 2,048.
+    Returns (stop - start, embed_dim) in float32, because half precision can't tell position 2,049 from 2,048.
     """
     half = embed_dim // 2
     frequencies = torch.exp(torch.arange(half, device=device) * (-math.log(10_000) / max(1, half - 1)))
     angles = torch.arange(start, stop, device=device, dtype=torch.float32)[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
-
-
-def token_nats(logits: Tensor, targets: Tensor, *, at_once: int = LOGITS_AT_ONCE) -> Tensor:
-    """-ln p of every target in float32, 0 where it is PADDED.  logits: (b, n, vocab).  targets: (b, n).  Returns (b, n).
-
-    Large vocabularies go piece by piece and the softmax is computed again in the backward pass, so that no float32 copy
-    of all logits is ever held.
-    """
-    rows, labels = logits.flatten(0, 1), targets.flatten()
-    num_rows = max(1, at_once // rows.shape[-1])
-    if len(rows) <= num_rows:
-        return _nats(rows, labels).view(targets.shape)
-    pieces = zip(rows.split(num_rows), labels.split(num_rows), strict=True)
-    nats = [checkpoint(_nats, piece, label, use_reentrant=False) for piece, label in pieces]
-    return torch.cat(nats).view(targets.shape)
-
-
-def _nats(rows: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(rows.float(), labels, reduction="none", ignore_index=PADDED)

@@ -1,4 +1,4 @@
-"""Loss at several context lengths and by position, streamed: memory is that of one chunk and the attentions' states."""
+"""Loss at several context lengths and by position; streaming holds one chunk and the attentions' states, not whole blocks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from benchmark.statistics import bootstrap_interval
+from tasks.cross_entropy import PADDED, token_nats
 from tasks.language_modeling.data import Blocks, Example
-from tasks.language_modeling.gpt import GPT, PADDED, token_nats
+from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.metrics import bits_per_byte
 
 
 class LengthLoss(NamedTuple):
     """Sums over all blocks of one length."""
 
-    edges: np.ndarray  # (bins + 1,): positions [edges[i], edges[i + 1]) of a block are one bin; edges double
+    edges: np.ndarray  # (bins + 1,): bin i has the positions [edges[i], edges[i + 1]) of a block; edges double
     nats: np.ndarray  # (documents, bins)
     num_tokens: np.ndarray  # (documents, bins)
     num_bytes: int
@@ -26,9 +27,10 @@ class LengthLoss(NamedTuple):
 
 
 def shift(examples: Sequence[Example], begin: int) -> tuple[Tensor, Tensor]:
-    """What the model reads and what it must say: (b, n) each, the inputs one to the right and after ``begin``.
+    """Inputs and targets, (b, n) each; the inputs are the targets one place to the right, after ``begin``.
 
-    Shorter blocks are padded at their end: their targets are PADDED there, and no causal attention looks that way.
+    Shorter blocks are padded at their end.  Their targets are PADDED there; the inputs need no mask, because no token before
+    the end can attend to them.
     """
     length = max(len(example.tokens) for example in examples)
     inputs = torch.full((len(examples), length), begin, dtype=torch.int64)
@@ -42,7 +44,7 @@ def shift(examples: Sequence[Example], begin: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def streamed_loss(model: GPT, blocks: Blocks, *, length: int, begin: int, chunk_size: int, num_rows: int) -> LengthLoss:
-    """Scores every token of these blocks once, ``num_rows`` blocks side by side, ``chunk_size`` tokens at a time."""
+    """Scores every token of the blocks once: ``num_rows`` blocks side by side, ``chunk_size`` tokens at a time."""
     device = next(model.parameters()).device
     edges = np.array([0, *(2**i for i in range(length.bit_length()) if 2**i < length), length])
     nats, num_tokens = (np.zeros((blocks.documents.max() + 1, len(edges) - 1)) for _ in range(2))
@@ -65,7 +67,7 @@ def streamed_loss(model: GPT, blocks: Blocks, *, length: int, begin: int, chunk_
 
 
 def _groups(blocks: Blocks, num_rows: int) -> Iterator[np.ndarray]:
-    """Indices of blocks of like length together, so that little is padded."""
+    """Indices of the blocks, those of similar length together, so that there is little padding."""
     order = np.argsort(-blocks.lengths, kind="stable")
     for first in range(0, len(order), num_rows):
         yield order[first : first + num_rows]
@@ -84,10 +86,10 @@ def length_row(length: int, result: LengthLoss) -> dict[str, Any]:
 
 
 def position_curve(length: int, result: LengthLoss) -> dict[str, Any]:
-    """Mean loss of the tokens at positions [edges[i], edges[i + 1]) of a block, with its 95 % interval over documents.
+    """Mean loss of the tokens at positions [edges[i], edges[i + 1]) of a block, with a 95 % interval over documents.
 
-    The interval is a bootstrap's: documents are drawn again, and sums divided by counts; None with fewer than two documents
-    that are so long.
+    The interval is a bootstrap: documents are drawn with replacement, and their sums of nats are divided by their numbers of
+    tokens.  It is None if fewer than two documents are so long.
     """
     nats, num_tokens = result.nats.sum(0), result.num_tokens.sum(0).astype(int)
     loss = [float(total / count) if count else None for total, count in zip(nats, num_tokens, strict=True)]

@@ -1,4 +1,4 @@
-"""Figures of a language model from its negative log-likelihood; all take sums over a text, in nats."""
+"""Figures of a language model from its negative log-likelihood, which each function takes as a sum over a text, in nats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def loss(nats: float, num_tokens: float) -> float:
 
 
 def perplexity(nats: float, num_tokens: float) -> float:
-    """exp(nats per token).  Depends on the tokeniser: comparable only where the tokens are the same.
+    """exp(nats per token).  It depends on the tokeniser, so compare it only for the same tokens.
+
+    nats: the sum over all tokens.
 
     >>> round(perplexity(4 * math.log(50), num_tokens=4), 6)
     50.0
@@ -31,7 +33,7 @@ def word_perplexity(nats: float, num_words: float) -> float:
 
 
 def bits_per_byte(nats: float, num_bytes: float) -> float:
-    """nats / (ln 2 · bytes).  nats: the sum over all tokens; num_bytes: of the UTF-8 text itself, whatever the tokens.
+    """nats / (ln 2 · bytes).  nats: the sum over all tokens.  num_bytes: of the UTF-8 text, so that tokenisers compare.
 
     >>> bits_per_byte(16 * math.log(2), num_bytes=4)
     4.0
@@ -40,5 +42,5 @@ def bits_per_byte(nats: float, num_bytes: float) -> float:
 
 
 def _exp(x: float) -> float:
-    with np.errstate(over="ignore"):  # a diverged model has infinite perplexity, which is no reason to fail
+    with np.errstate(over="ignore"):  # a diverged model has infinite perplexity; that must not end the run
         return float(np.exp(np.float64(x)))

@@ -1,4 +1,4 @@
-"""The control: what counting the last few tokens scores, without any model of attention."""
+"""The control of language modelling: n-gram counts of the last few tokens, without attention."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ class NGram:
 
         p_j(x | c) = (n(c, x) + t(c) p_{j-1}(x | c')) / (n(c) + t(c))
 
-    c is the last j tokens, c' the last j - 1, n counts, t(c) is the number of different tokens seen after c, and p_{-1} is
-    uniform over all tokens but ``begin``, which is never predicted.  A context that was never seen leaves p_{j-1} as it is.
-    Contexts end at the block's begin, as the model's do.
+    c is the last j tokens, c' the last j - 1, n(.) a count, t(c) the number of different tokens seen after c, and p_{-1} is
+    uniform over all tokens but ``begin``, which is never predicted.  For a context that was never seen, p_j = p_{j-1}.
+    Contexts don't reach back beyond the begin of a block, as those of the model don't.
+
+    blocks: arrays of tokens, (n,) each.  Raises ValueError if a context and its next token, as one number, don't
+    fit 63 bits.
     """
 
     def __init__(self, blocks: Sequence[np.ndarray], *, order: int, vocab_size: int, begin: int) -> None:
@@ -26,7 +29,10 @@ class NGram:
         self.tables = [_count(*self._contexts(blocks, j), vocab_size) for j in range(order + 1)]
 
     def nats(self, blocks: Sequence[np.ndarray], order: int | None = None) -> np.ndarray:
-        """-ln p of every token of these blocks, one after the other.  order: of the estimate, the highest by default."""
+        """-ln p of every token of the blocks, which are joined.  Returns (tokens,).
+
+        order: tokens of context of the estimate, -1 for the uniform one; the highest by default.
+        """
         num_tokens = sum(len(block) for block in blocks)
         p = np.full(num_tokens, 1 / (self.vocab_size - 1))
         for j in range((self.order if order is None else order) + 1):
@@ -38,7 +44,7 @@ class NGram:
         return -np.log(p)
 
     def _contexts(self, blocks: Sequence[np.ndarray], j: int) -> tuple[np.ndarray, np.ndarray]:
-        """The number of the j tokens before each token, and the token itself."""
+        """The j tokens before each token, as one number, and the token itself.  (tokens,) each"""
         padded = np.full(sum(len(block) + j for block in blocks), self.begin, dtype=np.int64)
         real = np.zeros(len(padded), dtype=bool)
         stop = 0
@@ -53,13 +59,13 @@ class NGram:
 
 
 def _count(context: np.ndarray, token: np.ndarray, vocab_size: int) -> tuple[np.ndarray, ...]:
-    """Sorted (context, token) numbers with their counts; sorted contexts with their counts and kinds of next token."""
+    """Sorted numbers of (context, token) and their counts; sorted contexts, their counts and their kinds of next token."""
     pairs, pair_counts = np.unique(context * vocab_size + token, return_counts=True)
     contexts, firsts, kinds = np.unique(pairs // vocab_size, return_index=True, return_counts=True)
     return pairs, pair_counts, contexts, np.add.reduceat(pair_counts, firsts), kinds
 
 
 def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """values[i] where keys[i] is wanted, 0 where no key is.  keys: sorted."""
+    """values[i] for the i with keys[i] == wanted, 0 if there is none.  keys: sorted."""
     places = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
     return np.where(keys[places] == wanted, values[places], 0)

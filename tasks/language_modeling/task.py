@@ -11,26 +11,27 @@ import numpy as np
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, SequencePart, Splits
 from benchmark.settings import Settings
+from tasks.cross_entropy import PADDED
 from tasks.language_modeling import data, metrics
 from tasks.language_modeling.binarised import JOINS, FairseqTokens, load_binarised
-from tasks.language_modeling.gpt import GPT, PADDED
+from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.lengths import length_row, position_curve, shift, streamed_loss
 from tasks.language_modeling.ngram import NGram
 from tasks.language_modeling.tokens import AnyTokenizer, TextCounter
 
 BLOCKS_BEGIN = (
-    "each document is cut into consecutive blocks, the last as short as it ends; a block begins with a begin token and no "
-    "context before it; every token is scored once"
+    "each document is cut into consecutive blocks, of which the last may be shorter; a block begins with a begin token and "
+    "has no context before it; every token is scored once"
 )
-CONTROL_TOKENS = (
-    4_000_000  # of the training part, that the n-gram control counts: more takes minutes and changes little
-)
+# Of the training part, for the n-gram control: counting more takes minutes and changes little.
+CONTROL_TOKENS = 4_000_000
 
 
 class DataSettings(Settings):
-    """Which tokens, in blocks of which length; a limit takes the middles of some documents (``data.limit_documents``)."""
+    """The tokens and the length of the blocks.  A limit takes the middles of some documents (``data.limit_documents``)."""
 
     tokens: Literal["bytes", "bpe", "gpt2", "fairseq", "fairseq_subword_nmt", "fairseq_sentencepiece"] = "bytes"
     vocab_size: int = Field(default=8192, ge=258, le=2**20)  # of bpe, begin token included
@@ -47,11 +48,11 @@ class ModelSettings(Settings):
     embed_dim: int = Field(ge=1)
     num_layers: int = Field(ge=1)
     num_heads: int = Field(ge=1)
-    feed_forward_dim: int | None = Field(default=None, ge=1)  # 4 embed_dim where left out
+    feed_forward_dim: int | None = Field(default=None, ge=1)  # 4 embed_dim if left out
     positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    embedding_std: float | None = Field(default=None, gt=0)  # of the first embeddings; embed_dim^-0.5 where left out
-    checkpointing: bool = False  # compute blocks again in the backward pass: long contexts in little memory
+    embedding_std: float | None = Field(default=None, gt=0)  # at the start; embed_dim^-0.5 if left out
+    checkpointing: bool = False  # the backward pass computes blocks again, so that long contexts need little memory
 
     @model_validator(mode="after")
     def _widths_divide(self) -> ModelSettings:
@@ -67,12 +68,12 @@ class ModelSettings(Settings):
 
 
 class EvalSettings(Settings):
-    """Context lengths of the curves, as multiples of the training length, and how they are streamed."""
+    """The context lengths of the curves, as multiples of the training length, and the sizes they are streamed in."""
 
     lengths: tuple[int, ...] = (1, 2, 4, 8, 16)
     chunk_size: int = Field(default=256, ge=1)
     tokens_at_once: int = Field(default=4096, ge=1)  # of all rows together
-    control_order: int = Field(default=3, ge=1, le=6)
+    control_order: int = Field(default=3, ge=1, le=6)  # tokens of context that the n-gram control counts
 
     @model_validator(mode="after")
     def _lengths_grow(self) -> EvalSettings:
@@ -92,10 +93,10 @@ class LanguageModelingSettings(Settings):
 
 
 class TokenBatch(NamedTuple):
-    """Blocks, side by side."""
+    """Blocks side by side, padded at their end to the longest."""
 
     inputs: Tensor  # (b, n) int64
-    targets: Tensor  # (b, n) int64, PADDED where a block is shorter
+    targets: Tensor  # (b, n) int64, PADDED behind the end of a block
     num_tokens: Tensor  # (b,) int64
     num_bytes: Tensor  # (b,) int64
     num_words: Tensor  # (b,) int64
@@ -117,7 +118,7 @@ class LanguageModeling:
     name = "language_modeling"
     version = 1
     backbones = {"gpt": ("causal_self",)}
-    settings = {"gpt": LanguageModelingSettings}
+    settings: Any = {"gpt": LanguageModelingSettings}  # of an object: the settings that it was given
     metrics = {
         "loss": _ratio(metrics.loss, "num_tokens", "nats/token", "sum of -ln p over all tokens / number of tokens"),
         "perplexity": _ratio(metrics.perplexity, "num_tokens", "per token", "exp(nats / number of tokens)"),
@@ -128,7 +129,7 @@ class LanguageModeling:
 
     def __init__(self, settings: LanguageModelingSettings, *, backbone: str = "gpt") -> None:
         assert backbone in self.backbones
-        self.config = settings
+        self.settings = settings
         self.tokenizer: AnyTokenizer | FairseqTokens
         self.counter: data.AnyCounter
         self.bytes_known = True
@@ -136,11 +137,12 @@ class LanguageModeling:
         self.splits: Splits
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """Blocks of the books of ``data_root``, else of the standard library; tokens are kept in ``cache``.
+        """Blocks of the books in ``data_root`` or, without one, of the standard library; ``cache`` keeps their tokens.
 
-        With ``data.tokens`` fairseq: of what ``fairseq-preprocess`` wrote to ``data_root``.
+        With one of the ``fairseq`` values of ``data.tokens``, blocks of what ``fairseq-preprocess`` wrote to ``data_root``.
+        Raises ValueError with one line for texts that can't be used.
         """
-        options = self.config.data
+        options = self.settings.data
         if options.tokens in JOINS:
             return self._load_binarised(data_root)
         sources = data.find_books(data_root) if data_root else data.find_modules()
@@ -178,35 +180,37 @@ class LanguageModeling:
         return self._split(sources.name, sources.fingerprint, sources.embedded, self._details(sizes) | python)
 
     def _load_binarised(self, data_root: Path | None) -> Splits:
-        options = self.config.data
+        options = self.settings.data
         limits = {part: getattr(options, f"max_{part}_bytes") for part in data.PARTS}
         texts = load_binarised(data_root, options.tokens, limits)
         self.tokenizer, self.counter, self.parts = texts.tokenizer, texts.counter, texts.parts
         self.bytes_known = texts.bytes_unknown is None
-        if not self.bytes_known:  # no figure rather than a wrong one
+        if not self.bytes_known:  # a wrong figure would be worse than none
             self.metrics = {name: metric for name, metric in self.metrics.items() if name != "bits_per_byte"}
         details = self._details(texts.sizes) | {"no_bits_per_byte": texts.bytes_unknown}
         return self._split(texts.name, texts.fingerprint, False, details)
 
     def _split(self, name: str, fingerprint: str, embedded: bool, details: dict[str, Any]) -> Splits:
         self._check_lengths()
-        train, validation, test = (self.blocks(part, self.config.data.context_length) for part in data.PARTS)
+        train, validation, test = (self.blocks(part, self.settings.data.context_length) for part in data.PARTS)
         self.splits = Splits(train, validation, test, name, fingerprint, embedded, details=details)
         return self.splits
 
     def blocks(self, part: str, length: int) -> data.Blocks:
-        """One part in blocks of this many tokens."""
+        """The blocks of one part; ``length`` is their number of tokens."""
         return data.Blocks(self.parts[part], length, self.counter)
 
     def collate(self, examples: Sequence[data.Example]) -> TokenBatch:
+        """A batch of blocks; the inputs are the targets one place to the right, after the begin token."""
         inputs, targets = shift(examples, self.tokenizer.begin)
         counts = np.array([(len(example.tokens), example.num_bytes, example.num_words) for example in examples])
         num_tokens, num_bytes, num_words = inputs.new_tensor(counts.T)
         return TokenBatch(inputs, targets, num_tokens, num_bytes, num_words)
 
     def build_model(self, attention_for: AttentionFactory) -> GPT:
-        options = self.config.model
-        context_length = self.config.data.context_length
+        """The GPT for the vocabulary of the data and for the longest length of the curves."""
+        options = self.settings.model
+        context_length = self.settings.data.context_length
         return GPT(
             attention_for,
             vocab_size=self.tokenizer.vocab_size,
@@ -214,7 +218,7 @@ class LanguageModeling:
             num_layers=options.num_layers,
             num_heads=options.num_heads,
             context_length=context_length,
-            max_length=self.config.eval.lengths[-1] * context_length,
+            max_length=self.settings.eval.lengths[-1] * context_length,
             feed_forward_dim=options.feed_forward_dim,
             positions=options.positions,
             dropout=options.dropout,
@@ -223,7 +227,7 @@ class LanguageModeling:
         )
 
     def loss(self, model: GPT, batch: TokenBatch) -> LossSum:
-        """Nats of all tokens of the batch."""
+        """The nats of all tokens of the batch, and the number of tokens."""
         return LossSum(model.nats(batch.inputs, batch.targets).sum(), batch.num_tokens.sum())
 
     def sequence_length(self, batch: TokenBatch) -> int:
@@ -231,16 +235,16 @@ class LanguageModeling:
         return batch.inputs.shape[1]
 
     def part_of(self, batch: TokenBatch, part: SequencePart) -> TokenBatch:
-        """The tokens of this part of every block.  Counts of all parts add up to the batch's.
+        """The tokens of this part of every block.  The counts of all parts add up to those of the batch.
 
-        Bytes and words are the first part's: a token may hold half a character, so no part can count its own.
+        The first part gets all bytes and words, because a token may hold half a character or word, which can't be shared out.
         """
         inputs, targets = (x.narrow(1, part.start, part.lengths[part.rank]) for x in (batch.inputs, batch.targets))
         first = int(part.rank == 0)
         return TokenBatch(inputs, targets, (targets != PADDED).sum(1), batch.num_bytes * first, batch.num_words * first)
 
     def score(self, model: GPT, batch: TokenBatch) -> Mapping[str, Tensor]:
-        """By block: nats, and the tokens, bytes and words they were for."""
+        """The nats of each block, and its numbers of tokens, bytes and words, by which the metrics divide them."""
         nats = model.nats(batch.inputs, batch.targets)
         num_bytes = {"num_bytes": batch.num_bytes} if self.bytes_known else {}
         return {
@@ -251,16 +255,16 @@ class LanguageModeling:
         }
 
     def tokens(self, batch: TokenBatch) -> int:
-        """Tokens that a batch trains on, for tokens per second."""
+        """The number of tokens that a batch trains on; the engine reports it per second."""
         return int(batch.num_tokens.sum())
 
     def controls(self) -> Mapping[str, Columns]:
-        """Every token alike, and counts of one, two, … tokens up to ``eval.control_order`` tokens of context."""
+        """A uniform guess, and n-gram estimates from 0, 1, … up to ``eval.control_order`` tokens of context."""
         train, test = self.splits.train, self.splits.test
         step = max(1, len(self.parts["train"].tokens) // CONTROL_TOKENS)
         model = NGram(
             [train[index].tokens for index in range(0, len(train), step)],
-            order=min(self.config.eval.control_order, _highest_order(self.tokenizer.vocab_size)),
+            order=min(self.settings.eval.control_order, _highest_order(self.tokenizer.vocab_size)),
             vocab_size=self.tokenizer.vocab_size,
             begin=self.tokenizer.begin,
         )
@@ -280,29 +284,27 @@ class LanguageModeling:
         }
 
     def curves(self, model: GPT) -> dict[str, Any]:
-        """Loss by context length and by position on the test part, streamed.
+        """The loss on the test part by context length and by position, streamed.
 
-        Learned positions end at the training length, so there the curve has no longer lengths.
+        Learned positions end at the training length; with them the curve has no longer lengths.
         """
-        options, context_length = self.config.eval, self.config.data.context_length
+        options, context_length = self.settings.eval, self.settings.data.context_length
         lengths = [multiple * context_length for multiple in options.lengths]
         lengths = [length for length in lengths if model.max_length is None or length <= model.max_length]
         rows, positions = [], []
-        was_training = model.training
-        model.eval()
-        for length in lengths:
-            result = streamed_loss(
-                model,
-                self.blocks("test", length),
-                length=length,
-                begin=self.tokenizer.begin,
-                chunk_size=options.chunk_size,
-                num_rows=max(1, options.tokens_at_once // min(length, options.chunk_size)),
-            )
-            row = length_row(length, result)
-            rows.append(row if self.bytes_known else row | {"bits_per_byte": None})
-            positions.append(position_curve(length, result))
-        model.train(was_training)
+        with evaluating(model):
+            for length in lengths:
+                result = streamed_loss(
+                    model,
+                    self.blocks("test", length),
+                    length=length,
+                    begin=self.tokenizer.begin,
+                    chunk_size=options.chunk_size,
+                    num_rows=max(1, options.tokens_at_once // min(length, options.chunk_size)),
+                )
+                row = length_row(length, result)
+                rows.append(row if self.bytes_known else row | {"bits_per_byte": None})
+                positions.append(position_curve(length, result))
         return {
             "training_length": context_length,
             "positions": model.positions,
@@ -311,8 +313,8 @@ class LanguageModeling:
         }
 
     def _check_lengths(self) -> None:
-        """Raises ValueError where no text is as long as what is asked for."""
-        multiple, context_length = self.config.eval.lengths[-1], self.config.data.context_length
+        """Raises ValueError if a part has no text as long as a block, or as the longest context of the curves."""
+        multiple, context_length = self.settings.eval.lengths[-1], self.settings.data.context_length
         for part, wanted, reason in (
             ("train", context_length, f"a block of data.context_length {context_length}"),
             ("validation", context_length, f"a block of data.context_length {context_length}"),
@@ -330,15 +332,15 @@ class LanguageModeling:
             "tokens": self.tokenizer.kind,
             "vocab_size": self.tokenizer.vocab_size,
             "tokenizer_sha256": self.tokenizer.fingerprint,
-            "context_length": self.config.data.context_length,
+            "context_length": self.settings.data.context_length,
             "blocks": BLOCKS_BEGIN,
-            "positions": f"{self.config.model.positions}, none where the attention encodes them",
+            "positions": f"{self.settings.model.positions}, none where the attention encodes them",
             "parts": sizes,
         }
 
 
 def _highest_order(vocab_size: int) -> int:
-    """The longest context whose number, with its next token, fits 63 bits."""
+    """The most tokens of context for which ``NGram`` can number a context and its next token in 63 bits."""
     order = 1
     while vocab_size ** (order + 2) < 2**63:
         order += 1

@@ -1,7 +1,7 @@
 """Lossless tokenisers: bytes, byte-level BPE trained on the training part, and GPT-2's vocabulary.
 
-Each has ``kind``, ``pieces`` (the bytes of every token), ``begin`` (the token that opens a block and is never predicted),
-``vocab_size`` (``begin`` included), ``encode(texts) -> list of arrays`` and ``decode(tokens) -> bytes``.
+Each tokeniser has ``kind``, ``pieces`` (the bytes of every token), ``begin`` (the token that opens a block and is never
+predicted), ``vocab_size`` (``begin`` included), ``encode(texts) -> list of arrays`` and ``decode(tokens) -> bytes``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPACE = frozenset(b" \t\n\r\v\f")  # ASCII only, so that words can be counted in
 
 
 class ByteTokenizer:
-    """Every byte of the UTF-8 text is a token."""
+    """Each byte of the UTF-8 text is a token."""
 
     kind = "bytes"
     begin = 256
@@ -29,14 +29,19 @@ class ByteTokenizer:
     fingerprint = hashlib.sha256(b"bytes").hexdigest()
 
     def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        """The tokens of each text, uint8 (bytes,)."""
         return [np.frombuffer(text, dtype=np.uint8) for text in texts]
 
     def decode(self, tokens: np.ndarray) -> bytes:
+        """The text of some tokens."""
         return tokens.astype(np.uint8).tobytes()
 
 
 class PieceTokenizer:
-    """Byte-level BPE (Radford et al., 2019): no normalisation, no special tokens in the text, any byte has a token."""
+    """Byte-level BPE (Radford et al., 2019): no normalisation, no special tokens in the text, a token for each byte.
+
+    begin: the token that opens a block; a further one, after the vocabulary's, if None.
+    """
 
     def __init__(self, tokenizer: Tokenizer, kind: str, begin: int | None = None) -> None:
         self.tokenizer, self.kind = tokenizer, kind
@@ -46,6 +51,7 @@ class PieceTokenizer:
 
     @cached_property
     def pieces(self) -> tuple[bytes, ...]:
+        """The bytes of each token; ``begin`` has none."""
         value_of = {character: value for value, character in byte_characters().items()}
         words = (self.tokenizer.id_to_token(index) or "" for index in range(self.vocab_size))
         return tuple(
@@ -55,13 +61,16 @@ class PieceTokenizer:
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of vocabulary and merges."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
 
     def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        """The tokens of each text, uint32 (tokens,).  Raises UnicodeDecodeError for texts that are not UTF-8."""
         encodings = self.tokenizer.encode_batch([text.decode("utf-8") for text in texts], add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode(self, tokens: np.ndarray) -> bytes:
+        """The text of some tokens."""
         return b"".join([self.pieces[token] for token in tokens])
 
 
@@ -69,7 +78,7 @@ AnyTokenizer = ByteTokenizer | PieceTokenizer
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> PieceTokenizer:
-    """BPE of at most ``vocab_size`` tokens, the 256 bytes and ``begin`` included."""
+    """BPE with at most ``vocab_size`` tokens, the 256 bytes and ``begin`` included, trained on these texts."""
     tokenizer = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=sorted(byte_characters().values()), show_progress=False
@@ -79,14 +88,14 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> PieceTokenizer:
 
 
 def load_bpe(path: Path) -> PieceTokenizer:
-    """What ``train_bpe`` gave, from its file."""
+    """A tokeniser that ``train_bpe`` made, from its file."""
     return PieceTokenizer(Tokenizer.from_file(str(path)), "bpe")
 
 
 def load_gpt2(folder: Path, name: str) -> PieceTokenizer:
-    """GPT-2's tokeniser from its two files.  name: what messages call the folder.
+    """GPT-2's tokeniser from its two files.  name: the folder's name in messages.
 
-    Raises ValueError where a file is missing or isn't what it should be.
+    Raises ValueError if a file is missing or malformed.
     """
     for file in ("vocab.json", "merges.txt"):
         if not (folder / file).is_file():
@@ -126,7 +135,7 @@ def _read_vocabulary(path: Path, name: str) -> dict[str, int]:
 
 def _read_merges(path: Path, name: str, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     merges = []
-    # Not splitlines(): it would cut at characters that stand for bytes.
+    # splitlines() would also cut at characters that stand for bytes.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line or line.startswith("#version"):
             continue
@@ -138,7 +147,7 @@ def _read_merges(path: Path, name: str, vocabulary: dict[str, int]) -> list[tupl
 
 
 def byte_characters() -> dict[int, str]:
-    """GPT-2's printable character for each byte: itself where it is visible, else one from 256 on."""
+    """GPT-2's printable character for each byte: the byte's own if it is visible, else one from 256 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [value for value in range(256) if value not in visible]
     return {value: chr(value) for value in visible} | {value: chr(256 + i) for i, value in enumerate(hidden)}
@@ -159,11 +168,12 @@ class TextCounter:
         self.ends_white = np.array([row[-1:] == [False] for row in black])
 
     def num_bytes(self, tokens: np.ndarray, previous: int | None = None) -> int:
-        del previous  # a piece has its bytes wherever it stands
+        """Bytes of the UTF-8 text."""
+        del previous  # the bytes of a piece are the same after any token
         return int(self.length[tokens].sum())
 
     def num_words(self, tokens: np.ndarray, previous: int | None) -> int:
-        """previous: the token before the slice, None where a document begins."""
+        """Words that begin in the slice.  previous: the token before the slice, None where a document begins."""
         after_white = np.empty(len(tokens), dtype=bool)
         after_white[1:] = self.ends_white[tokens[:-1]]
         after_white[:1] = previous is None or self.ends_white[previous]

@@ -1,10 +1,9 @@
-"""What rules without a model give: the partial cloud as it is, and the mean shape of the category."""
+"""Controls without a model: the partial cloud as it is, and the mean shape of the category."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,19 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.files import replacing
 from tasks.point_cloud_completion.data import CompletionData, Example
 from tasks.point_cloud_completion.geometry import nearest_both
 from tasks.point_cloud_completion.metrics import chamfer_l1_of, chamfer_l2_of, f_score_of, nearest_distances
 
-MEAN_SHAPE_VERSION = 1  # raised when the mean shapes change: it is part of their file's name in the cache
-SHAPES, POINTS, ROUNDS = 64, 8192, 8  # of a category's training part, pooled; rounds of k-means
-UNIT = 1000.0  # of the table's Chamfer distances
+MEAN_SHAPE_VERSION = 1  # raised when the mean shapes change; their file's name in the cache depends on it
+SHAPES, POINTS = 64, 8192  # at most so many training shapes of a category, and so many of their points together
+ROUNDS = 8  # of k-means
+UNIT = 1000.0  # tables show Chamfer distances times this
 
 
 def columns_of(
     predicted: Tensor, target: Tensor, *, threshold: float, predicted_padding: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The task's columns of a batch, Chamfer distances in the table's unit.  All clouds in the data's coordinates."""
+    """The task's columns (batch,) of a batch, with Chamfer distances in the unit of the tables.
+
+    predicted: (batch, n, 3).  target: (batch, m, 3).  Both are in the data's coordinates.
+    predicted_padding: bool (batch, n), True where padded.
+    """
     distances = nearest_distances(predicted.double(), target.double(), predicted_padding=predicted_padding)
     return {
         "chamfer_l1": chamfer_l1_of(distances) * UNIT,
@@ -34,7 +39,10 @@ def columns_of(
 
 
 def control_columns(data: CompletionData, *, threshold: float, cache: Path) -> Mapping[str, Mapping[str, np.ndarray]]:
-    """``partial`` and ``mean_shape``, one value a test cloud.  Kept in ``cache``: every cell on the same data needs them."""
+    """Control -> column -> one value a test cloud, for the controls ``partial`` and ``mean_shape``.
+
+    They are kept in ``cache``, because every cell on the same data needs them.
+    """
     first: Example = data.parts[2][0]
     own = [
         MEAN_SHAPE_VERSION,
@@ -46,11 +54,9 @@ def control_columns(data: CompletionData, *, threshold: float, cache: Path) -> M
     key = json.dumps([*own, data.splits.details.get("frame"), [len(part) for part in data.parts]])
     path = cache / f"pcc-controls-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # whole or not at all: other processes read it
-        with temporary.open("wb") as file:
-            np.savez(file, **_measured(data, threshold))  # type: ignore[arg-type]
-        temporary.replace(path)
+        measured = _measured(data, threshold)
+        with replacing(path) as file:
+            np.savez(file, **measured)  # type: ignore[arg-type]
     with np.load(path, allow_pickle=False) as stored:
         columns: dict[str, dict[str, np.ndarray]] = {}
         for name, values in stored.items():
@@ -60,7 +66,7 @@ def control_columns(data: CompletionData, *, threshold: float, cache: Path) -> M
 
 
 def _measured(data: CompletionData, threshold: float) -> dict[str, np.ndarray]:
-    """By "<control>.<column>"."""
+    """The columns of both controls, by "<control>.<column>"."""
     test = data.parts[2]
     means = mean_shapes(data)
     found: dict[str, list[np.ndarray]] = {}
@@ -76,10 +82,10 @@ def _measured(data: CompletionData, threshold: float) -> dict[str, np.ndarray]:
 
 
 def mean_shapes(data: CompletionData) -> list[Tensor]:
-    """Of each category one cloud (num_target, 3), in the frame that a partial cloud gives.
+    """One cloud (num_target, 3) for each category, in the frame that a partial cloud gives.
 
-    Means of k-means over the pooled points of the category's training shapes: of all clouds of this size it is (locally)
-    the one to which their points are nearest on average.
+    Its points are the means of k-means over the points of the category's training shapes: a (locally) best cloud of this
+    size, measured by the mean squared distance from those points to it.
     """
     train = data.parts[0]
     everything = range(0, len(train), max(1, len(train) // SHAPES))

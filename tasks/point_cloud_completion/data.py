@@ -1,10 +1,9 @@
-"""Shapes -> pairs of a partial and a complete cloud: sampling, views, frame of the model, padding, prepared groups."""
+"""From shapes to pairs of a partial and a complete cloud: sampling, views, the model's frame, padding, prepared groups."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from benchmark.files import replacing
 from benchmark.interface import Splits
 from benchmark.settings import Settings
 from tasks.point_cloud_completion.grouping import Groups, GroupSizes, find_groups
@@ -21,29 +21,29 @@ from tasks.point_cloud_completion.scan import sample_surface, view_direction, vi
 from tasks.point_cloud_completion.solids import SOLIDS, Mesh, make_solid, unit_box
 from tasks.point_cloud_completion.sources import PARTS, Shape, ShapeSet, find_shapes, read_pair
 
-DATA_VERSION = 1  # raised when the same settings give other clouds: it is part of the cached file's name
-MIN_POINTS = 16  # of a partial cloud: the neighbourhoods of the published grouper
+DATA_VERSION = 1  # raised when the same settings give other clouds; the cached file's name depends on it
+MIN_POINTS = 16  # of a partial cloud; a neighbourhood of the published grouper has as many
 MAX_RESOLUTION = 1024
 
 
 class DataSettings(Settings):
-    """Which shapes, how many of their points, and where the model's coordinates come from."""
+    """Which shapes are read or made, how many of their points, and the model's frame of coordinates."""
 
     folder: str | None = Field(
-        default=None, description="in pcc/ of the data root, or a path; sweethome3d where there is a root"
+        default=None, description="in pcc/ of the data root, or a path; null: sweethome3d if there is a data root"
     )
-    num_shapes: int = Field(default=512, ge=1, description="embedded training shapes")
-    num_eval_shapes: int = Field(default=64, ge=1, description="embedded shapes of validation, and of test")
+    num_shapes: int = Field(default=512, ge=1, description="number of embedded shapes for training")
+    num_eval_shapes: int = Field(default=64, ge=1, description="number of embedded shapes for validation, and for test")
     num_views: int = Field(default=1, ge=1, description="partial clouds of a training mesh; validation and test: one")
-    num_input: int = Field(default=256, ge=MIN_POINTS, le=2**15 - 1, description="points of a partial cloud, at most")
+    num_input: int = Field(default=256, ge=MIN_POINTS, le=2**15 - 1, description="most points of a partial cloud")
     num_target: int = Field(default=512, ge=1, description="points of a complete cloud")
-    resolution: int = Field(default=64, ge=8, le=MAX_RESOLUTION, description="pixels of the camera, along a side")
+    resolution: int = Field(default=64, ge=8, le=MAX_RESOLUTION, description="pixels of the camera along a side")
     frame: Literal["partial", "given"] = Field(
         default="partial",
-        description="partial: centre and scale for the model come from the partial cloud; given: the data's own coordinates",
+        description="partial: the partial cloud's centre and size make the frame; given: the data's own coordinates",
     )
     mirror: bool = Field(default=False, description="mirror x and z of training pairs, each with probability 1/2")
-    seed: int = Field(default=0, ge=0, description="of embedded shapes, of sampled points and of views")
+    seed: int = Field(default=0, ge=0, description="for embedded shapes, sampled points and views")
 
     @field_validator("folder")
     @classmethod
@@ -54,23 +54,24 @@ class DataSettings(Settings):
 
 
 class Example(NamedTuple):
-    """One pair, in the model's frame: its coordinates · scale + centre are the data's."""
+    """One pair in the model's frame; coordinates · scale + centre are the data's coordinates."""
 
     partial: Tensor  # float32 (num_input, 3), 0 where padded
-    padding: Tensor  # bool (num_input,)
+    padding: Tensor  # bool (num_input,), True where padded
     complete: Tensor  # float32 (num_target, 3)
     centre: Tensor  # float32 (3,)
     scale: Tensor  # float32 ()
-    groups: Groups | None  # 16-bit indices without the batch, where they were prepared
+    groups: Groups | None  # without the batch axis, indices in 16 bits; None: the model finds them
 
 
 class Prepared(Sequence[Example]):
-    """Pairs in memory, with their groups.
-
-    partial (E, num_input, 3), count (E,), complete (S, num_target, 3), shape (E,) into complete, category (S,)
-    """
+    """Pairs in memory, with their groups: E examples of S shapes."""
 
     def __init__(self, arrays: dict[str, np.ndarray], frame: str) -> None:
+        """arrays: partial (E, num_input, 3), count (E,), complete (S, num_target, 3), shape (E,), category (S,), groups.
+
+        count: how many points of a partial cloud are real.  shape: each example's index into complete and category.
+        """
         self.partial, self.counts = arrays["partial"], arrays["count"]
         self.complete, self.shape, self.category = arrays["complete"], arrays["shape"], arrays["category"]
         self.groups = [torch.from_numpy(arrays[name]) for name in Groups._fields]
@@ -88,16 +89,17 @@ class Prepared(Sequence[Example]):
         )
 
     def category_of(self, index: int) -> int:
+        """The category of an example."""
         return int(self.category[self.shape[index]])
 
     def shapes_of(self, category: int, limit: int) -> list[int]:
-        """The first example of each of the category's first shapes."""
+        """The first example of each shape of the category, for at most ``limit`` shapes."""
         first = np.unique(self.shape, return_index=True)[1]
         return [int(i) for i in first if self.category[self.shape[i]] == category][:limit]
 
 
 class OnDemand(Sequence[Example]):
-    """Pairs that are read when they are asked for; the model finds their groups."""
+    """Pairs that are read each time they are asked for; the model finds their groups."""
 
     def __init__(self, shapes: Sequence[Shape], categories: Sequence[str], settings: DataSettings) -> None:
         self.shapes, self.categories, self.settings = shapes, categories, settings
@@ -108,32 +110,38 @@ class OnDemand(Sequence[Example]):
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]
         number, view = self.views[index]
-        options = self.settings
+        settings = self.settings
         shape = self.shapes[number]
-        partial, complete = read_pair(shape, view, options.num_input, options.num_target, options.seed)
+        partial, complete = read_pair(shape, view, settings.num_input, settings.num_target, settings.seed)
         check_partial(partial, shape.label(view))
-        return make_example(partial, complete, options.num_input, options.frame, None)
+        return make_example(partial, complete, settings.num_input, settings.frame, None)
 
     def category_of(self, index: int) -> int:
+        """The category of an example."""
         return self.categories.index(self.shapes[self.views[index][0]].category)
 
     def shapes_of(self, category: int, limit: int) -> list[int]:
+        """The first example of each shape of the category, for at most ``limit`` shapes."""
         found = (i for i, (_, view) in enumerate(self.views) if view == 0 and self.category_of(i) == category)
         return [index for index, _ in zip(found, range(limit), strict=False)]
 
 
 class CompletionData(NamedTuple):
-    """What ``load_completion_data`` gives."""
+    """The loaded data of the task."""
 
     splits: Splits
-    parts: tuple[Prepared | OnDemand, ...]  # the splits' train, validation, test
-    categories: tuple[str, ...]
+    parts: tuple[Prepared | OnDemand, ...]  # train, validation and test of the splits
+    categories: tuple[str, ...]  # their names
 
 
 def load_completion_data(
     settings: DataSettings, sizes: GroupSizes, data_root: Path | None, cache: Path
 ) -> CompletionData:
-    """The pairs of the three parts; from ``pcc/`` of the root or the folder that the settings name, else embedded."""
+    """The pairs of the three parts.
+
+    They come from the folder that the settings name, or from ``pcc/`` of the root; without both they are embedded.
+    Raises ValueError, in one line, for data that can't be used.
+    """
     folder = _folder(settings, data_root)
     if folder is None:
         return _embedded(settings, sizes, cache)
@@ -156,7 +164,10 @@ def load_completion_data(
 def make_example(
     partial: np.ndarray, complete: np.ndarray, num_input: int, frame: str, groups: Groups | None
 ) -> Example:
-    """partial: (n, 3), n at most num_input.  complete: (num_target, 3).  Both in the data's coordinates."""
+    """A pair in the model's frame, the partial cloud padded to num_input points.
+
+    partial: (n, 3), n at most num_input.  complete: (num_target, 3).  Both are in the data's coordinates.
+    """
     centre, scale = model_frame(partial) if frame == "partial" else (np.zeros(3), 1.0)
     points = np.zeros((num_input, 3), np.float32)
     points[: len(partial)] = (partial - centre) / scale
@@ -168,19 +179,22 @@ def make_example(
 
 
 def model_frame(partial: np.ndarray) -> tuple[np.ndarray, float]:
-    """Middle of the partial cloud's bounding box, and half its largest side: nothing of the complete cloud is known."""
+    """The middle (3,) of the partial cloud's bounding box, and half of its largest side.
+
+    The complete cloud has no part in it: that would tell the model how large the missing part is.
+    """
     low, high = partial.min(0).astype(np.float64), partial.max(0).astype(np.float64)
     return (low + high) / 2, float((high - low).max()) / 2 or 1.0
 
 
 def check_partial(partial: np.ndarray, origin: str) -> None:
-    """Raises ValueError for a cloud that no completion can start from."""
+    """Raises ValueError for a partial cloud with too few points for the grouper."""
     if len(partial) < MIN_POINTS:
         raise ValueError(f"{origin}: the partial cloud has {len(partial)} points, at least {MIN_POINTS} are needed")
 
 
 def _folder(settings: DataSettings, data_root: Path | None) -> Path | None:
-    """Where real data lie; None for the embedded ones."""
+    """The folder of the real data; None for the embedded data."""
     if data_root is None and settings.folder is None:
         return None
     name = settings.folder or "sweethome3d"
@@ -194,7 +208,7 @@ def _folder(settings: DataSettings, data_root: Path | None) -> Path | None:
 
 
 class Scan(NamedTuple):
-    """A shape as it was measured."""
+    """The clouds that were measured on one shape."""
 
     partials: list[np.ndarray]  # float32 (n, 3) each
     complete: np.ndarray  # float32 (num_target, 3)
@@ -205,15 +219,17 @@ class Scan(NamedTuple):
 def scan_mesh(
     mesh: Mesh, num_views: int, settings: DataSettings, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Partial clouds of a mesh in its unit box, at most num_input points each, and its complete cloud."""
+    """Partial clouds of a mesh in its unit box, and its complete cloud.
+
+    Each partial cloud is float32 (n, 3), n at most num_input.  The complete one is float32 (num_target, 3).
+    """
     complete = sample_surface(mesh, settings.num_target, rng)
     partials = []
     for _ in range(num_views):
         direction, resolution = view_direction(rng), settings.resolution
         seen = visible_points(mesh, direction, resolution)
-        while (
-            len(seen) < MIN_POINTS and resolution < MAX_RESOLUTION
-        ):  # a wing from its edge, a candlestick: look closer
+        # Something thin (a wing seen from its edge, a candlestick) may fill too few pixels: take smaller ones.
+        while len(seen) < MIN_POINTS and resolution < MAX_RESOLUTION:
             resolution *= 2
             seen = visible_points(mesh, direction, resolution)
         seen = seen[rng.permutation(len(seen))[: settings.num_input]]
@@ -222,7 +238,7 @@ def scan_mesh(
 
 
 def _coarse(points: np.ndarray) -> np.ndarray:
-    """Coarser than the last bits in which mathematical libraries differ."""
+    """Rounded so coarsely that mathematical libraries, which differ in their last bits, give the same clouds."""
     return np.round(points, 5).astype(np.float32)
 
 
@@ -241,7 +257,7 @@ def _embedded(settings: DataSettings, sizes: GroupSizes, cache: Path) -> Complet
 
 
 def _solids(settings: DataSettings) -> Iterator[tuple[str, Scan]]:
-    """Part and scan of each embedded shape; the categories take turns."""
+    """The part and the scan of each embedded shape; the categories take turns."""
     names = list(SOLIDS)
     for number, part in enumerate(PARTS):
         views = settings.num_views if part == "train" else 1
@@ -265,7 +281,7 @@ def _read_meshes(found: ShapeSet, settings: DataSettings) -> Iterator[tuple[str,
 
 
 def _scan_all(scans: Iterator[tuple[str, Scan]], settings: DataSettings, sizes: GroupSizes) -> dict[str, np.ndarray]:
-    """All arrays of the three parts, by "<part>.<name>"."""
+    """The arrays of all three parts, by "<part>.<name>"."""
     by_part: dict[str, list[Scan]] = {part: [] for part in PARTS}
     for part, scan in scans:
         for partial in scan.partials:
@@ -277,6 +293,7 @@ def _scan_all(scans: Iterator[tuple[str, Scan]], settings: DataSettings, sizes: 
 
 
 def _arrays(scans: Sequence[Scan], settings: DataSettings, sizes: GroupSizes) -> dict[str, np.ndarray]:
+    """The arrays that ``Prepared`` takes."""
     partials = [partial for scan in scans for partial in scan.partials]
     padded = np.zeros((len(partials), settings.num_input, 3), np.float32)
     for row, partial in zip(padded, partials, strict=True):
@@ -293,6 +310,7 @@ def _arrays(scans: Sequence[Scan], settings: DataSettings, sizes: GroupSizes) ->
 
 
 def _prepared_groups(padded: np.ndarray, count: np.ndarray, sizes: GroupSizes) -> dict[str, np.ndarray]:
+    """The groups of all partial clouds, indices in 16 bits."""
     padding = torch.from_numpy(np.arange(padded.shape[1]) >= count[:, None])
     pieces = [
         find_groups(points, sizes, padding=padded_points)
@@ -320,7 +338,7 @@ def _details(settings: DataSettings) -> dict[str, Any]:
 
 
 def _counts(parts: Sequence[Any]) -> dict[str, Any]:
-    """How full the partial clouds are."""
+    """The least, mean and greatest number of points of the partial clouds."""
     counts = np.concatenate([part.counts for part in parts])
     return {
         "partial_points": {
@@ -332,15 +350,12 @@ def _counts(parts: Sequence[Any]) -> dict[str, Any]:
 
 
 def _cached(cache: Path, key: list[Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays from the cache, or made and left there."""
+    """The arrays from the cache; what is not there is made and kept."""
     text = json.dumps([DATA_VERSION, *key], sort_keys=True)
     path = cache / f"pcc-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
     if not path.is_file():
         arrays = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # whole or not at all: cells of other processes read it
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
     with np.load(path, allow_pickle=False) as stored:
         return dict(stored)

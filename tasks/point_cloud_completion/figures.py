@@ -1,4 +1,4 @@
-"""Figures of point-cloud completion: partial cloud, truth and each attention's completion, from one camera."""
+"""Figures of point-cloud completion: the partial cloud, the truth and each attention's completion, from one camera."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = "viridis_r"  # near points dark
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """``completions_<pattern>`` and, where real scans were completed, ``scans_<pattern>``; of several seeds the lowest."""
+    """``completions_<pattern>`` and, if real scans were completed, ``scans_<pattern>``; each shows the lowest seed."""
     made: dict[str, Figure] = {}
     for pattern in dict.fromkeys(record.cell.pattern for record in records):
         own = [record for record in records if record.cell.pattern == pattern]
@@ -29,9 +29,9 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def _by_label(records: Sequence[Record], kind: str) -> tuple[list[str], dict[str, list[Drawn]]]:
-    """Names of the shapes, and attention -> its clouds of each.
+    """Names of the shapes, and attention -> its clouds of each shape.
 
-    Records that drew other shapes than the first are left out, and those whose clouds aren't there.
+    A record is left out if its shapes differ from those of the first record, or if files of its clouds are missing.
     """
     found: dict[str, list[Drawn]] = {}
     names: list[str] = []
@@ -46,7 +46,7 @@ def _by_label(records: Sequence[Record], kind: str) -> tuple[list[str], dict[str
 
 
 def _clouds(record: Record, kind: str) -> list[Drawn] | None:
-    """The drawn clouds of each shape; None where a file is missing."""
+    """The drawn clouds of each shape; None if a file is missing."""
     shapes: list[Drawn] = []
     for shape in record.curves.get(kind) or []:
         contents = {name: record.attachment(stored) for name, stored in shape.items() if name != "name"}
@@ -58,7 +58,7 @@ def _clouds(record: Record, kind: str) -> list[Drawn] | None:
 
 
 def _rows(names: Sequence[str], columns: Mapping[str, Sequence[Drawn]], title: str) -> Figure:
-    """A row a shape; the first columns are what all attentions share."""
+    """A figure with a row for each shape; its first columns are the clouds that all attentions share."""
     shapes = next(iter(columns.values()))
     shared = [name for name in ("partial", "truth") if name in shapes[0]]
     width = len(shared) + len(columns)
@@ -68,7 +68,7 @@ def _rows(names: Sequence[str], columns: Mapping[str, Sequence[Drawn]], title: s
         clouds = {name: shape[name] for name in shared}
         clouds |= {label: drawn[row]["completion"] for label, drawn in columns.items()}
         views = {name: seen_from_camera(cloud) for name, cloud in clouds.items()}
-        # One frame a row, of the truth where there is one: a stray point must not shrink all others.
+        # The truth (or the partial cloud) sets the frame of its row, so that a stray point shrinks no other cloud.
         frame = views["truth" if "truth" in views else "partial"][:, :2]
         middle = (frame.min(0) + frame.max(0)) / 2
         reach = 0.6 * max(float(np.ptp(frame, axis=0).max()), 1e-6)
@@ -82,7 +82,7 @@ def _rows(names: Sequence[str], columns: Mapping[str, Sequence[Drawn]], title: s
 
 
 def seen_from_camera(cloud: np.ndarray) -> np.ndarray:
-    """Right, up and distance away from the camera.  (n, 3) -> (n, 3)"""
+    """Each point's way to the right, up, and away from the camera.  (n, 3) -> (n, 3)"""
     x, y, z = cloud.T
     right, away = np.cos(AZIMUTH) * x - np.sin(AZIMUTH) * z, -np.sin(AZIMUTH) * x - np.cos(AZIMUTH) * z
     return np.stack(
@@ -92,11 +92,11 @@ def seen_from_camera(cloud: np.ndarray) -> np.ndarray:
 
 
 def _scatter(axis: Axes, view: np.ndarray, middle: np.ndarray, reach: float) -> None:
-    """Far points first, near ones over them."""
+    """Draws far points first and near points over them."""
     order = view[:, 2].argsort()[::-1]
     right, up, away = view[order].T
     size = max(2.5, 1500 / len(view))  # few points are drawn larger
-    # As pixels in the vector formats too: a path a point makes a megabyte a figure.
+    # Pixels in vector formats too, because a path for each point would make a figure as large as a megabyte.
     axis.scatter(right, up, c=away, s=size, cmap=COLOURS, linewidths=0, rasterized=True)
     axis.set_xlim(middle[0] - reach, middle[0] + reach)
     axis.set_ylim(middle[1] - reach, middle[1] + reach)

@@ -1,6 +1,6 @@
 """Nearest points, neighbours and farthest-point sampling of batches of clouds, in plain PyTorch.
 
-A padding is bool (batch, points), True where a point is padded; what a padded point contains changes nothing, NaN included.
+A padding is bool (batch, points), True where a point is padded.  The content of a padded point changes nothing, even NaN.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Squared distances held at once: 2 MiB of float64 stay in a CPU's cache, a GPU wants larger pieces.
+# The number of squared distances held at once: 2 MiB of float64 stay in a CPU's cache, a GPU needs larger pieces.
 CPU_BLOCK, GPU_BLOCK = 2**18, 2**26
 
 
 def nearest_both(
     first: Tensor, second: Tensor, *, first_padding: Tensor | None = None, second_padding: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Of each point of one cloud the index of the nearest of the other, in both directions.
+    """For each point of either cloud the index of the nearest point of the other.
 
     first: (batch, n, 3).  second: (batch, m, 3).  Returns int64 (batch, n), indices into second, and (batch, m), into first.
     """
@@ -35,8 +35,9 @@ def nearest_both(
 
 
 def neighbours(points: Tensor, source: Tensor, k: int, *, source_padding: Tensor | None = None) -> Tensor:
-    """The k nearest source points of each point, nearest first; the nearest again where the source has fewer than k.
+    """The k nearest source points of each point, nearest first.
 
+    If the source has fewer than k points, the nearest one is repeated.
     points: (batch, n, 3).  source: (batch, m, 3).  Returns int64 (batch, n, k), indices into source.
     """
     found = points.new_zeros((*points.shape[:2], k), dtype=torch.int64)
@@ -50,37 +51,37 @@ def neighbours(points: Tensor, source: Tensor, k: int, *, source_padding: Tensor
 
 
 def farthest_points(points: Tensor, num: int, *, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Farthest-point sampling: first the point farthest from the mean, then always the one farthest from all chosen.
+    """Farthest-point sampling: first the point farthest from the mean, then each time the one farthest from all chosen.
 
-    points: (batch, n, 3).  Returns int64 (batch, num) and its padding, True where the cloud has no further point.
-    The first m of num chosen points are those of a sampling of m.
+    points: (batch, n, 3).  Returns int64 (batch, num), and its padding, bool, True where the cloud has no point left.
+    The first m of num chosen points are the points that a sampling of m would choose.
     """
     batch, n, _ = points.shape
     real = torch.ones(batch, n, dtype=torch.bool, device=points.device) if padding is None else ~padding
     count = real.sum(1)
     points = torch.where(real[..., None], points.detach(), 0)
-    # Centred first: then differences lose nothing where the cloud lies far from the origin.
+    # Centred in float64 first, so that float32 differences stay exact for a cloud far from the origin.
     mean = points.double().sum(1, keepdim=True) / count.clamp_min(1)[:, None, None]
-    x, y, z = (points.double() - mean).float().unbind(2)  # each (b, n): long rows, which vectorise
+    x, y, z = (points.double() - mean).float().unbind(2)  # each (b, n), because long rows vectorise
     farthest = torch.where(real, x.square() + y.square() + z.square(), -1.0).argmax(1)
     distance = torch.where(real, torch.inf, -1.0)
     rows = torch.arange(batch, device=points.device)
     chosen = []
-    for _ in range(num):  # each choice depends on all before; clouds are side by side
+    for _ in range(num):  # a loop, because each choice depends on all before it
         chosen.append(farthest)
         own = farthest[:, None]
         squared = (x - x.gather(1, own)).square_()
         squared += (y - y.gather(1, own)).square_()
         squared += (z - z.gather(1, own)).square_()
         torch.minimum(distance, squared, out=distance)
-        distance[rows, farthest] = -1.0  # so that of equal points each is chosen once
+        distance[rows, farthest] = -1.0  # otherwise one of several equal points would be chosen again and again
         farthest = distance.argmax(1)
     none_left = torch.arange(num, device=points.device) >= count[:, None]
     return torch.stack(chosen, dim=1), none_left
 
 
 def gather(values: Tensor, indices: Tensor) -> Tensor:
-    """values: (batch, n, c).  indices: int64 (batch, …).  Returns (batch, …, c)."""
+    """Each cloud's values at its indices.  values: (batch, n, c).  indices: int64 (batch, …).  Returns (batch, …, c)."""
     firsts = torch.arange(len(values), device=values.device).view(-1, *[1] * (indices.dim() - 1)) * values.shape[1]
     return F.embedding(indices + firsts, values.flatten(0, 1))
 
@@ -88,11 +89,11 @@ def gather(values: Tensor, indices: Tensor) -> Tensor:
 def _squared_distances(
     first: Tensor, second: Tensor, first_padding: Tensor | None, second_padding: Tensor | None
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Block by block: the clouds, their rows of ``first``, and float64 (clouds, rows, m), infinite where padded.
+    """Yields block by block: the clouds, their rows of ``first``, and float64 (clouds, rows, m), infinite where padded.
 
-    One matrix product of (−2 x, |x|², 1) and (y, 1, |y|²).  It subtracts large numbers, which costs nothing here: centred
-    coordinates of float32 have 24 bits, their squares 48 of float64's 53, so that the order of distances is closer to the
-    truth than by direct differences in float32, and a product takes about half their time.
+    A block is one matrix product of (−2 x, |x|², 1) and (y, 1, |y|²).  The product subtracts large numbers, but nothing
+    is lost: centred float32 coordinates have 24 bits, their squares 48, and float64 has 53.  So it orders distances more
+    exactly than direct differences in float32 would, and takes about half their time.
     """
     first, second = first.detach().double(), second.detach().double()
     centre = _mean(second, second_padding)
@@ -112,7 +113,7 @@ def _squared_distances(
 
 
 def _mean(points: Tensor, padding: Tensor | None) -> Tensor:
-    """(b, n, 3) -> (b, 1, 3)"""
+    """The mean of the real points.  (b, n, 3) -> (b, 1, 3)"""
     if padding is None:
         return points.mean(1, keepdim=True)
     real = ~padding[..., None]
@@ -120,7 +121,7 @@ def _mean(points: Tensor, padding: Tensor | None) -> Tensor:
 
 
 def _centred(points: Tensor, centre: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Centred coordinates (b, n, 3), 0 where padded, and their squared length (b, n, 1), infinite where padded."""
+    """Centred coordinates (b, n, 3), 0 where padded, and their squared lengths (b, n, 1), infinite where padded."""
     points = points - centre
     if padding is not None:
         points = points.masked_fill(padding[..., None], 0)

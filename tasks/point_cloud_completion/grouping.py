@@ -1,4 +1,7 @@
-"""Which points of a cloud are centres, and which are whose neighbours: geometry alone, so it can be prepared once a cloud."""
+"""The centres of a cloud and the neighbours of its points.
+
+They depend on the geometry alone, so they can be found once for each cloud and kept.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +14,32 @@ from tasks.point_cloud_completion.geometry import farthest_points, gather, neigh
 
 
 class GroupSizes(NamedTuple):
-    """Of the grouper: how many centres its two levels have, and how many neighbours a point."""
+    """Sizes of the grouper: the centres on its two levels, and the neighbours of a point."""
 
     num_centres: int  # of the first level
     num_proxies: int  # of the second, the tokens of the encoder
-    num_neighbours: int  # in the edge convolutions
-    num_proxy_neighbours: int  # in the branch beside the attention
+    num_neighbours: int  # for the edge convolutions
+    num_proxy_neighbours: int  # for the branch beside the attention
 
 
 class Groups(NamedTuple):
-    """Indices, int64 (batch, …).  The proxies are the first of the centres, in the order of farthest-point sampling."""
+    """Indices, int64 (batch, …).
 
-    centres: Tensor  # (b, num_centres), into the points
-    centre_padding: Tensor  # bool (b, num_centres), True where the cloud had no further point
-    of_points: Tensor  # (b, n, k), each point's neighbours among the points
-    of_centres: Tensor  # (b, num_centres, k), each centre's among the points
-    among_centres: Tensor  # (b, num_centres, k), each centre's among the centres
-    of_proxies: Tensor  # (b, num_proxies, k), each proxy's among the centres
-    among_proxies: Tensor  # (b, num_proxies, num_proxy_neighbours), each proxy's among the proxies
+    Centres are in the order of farthest-point sampling; the first num_proxies of them are the proxies.
+    """
+
+    centres: Tensor  # (b, num_centres), indices into the points
+    centre_padding: Tensor  # bool (b, num_centres), True where the cloud had no point left
+    of_points: Tensor  # (b, n, k), neighbours of each point among the points
+    of_centres: Tensor  # (b, num_centres, k), neighbours of each centre among the points
+    among_centres: Tensor  # (b, num_centres, k), neighbours of each centre among the centres
+    of_proxies: Tensor  # (b, num_proxies, k), neighbours of each proxy among the centres
+    among_proxies: Tensor  # (b, num_proxies, num_proxy_neighbours), neighbours of each proxy among the proxies
 
 
 @torch.no_grad()
 def find_groups(points: Tensor, sizes: GroupSizes, *, padding: Tensor | None = None) -> Groups:
-    """points: (batch, n, 3).  padding: bool (batch, n)."""
+    """The groups of each cloud.  points: (batch, n, 3).  padding: bool (batch, n), True where padded."""
     centres, centre_padding = farthest_points(points, sizes.num_centres, padding=padding)
     at_centres = gather(points, centres)
     at_proxies, proxy_padding = at_centres[:, : sizes.num_proxies], centre_padding[:, : sizes.num_proxies]

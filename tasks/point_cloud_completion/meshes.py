@@ -1,4 +1,7 @@
-"""Reads meshes (.npz, .obj, .off, .ply) and clouds (.pcd, .h5, .npy, .ply, .npz); every fault is one line that names the file."""
+"""Reads meshes (.npz, .obj, .off, .ply) and clouds (.pcd, .h5, .npy, .ply, .npz).
+
+Every fault is one line that names the file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tasks.point_cloud_completion.solids import Mesh
 
 MESHES = (".npz", ".obj", ".off", ".ply")
 CLOUDS = (".pcd", ".h5", ".npy", ".ply", ".npz")
-# What NumPy and trimesh raise for files that are cut off or no such files at all.
+# NumPy and trimesh raise these for files that are cut off or have another format.
 FAULTS = (
     ValueError,
     TypeError,
@@ -30,7 +33,10 @@ FAULTS = (
 
 
 def read_mesh(path: Path) -> Mesh:
-    """Vertices and triangles, polygons cut into fans.  Raises ValueError: file, fault, and what is allowed."""
+    """The mesh of a file, its polygons cut into fans of triangles.
+
+    Raises ValueError that names the file, the fault, and what is allowed.
+    """
     suffix = path.suffix.lower()
     if suffix not in MESHES:
         raise ValueError(f"{path.name}: meshes are {', '.join(MESHES)}")
@@ -47,7 +53,7 @@ def read_mesh(path: Path) -> Mesh:
 
 
 def read_cloud(path: Path) -> np.ndarray:
-    """float32 (points, 3).  Raises ValueError: file, fault, and what is allowed."""
+    """The cloud of a file, float32 (points, 3).  Raises ValueError that names the file, the fault, and what is allowed."""
     suffix = path.suffix.lower()
     if suffix not in CLOUDS:
         raise ValueError(f"{path.name}: clouds are {', '.join(CLOUDS)}")
@@ -97,18 +103,18 @@ def _npz_mesh(path: Path) -> Mesh:
 
 
 def _trimesh(path: Path) -> Mesh:
-    """OBJ and PLY; a PLY without faces gives its points."""
+    """Reads OBJ and PLY; a PLY without faces gives its points."""
     import trimesh
 
     suffix = path.suffix.lower()
     content = path.read_bytes()
     if suffix == ".obj":
         content = plain_obj(content.decode("utf-8")).encode()
-    # Bytes, not a path: no material or texture beside the file is looked for.
+    # From bytes and not from a path, so that trimesh looks for no material or texture beside the file.
     loaded: Any = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False)
     parts = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]
     if any(not isinstance(part, trimesh.Trimesh | trimesh.PointCloud) for part in parts):
-        raise ValueError("it holds something else than triangles and points")
+        raise ValueError("it contains something other than triangles and points")
     vertices = [np.asarray(part.vertices, np.float64).reshape(-1, 3) for part in parts]
     faces = [np.asarray(getattr(part, "faces", np.zeros((0, 3))), np.int64) for part in parts]
     firsts = np.cumsum([0, *map(len, vertices)])
@@ -119,9 +125,9 @@ def _trimesh(path: Path) -> Mesh:
 
 
 def plain_obj(text: str) -> str:
-    """The vertices and faces of an OBJ alone, faces as positive vertex indices.
+    """Only the vertices and faces of an OBJ, with positive vertex indices.
 
-    trimesh counts a negative index from the end of the file; the format counts it from what has been read so far.
+    trimesh counts a negative index back from the end of the file; the format counts it back from the vertices read so far.
     """
     lines, num_vertices = [], 0
     for number, line in enumerate(text.removeprefix("\ufeff").replace("\\\n", " ").splitlines(), 1):
@@ -134,15 +140,15 @@ def plain_obj(text: str) -> str:
             corners = [corner if corner > 0 else num_vertices + 1 + corner for corner in corners]
             if min(corners, default=1) < 1:
                 raise ValueError(f"line {number}: a face names a vertex before the first")
-            if len(corners) > 2:  # two corners are a line
+            if len(corners) > 2:  # two corners make a line
                 lines.append(" ".join(("f", *map(str, corners))))
     return "\n".join(lines) + "\n"
 
 
 def parse_off(text: str) -> Mesh:
-    """Geomview's OFF: counts behind ``OFF``, in its line or below; comments; polygons; colours, which are left out.
+    """The mesh of Geomview's OFF: counts on the line of ``OFF`` or below it, comments, polygons; colours are ignored.
 
-    trimesh 5.2 reads no polygon of more than three corners with current NumPy, so this is our own.
+    It is our own because trimesh 5.2 with current NumPy reads no polygon of more than three corners.
     """
     lines = [words for line in text.removeprefix("\ufeff").splitlines() if (words := line.partition("#")[0].split())]
     head = lines[0][0] if lines else ""
@@ -168,12 +174,13 @@ def parse_off(text: str) -> Mesh:
 
 
 def fans(polygons: list[list[int]]) -> np.ndarray:
-    """Triangles of polygons; those of two corners have none.  int64 (F, 3)"""
+    """The triangles of polygons; a polygon of two corners has none.  int64 (F, 3)"""
     triangles = [(p[0], p[i], p[i + 1]) for p in polygons for i in range(1, len(p) - 1)]
     return np.array(triangles, dtype=np.int64).reshape(-1, 3)
 
 
 def _checked(mesh: Mesh, path: Path) -> Mesh:
+    """The mesh without its unused vertices.  Raises ValueError for a mesh that has no surface."""
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or not np.issubdtype(vertices.dtype, np.floating):
         raise ValueError(
@@ -190,7 +197,7 @@ def _checked(mesh: Mesh, path: Path) -> Mesh:
     if faces.min() < 0 or faces.max() >= len(vertices):
         row = int(np.flatnonzero((faces < 0).any(1) | (faces >= len(vertices)).any(1))[0])
         raise ValueError(f"{path.name}: triangle {row + 1} names a vertex that is not there; there are {len(vertices)}")
-    used = np.unique(faces)  # stray vertices would shift and shrink the bounding box
+    used = np.unique(faces)  # unused vertices would shift and enlarge the bounding box
     corners = vertices[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum()
     if not area > 0:
@@ -199,5 +206,5 @@ def _checked(mesh: Mesh, path: Path) -> Mesh:
 
 
 def _line(error: BaseException) -> str:
-    """One line of what a library says."""
+    """The first line of a library's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

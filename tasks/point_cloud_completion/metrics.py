@@ -1,9 +1,9 @@
 """Chamfer distances and F-score of predicted clouds, one value a cloud.
 
 Clouds are (points, 3) or (batch, points, 3); the value is a scalar or (batch,).  ``predicted_padding`` and
-``target_padding``, bool (points,) or (batch, points), are True at points that don't exist.  The nearest point is found
-exactly, and distances are taken from differences of coordinates, so clouds far from the origin lose nothing.
-An empty cloud, and a coordinate that is no finite number, raise ValueError.
+``target_padding``, bool (points,) or (batch, points), are True at points that don't exist.  The search for the nearest
+point is exact, and distances come from differences of coordinates, so clouds far from the origin lose no digits.
+ValueError is raised for an empty cloud and for a coordinate that is no finite number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.point_cloud_completion.geometry import gather, nearest_both
 
 
 class Distances(NamedTuple):
-    """Nearest-neighbour distances of two clouds; 0 at padded points, whose weight is 0."""
+    """Nearest-neighbour distances of two clouds; distance and weight are 0 at padded points."""
 
     to_target: Tensor  # (batch, n), of each predicted point
     to_predicted: Tensor  # (batch, m), of each target point
@@ -28,7 +28,7 @@ class Distances(NamedTuple):
 def chamfer_l1(
     predicted: Tensor, target: Tensor, *, predicted_padding: Tensor | None = None, target_padding: Tensor | None = None
 ) -> Tensor:
-    """Half the sum of the two mean distances (PoinTr's CD-L1 without its factor of 1000): {(0,0,0)}, {(3,4,0)} give 5."""
+    """Half the sum of the two mean distances: {(0,0,0)} and {(3,4,0)} give 5.  PoinTr's CD-L1 is this times 1000."""
     value = chamfer_l1_of(_checked_distances(predicted, target, predicted_padding, target_padding))
     return value if predicted.dim() == 3 else value[0]
 
@@ -36,7 +36,10 @@ def chamfer_l1(
 def chamfer_l2(
     predicted: Tensor, target: Tensor, *, predicted_padding: Tensor | None = None, target_padding: Tensor | None = None
 ) -> Tensor:
-    """The sum, not halved, of the two mean squared distances (PoinTr's CD-L2): {(0,0,0)}, {(3,4,0)} give 50."""
+    """The sum, not halved, of the two mean squared distances: {(0,0,0)} and {(3,4,0)} give 50.
+
+    PoinTr's CD-L2 is this times 1000.
+    """
     value = chamfer_l2_of(_checked_distances(predicted, target, predicted_padding, target_padding))
     return value if predicted.dim() == 3 else value[0]
 
@@ -49,9 +52,10 @@ def f_score(
     predicted_padding: Tensor | None = None,
     target_padding: Tensor | None = None,
 ) -> Tensor:
-    """Harmonic mean of the shares of points of either cloud with a distance (not its square) below the threshold.
+    """Harmonic mean of precision and recall, 0 where both are 0.
 
-    0 where both shares are 0.
+    Precision is the share of predicted points whose distance (not its square) to the target is below the threshold,
+    recall the share of target points whose distance to the prediction is.
     """
     distances = _checked_distances(predicted, target, predicted_padding, target_padding)
     value = f_score_of(distances, threshold)
@@ -59,30 +63,31 @@ def f_score(
 
 
 def chamfer_l1_of(distances: Distances) -> Tensor:
-    """(batch,)"""
+    """``chamfer_l1`` from known distances.  (batch,)"""
     forth = (distances.to_target * distances.predicted_weight).sum(1)
     return (forth + (distances.to_predicted * distances.target_weight).sum(1)) / 2
 
 
 def chamfer_l2_of(distances: Distances) -> Tensor:
-    """(batch,)"""
+    """``chamfer_l2`` from known distances.  (batch,)"""
     forth = (distances.to_target.square() * distances.predicted_weight).sum(1)
     return forth + (distances.to_predicted.square() * distances.target_weight).sum(1)
 
 
 def f_score_of(distances: Distances, threshold: float = 0.01) -> Tensor:
-    """(batch,)"""
+    """``f_score`` from known distances.  (batch,)"""
     precision = ((distances.to_target < threshold) * distances.predicted_weight).sum(1)
     recall = ((distances.to_predicted < threshold) * distances.target_weight).sum(1)
     total = precision + recall
-    return torch.where(total > 0, 2 * precision * recall / total.clamp_min(1e-30), 0.0)  # 0 / 0: nothing is near
+    return torch.where(total > 0, 2 * precision * recall / total.clamp_min(1e-30), 0.0)  # avoids 0 / 0
 
 
 def nearest_distances(
     predicted: Tensor, target: Tensor, *, predicted_padding: Tensor | None = None, target_padding: Tensor | None = None
 ) -> Distances:
-    """Both directions, differentiable in the coordinates: the search has no gradient, the pairs that it finds have.
+    """The distances in both directions, without the checks of the public metrics.
 
+    They have gradients in the coordinates of the pairs that the search finds; the search itself has none.
     predicted: (batch, n, 3).  target: (batch, m, 3).
     """
     forth, back = nearest_both(predicted, target, first_padding=predicted_padding, second_padding=target_padding)
@@ -99,7 +104,7 @@ def nearest_distances(
 
 
 def _weight(distance: Tensor, padding: Tensor | None) -> Tensor:
-    """What makes a sum over points a mean over the real ones.  (batch, n)"""
+    """Weights (batch, n) with which a sum over points becomes a mean over the real points."""
     if padding is None:
         return torch.full_like(distance, 1 / distance.shape[1])
     real = (~padding).to(distance.dtype)
@@ -117,7 +122,7 @@ def _checked_distances(
     pairs = (("predicted", predicted, predicted_padding), ("target", target, target_padding))
     (predicted, predicted_padding), (target, target_padding) = (_checked(*pair) for pair in pairs)
     if len(predicted) != len(target):
-        raise ValueError(f"predicted has {len(predicted)} clouds and target {len(target)}: as many are needed")
+        raise ValueError(f"predicted has {len(predicted)} clouds and target {len(target)}: the numbers must be equal")
     return nearest_distances(predicted, target, predicted_padding=predicted_padding, target_padding=target_padding)
 
 

@@ -1,4 +1,4 @@
-"""Point Cloud Data files (.pcd), version 0.7: the coordinates of ascii and binary ones."""
+"""Reads the coordinates of Point Cloud Data files (.pcd), version 0.7, ascii or binary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEEDED = ("FIELDS", "SIZE", "TYPE", "POINTS", "DATA")
 
 
 def read_pcd(path: Path) -> np.ndarray:
-    """float64 (points, 3): the fields x, y, z, whatever stands beside them.  Raises ValueError with the fault."""
+    """The fields x, y and z, float64 (points, 3); other fields are ignored.  Raises ValueError with the fault."""
     content = path.read_bytes()
     header, start = _header(content)
     dtype = _dtype(header)
@@ -32,7 +32,7 @@ def read_pcd(path: Path) -> np.ndarray:
 
 
 def _header(content: bytes) -> tuple[dict[str, list[str]], int]:
-    """Key -> words, and where the data begin."""
+    """The header as key -> words, and the position at which the data begin."""
     header: dict[str, list[str]] = {}
     start = 0
     while "DATA" not in header:
@@ -50,7 +50,7 @@ def _header(content: bytes) -> tuple[dict[str, list[str]], int]:
 
 
 def _dtype(header: dict[str, list[str]]) -> np.dtype:
-    """Of one point, little-endian as files are."""
+    """The type of one point, little-endian like the files."""
     fields = header["FIELDS"]
     sizes = _numbers(header, "SIZE", len(fields))
     counts = _numbers(header, "COUNT", len(fields)) if "COUNT" in header else [1] * len(fields)
@@ -65,13 +65,13 @@ def _dtype(header: dict[str, list[str]]) -> np.dtype:
             raise ValueError(f"TYPE {kind} of SIZE {size}: F is 4 or 8 bytes, I and U are 1, 2, 4 or 8")
         if field in "xyz" and count != 1:
             raise ValueError(f"COUNT {count} of {field}: a coordinate is one number")
-        # Padding fields are all called "_", so only the coordinates keep their names.
+        # Several padding fields may share the name "_", so only the coordinates keep their names.
         parts.append((field if field in ("x", "y", "z") else f"other{number}", f"<{TYPES[kind]}{size}", (count,)))
     return np.dtype([(name, kind) if shape == (1,) else (name, kind, shape) for name, kind, shape in parts])
 
 
 def _ascii(content: bytes, dtype: np.dtype, points: int) -> np.ndarray:
-    """Rows of words; each field keeps its place, counts included."""
+    """The coordinates of text rows.  A field with a count of n takes n words of its row."""
     lines = [line for line in content.decode("ascii").splitlines() if line.strip()]
     if len(lines) < points:
         raise ValueError(f"it ends early: {points} points are announced, {len(lines)} lines follow")

@@ -1,7 +1,7 @@
 """PoinTr (Yu et al., ICCV 2021, arXiv 2108.08839): a cloud seen from one side -> point proxies -> Transformer -> the whole.
 
-All layers are linear maps of points, kept as (batch, points, channels).  Padded points are left out of every neighbourhood,
-statistic, maximum and attention, so that a cloud gives the same result in any batch.
+All tensors are (batch, points, channels).  Padded points are left out of every neighbourhood, statistic, maximum and
+attention, so a cloud gives the same result in any batch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tasks.point_cloud_completion.geometry import gather, neighbours
 from tasks.point_cloud_completion.grouping import Groups, GroupSizes, find_groups
 
 SLOPE = 0.2  # of every leaky ReLU
-QUERY_NEIGHBOURS = 8  # of the branches beside the attentions
+QUERY_NEIGHBOURS = 8  # neighbours in the branches beside the attentions
 
 
 class Completion(NamedTuple):
-    """Two predictions, without the input's points."""
+    """The two predicted clouds, without the input's points."""
 
     coarse: Tensor  # (b, num_queries, 3)
     dense: Tensor  # (b, num_queries · fold_size², 3)
@@ -34,13 +34,13 @@ class Completion(NamedTuple):
 class PoinTr(nn.Module):
     """Completes clouds.
 
-    num_centres, num_proxies, num_neighbours   of the grouper (``GroupSizes``)
-    group_dims      widths of its input map and of its four edge convolutions
-    num_queries     coarse points; each becomes a patch of fold_size² points
-    global_dim      width of the cloud's one feature
-    fold_dim        width of the folding maps
-    num_branches    blocks of encoder and decoder, from the first, that have a branch of neighbours beside the attention
     attention_for   makes the attention layers: noncausal_self in encoder and decoder, noncausal_cross in the decoder
+    num_centres, num_proxies, num_neighbours   sizes of the grouper (``GroupSizes``)
+    group_dims      widths of the grouper's input map and of its four edge convolutions
+    num_queries     number of coarse points; each becomes a patch of fold_size² points
+    global_dim      width of the one feature that describes the whole cloud
+    fold_dim        width of the folding maps
+    num_branches    so many first blocks of encoder and decoder have a branch of neighbours beside the attention
     """
 
     def __init__(
@@ -103,7 +103,11 @@ class PoinTr(nn.Module):
         self.fold = Fold(embed_dim, fold_dim, fold_size)
 
     def forward(self, points: Tensor, padding: Tensor | None = None, groups: Groups | None = None) -> Completion:
-        """points: (batch, n, 3).  padding: bool (batch, n).  groups: what ``find_groups`` gives, where it is known."""
+        """The completion of each cloud.
+
+        points: (batch, n, 3).  padding: bool (batch, n), True where padded.
+        groups: what ``find_groups`` gives for these points; None: they are found here.
+        """
         if padding is not None:
             points = points.masked_fill(padding[..., None], 0)
             padding = padding if bool(padding.any()) else None
@@ -129,7 +133,7 @@ class PoinTr(nn.Module):
 
 
 class Grouper(nn.Module):
-    """DGCNN in four edge convolutions, over the points, then over two levels of centres; gives the proxies' features."""
+    """Features of the proxies, by DGCNN: four edge convolutions, over the points and then over two levels of centres."""
 
     def __init__(self, dims: Sequence[int]) -> None:
         super().__init__()
@@ -139,7 +143,10 @@ class Grouper(nn.Module):
     def forward(
         self, points: Tensor, padding: Tensor | None, groups: Groups, num_proxies: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Features (b, m, dims[-1]), positions (b, m, 3) and padding (b, m) of the proxies, None where none is padded."""
+        """Features (b, m, dims[-1]), positions (b, m, 3) and padding (b, m) of the m proxies.
+
+        points: (b, n, 3).  padding: bool (b, n).  A padding is None if nothing is padded.
+        """
         centre_padding = groups.centre_padding if bool(groups.centre_padding.any()) else None
         proxy_padding = None if centre_padding is None else centre_padding[:, :num_proxies]
         if proxy_padding is not None and not bool(proxy_padding.any()):
@@ -153,10 +160,12 @@ class Grouper(nn.Module):
 
 
 class EdgeConvolution(nn.Module):
-    """max over j of act(norm(W (f_j − f_i, f_i))), j the neighbours of i; the norm is over all real pairs of a cloud.
+    """max over j of act(norm(W (f_j − f_i, f_i))), where j are the neighbours of i.
 
-    W is applied to points, not to pairs: W (f_j − f_i, f_i) = W₁ f_j + (W₂ − W₁) f_i.  And the maximum is taken before
-    norm and activation, which are monotone in each channel: where the norm's weight is negative the minimum takes its place.
+    The norm is over all real pairs of a cloud.  Two shortcuts compute the same:
+    W is applied to points and not to pairs, because W (f_j − f_i, f_i) = W₁ f_j + (W₂ − W₁) f_i.
+    The maximum is taken before norm and activation, because both are monotone in each channel; where the norm's weight
+    is negative, the minimum takes its place.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, num_groups: int = 4) -> None:
@@ -165,7 +174,10 @@ class EdgeConvolution(nn.Module):
         self.norm = nn.GroupNorm(num_groups, out_dim)
 
     def forward(self, centre: Tensor, source: Tensor, neighbours: Tensor, padding: Tensor | None) -> Tensor:
-        """centre: (b, n, c).  source: (b, m, c).  neighbours: (b, n, k).  padding: (b, n).  Returns (b, n, out_dim)."""
+        """The new features of the centres, (b, n, out_dim).
+
+        centre: (b, n, c).  source: (b, m, c).  neighbours: (b, n, k), indices into source.  padding: bool (b, n).
+        """
         ahead, own = self.map.weight.chunk(2, dim=1)
         pairs = gather(F.linear(source, ahead), neighbours) + F.linear(centre, own - ahead)[:, :, None]  # (b, n, k, c)
         mean, deviation = self._statistics(pairs.float(), padding)
@@ -174,7 +186,10 @@ class EdgeConvolution(nn.Module):
         return F.leaky_relu((extreme - mean) * weight + self.norm.bias, SLOPE).to(pairs.dtype)
 
     def _statistics(self, pairs: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each cloud's groups of channels, over its real pairs, spread to channels: (b, 1, c)."""
+        """Mean and deviation over the real pairs of a cloud, for each group of channels; each (b, 1, c).
+
+        pairs: (b, n, k, c).  padding: bool (b, n).
+        """
         (b, n), groups = pairs.shape[:2], self.norm.num_groups
         if padding is None:
             share = pairs.new_full((b, n), 1 / n)
@@ -192,7 +207,7 @@ class EdgeConvolution(nn.Module):
 
 
 class PointMap(nn.Module):
-    """Linear, batch norm, leaky ReLU, linear, on each real point; 0 at padded ones."""
+    """Linear, batch norm, leaky ReLU and linear, on each real point; padded points give 0."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -204,17 +219,17 @@ class PointMap(nn.Module):
         )
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        """(b, n, in_dim) -> (b, n, out_dim)"""
+        """x: (b, n, in_dim).  padding: bool (b, n).  Returns (b, n, out_dim)."""
         if padding is None:
             return self.layers(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        real = self.layers(x[~padding])  # the norm's statistics see real points alone
+        real = self.layers(x[~padding])  # so that the norm's statistics are over real points only
         out = real.new_zeros(*x.shape[:2], real.shape[-1])
         out[~padding] = real
         return out
 
 
 class NeighbourAttention(nn.Module):
-    """An attention, and beside it, where ``branch``, the maximum over neighbours' features; both are merged.
+    """An attention and, if ``branch``, the maximum over neighbours' features beside it; a linear map merges both.
 
     The branch stays when the attention is replaced.
     """
@@ -226,17 +241,20 @@ class NeighbourAttention(nn.Module):
         self.merge = nn.Linear(2 * embed_dim, embed_dim) if branch else None
 
     def forward(self, query: Tensor, source: Tensor, neighbours: Tensor, padding: Tensor | None) -> Tensor:
-        """query: (b, n, e).  source: (b, m, e).  neighbours: (b, n, k), into source.  padding: (b, m)."""
+        """query: (b, n, e).  source: (b, m, e).  neighbours: (b, n, k), indices into source.  padding: bool (b, m).
+
+        Returns (b, n, e).
+        """
         attended = self.attention(query, source, key_padding_mask=padding)
         if self.map is None or self.merge is None:
             return attended
-        ahead, own = self.map.weight.chunk(2, dim=1)  # of (f_j − f_i, f_i), as in EdgeConvolution
+        ahead, own = self.map.weight.chunk(2, dim=1)  # the map takes (f_j − f_i, f_i), as in EdgeConvolution
         near = gather(F.linear(source, ahead), neighbours).amax(2) + F.linear(query, own - ahead, self.map.bias)
         return self.merge(torch.cat((attended, F.leaky_relu(near, SLOPE)), dim=2))
 
 
 class EncoderBlock(nn.Module):
-    """Self-attention with its branch, and a feed-forward, both normalised before."""
+    """Self-attention with its branch, and a feed-forward; the input of both is normalised."""
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, embed_dim: int, drop_path: float) -> None:
         super().__init__()
@@ -245,13 +263,14 @@ class EncoderBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, neighbours: Tensor, padding: Tensor | None) -> Tensor:
+        """x: (b, m, e).  neighbours: (b, m, k), indices into x.  padding: bool (b, m).  Returns (b, m, e)."""
         y = self.norm1(x)
         x = x + self.drop_path(self.attention(y, y, neighbours, padding))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention of the queries, cross-attention to the proxies, each with its branch, and a feed-forward."""
+    """Self-attention of the queries and cross-attention to the proxies, each with its branch, and a feed-forward."""
 
     def __init__(
         self, self_attention: nn.Module, cross_attention: nn.Module, mlp: nn.Module, embed_dim: int, drop_path: float
@@ -264,6 +283,10 @@ class DecoderBlock(nn.Module):
     def forward(
         self, q: Tensor, source: Tensor, among_queries: Tensor, of_queries: Tensor, padding: Tensor | None
     ) -> Tensor:
+        """q: (b, n, e).  source: (b, m, e).  padding: bool (b, m), of the source.  Returns (b, n, e).
+
+        among_queries: (b, n, k), each query's neighbours among the queries.  of_queries: (b, n, k), in the source.
+        """
         y = self.norm1(q)
         q = q + self.drop_path(self.self_attention(y, y, among_queries, None))
         cross = self.cross_attention(self.norm_query(q), self.norm_source(source), of_queries, padding)
@@ -272,7 +295,7 @@ class DecoderBlock(nn.Module):
 
 
 class Fold(nn.Module):
-    """FoldingNet twice: each query's feature bends a flat grid of size² points into a patch around it."""
+    """FoldingNet applied twice: each query's feature bends a flat grid of size² points into a patch around the query."""
 
     grid: Tensor
 
@@ -283,13 +306,16 @@ class Fold(nn.Module):
         self.first, self.second = FoldMap(2, in_dim, hidden_dim), FoldMap(3, in_dim, hidden_dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(b, q, in_dim) -> (b, q, s, 3)"""
+        """features: (b, q, in_dim).  Returns (b, q, s, 3), where s is size²."""
         seeds = self.grid.to(features.dtype).expand(*features.shape[:2], -1, -1)
         return self.second(self.first(seeds, features), features)
 
 
 class FoldMap(nn.Module):
-    """Three linear maps of (seed, feature) with batch norm and ReLU between; the feature's share is computed once a query."""
+    """Three linear maps of (seed, feature), with batch norm and ReLU between.
+
+    The part of the first map that belongs to the feature is computed once for each query.
+    """
 
     def __init__(self, seed_dim: int, in_dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -312,10 +338,10 @@ class FoldMap(nn.Module):
 
 
 def _maximum(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Over real points: (b, n, c) -> (b, c)."""
+    """The maximum over real points.  (b, n, c) -> (b, c)"""
     return (x if padding is None else x.masked_fill(padding[..., None], -torch.inf)).amax(1)
 
 
 def _beside(cloud: Tensor, x: Tensor) -> Tensor:
-    """The cloud's feature before each point's: (b, g), (b, n, c) -> (b, n, g + c)."""
+    """The cloud's feature put before each point's.  cloud: (b, g).  x: (b, n, c).  Returns (b, n, g + c)."""
     return torch.cat((cloud[:, None].expand(-1, x.shape[1], -1), x), dim=2)

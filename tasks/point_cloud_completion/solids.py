@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SIDES = 20  # corners of what is round
+SIDES = 20  # a circle is drawn as a polygon with so many corners
 
 
 class Mesh(NamedTuple):
@@ -18,28 +18,29 @@ class Mesh(NamedTuple):
 
 
 def make_solid(category: str, rng: np.random.Generator) -> Mesh:
-    """One shape of the category, centred, its largest side 1."""
+    """One shape of the category, in its unit box."""
     return unit_box(SOLIDS[category](rng))
 
 
 def unit_box(mesh: Mesh) -> Mesh:
     """The mesh with the middle of its bounding box at the origin and its largest side 1."""
     low, high = mesh.vertices.min(0), mesh.vertices.max(0)
-    # Coarser than the last bits in which mathematical libraries differ.
+    # Rounded, because mathematical libraries differ in the last bits.
     return Mesh(np.round((mesh.vertices - (low + high) / 2) / max(float((high - low).max()), 1e-12), 6), mesh.faces)
 
 
-# Parts.  Each stands at the origin, its middle there.
+# Parts.  The middle of each is at the origin.
 
 
 def box(width: float, height: float, depth: float) -> Mesh:
+    """A box by its three sides."""
     corners = np.array([(x, y, z) for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
     quads = np.array([(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)])
     return Mesh(corners * (width, height, depth), _split_quads(quads))
 
 
 def frustum(bottom: float, top: float, height: float, *, open_ends: bool = False) -> Mesh:
-    """A cylinder, a cone, or what lies between, along y, by its two radii."""
+    """A cylinder, a cone or a truncated cone along y, by its two radii."""
     turn = np.arange(SIDES) * (2 * np.pi / SIDES)
     ring = np.stack((np.cos(turn), np.zeros(SIDES), np.sin(turn)), axis=1)
     low, high = ring * bottom + (0, -height / 2, 0), ring * top + (0, height / 2, 0)
@@ -65,13 +66,13 @@ def torus(ring: float, tube: float) -> Mesh:
 
 
 def ellipsoid(width: float, height: float, depth: float) -> Mesh:
-    """By its three diameters."""
+    """An ellipsoid by its three diameters."""
     mesh = _revolved(lambda turn: (np.sin(turn), -np.cos(turn)), np.linspace(0, np.pi, SIDES // 2 + 1), closed=False)
     return Mesh(mesh.vertices * (width / 2, height / 2, depth / 2), mesh.faces)
 
 
 def plate(root: float, tip: float, span: float, sweep: float, thickness: float) -> Mesh:
-    """A wing along +x: its chord falls from root to tip, and its tip lies ``sweep`` further back (−z)."""
+    """A wing from x = 0 to x = ``span``: its chord goes from root to tip, and the tip lies ``sweep`` further back (−z)."""
     mesh = box(span, thickness, 1.0)
     outside = mesh.vertices[:, 0] > 0
     chord = np.where(outside, tip, root)
@@ -80,11 +81,12 @@ def plate(root: float, tip: float, span: float, sweep: float, thickness: float) 
 
 
 def moved(mesh: Mesh, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Mesh:
+    """The mesh moved by (x, y, z)."""
     return Mesh(mesh.vertices + np.array((x, y, z)), mesh.faces)
 
 
 def turned(mesh: Mesh, axis: str, angle: float) -> Mesh:
-    """Around one of the axes x, y, z."""
+    """The mesh turned around the axis x, y or z."""
     first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     vertices = mesh.vertices.copy()
     cos, sin = np.cos(angle), np.sin(angle)
@@ -94,11 +96,12 @@ def turned(mesh: Mesh, axis: str, angle: float) -> Mesh:
 
 
 def mirrored(mesh: Mesh) -> Mesh:
-    """On the other side of x = 0."""
+    """The mesh mirrored at the plane x = 0."""
     return Mesh(mesh.vertices * (-1, 1, 1), mesh.faces)
 
 
 def joined(parts: Sequence[Mesh]) -> Mesh:
+    """One mesh of all parts."""
     firsts = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
     faces = [part.faces + first for part, first in zip(parts, firsts, strict=True)]
     return Mesh(np.concatenate([part.vertices for part in parts]), np.concatenate(faces))
@@ -111,7 +114,7 @@ def _split_quads(quads: np.ndarray) -> np.ndarray:
 def _revolved(
     profile: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], along: np.ndarray, *, closed: bool
 ) -> Mesh:
-    """A profile (distance from y, height) turned around y."""
+    """The surface that a profile makes when it turns around y; profile(along) gives distances from y, and heights."""
     radius, height = profile(along)
     turn = 2 * np.pi * np.arange(SIDES) / SIDES
     around = np.stack((np.cos(turn), np.zeros(SIDES), np.sin(turn)), axis=1)  # (sides, 3)
@@ -127,7 +130,7 @@ def _revolved(
 
 
 def _box(rng: np.random.Generator) -> Mesh:
-    """A box, or two or three on one another."""
+    """A box, or two or three boxes on top of each other."""
     height, parts = 0.0, []
     width, depth = rng.uniform(0.4, 1.0, 2)
     for _ in range(rng.integers(1, 4)):
@@ -139,7 +142,7 @@ def _box(rng: np.random.Generator) -> Mesh:
 
 
 def _cylinder(rng: np.random.Generator) -> Mesh:
-    """A cylinder or a cone's part, upright or lying, some with a second on top."""
+    """A cylinder or truncated cone, upright or lying, some with a second one on top."""
     radius, height = rng.uniform(0.15, 0.5), rng.uniform(0.5, 1.2)
     top = radius * rng.uniform(0.3, 1.0)
     parts = [frustum(radius, top, height)]
@@ -151,12 +154,12 @@ def _cylinder(rng: np.random.Generator) -> Mesh:
 
 
 def _torus(rng: np.random.Generator) -> Mesh:
-    """A ring, lying, upright or leaning."""
+    """A ring that lies, stands or leans."""
     return turned(torus(0.5, rng.uniform(0.06, 0.24)), "x", rng.uniform(0, np.pi / 2))
 
 
 def _legs(rng: np.random.Generator, width: float, depth: float, height: float, thickness: float) -> list[Mesh]:
-    """Four below the corners of a board whose lower side is at 0, square or round, some tied by bars."""
+    """Four legs, square or round, below the corners of a board whose lower side is at y = 0; some are tied by bars."""
     x, z = width / 2 - thickness / 2, depth / 2 - thickness / 2
     square = rng.uniform() < 0.5
     leg = box(thickness, height, thickness) if square else frustum(thickness * 0.35, thickness / 2, height)
@@ -169,7 +172,7 @@ def _legs(rng: np.random.Generator, width: float, depth: float, height: float, t
 
 
 def _pillar(rng: np.random.Generator, width: float, height: float) -> list[Mesh]:
-    """One leg on a round foot, below 0."""
+    """One leg on a round foot, below y = 0."""
     foot = rng.uniform(0.03, 0.08)
     radius = width * rng.uniform(0.04, 0.1)
     leg = moved(frustum(radius, radius, height - foot), y=-(height - foot) / 2)
@@ -237,7 +240,7 @@ def _lamp(rng: np.random.Generator) -> Mesh:
 
 
 def _aeroplane(rng: np.random.Generator) -> Mesh:
-    """Along z, its nose at +z: body, two wings, tail, some with engines below the wings."""
+    """A body along z with its nose at +z, two wings and a tail; some have engines below the wings."""
     radius, length = rng.uniform(0.045, 0.09), rng.uniform(0.7, 1.1)
     parts = [turned(ellipsoid(2 * radius, length, 2 * radius), "x", np.pi / 2)]
     span, root = rng.uniform(0.3, 0.6), rng.uniform(0.12, 0.25)

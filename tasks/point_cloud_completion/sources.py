@@ -1,4 +1,4 @@
-"""Folders of real shapes in their own layouts: meshes by category and part, PCN, ShapeNet-55."""
+"""Finds real shapes in the layouts in which they are published: meshes by category and part, PCN, ShapeNet-55."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from tasks.point_cloud_completion.meshes import CLOUDS, MESHES, read_cloud
 PARTS = ("train", "validation", "test")
 PCN_PARTS = {"train": "train", "validation": "val", "test": "test"}
 
-HELD_OUT = 20  # ShapeNet-55 has no validation list: every 20th line of the training list is kept for it
+HELD_OUT = 20  # every 20th line of ShapeNet-55's training list is validation, because it has no list of its own
 
 Layout = Literal["meshes", "pcn", "shapenet55"]
 
 
 class Shape(NamedTuple):
-    """One shape's files."""
+    """The files of one shape."""
 
     category: str
     name: str
     complete: Path  # the mesh, or the complete cloud
-    partials: tuple[Path, ...] = ()  # of PCN, one a view
-    cropped: bool = False  # of ShapeNet-55: the partial cloud is cut from the complete one
+    partials: tuple[Path, ...] = ()  # PCN: one file a view
+    cropped: bool = False  # ShapeNet-55: the partial cloud is cut from the complete one
 
     @property
     def num_views(self) -> int:
+        """How many partial clouds the shape has."""
         return max(1, len(self.partials))
 
     def label(self, view: int) -> str:
-        """For messages."""
+        """The file that messages name."""
         return _short(self.partials[view] if self.partials else self.complete)
 
 
 class ShapeSet(NamedTuple):
-    """What a folder holds."""
+    """The shapes of a folder."""
 
     name: str
     layout: Layout
@@ -49,7 +50,7 @@ class ShapeSet(NamedTuple):
 
 
 def find_shapes(folder: Path) -> ShapeSet:
-    """The shapes of a folder, recognised by its layout.  Raises ValueError, in one line, where it has none of them."""
+    """The shapes of a folder, whose layout is recognised.  Raises ValueError, in one line, for any other layout."""
     if (folder / "train" / "complete").is_dir():
         return _pcn(folder)
     lists = folder / "ShapeNet-55" if (folder / "ShapeNet-55").is_dir() else folder
@@ -59,7 +60,10 @@ def find_shapes(folder: Path) -> ShapeSet:
 
 
 def read_pair(shape: Shape, view: int, num_input: int, num_target: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Partial (n, 3), n at most num_input, and complete (num_target, 3), float32; the same points whenever it is asked."""
+    """The partial cloud (n, 3), n at most num_input, and the complete one (num_target, 3), float32.
+
+    The same arguments give the same points.  Raises ValueError for a complete cloud with too few points.
+    """
     rng = np.random.default_rng([seed, view, *hashlib.sha256(f"{shape.category}/{shape.name}".encode()).digest()[:8]])
     complete = read_cloud(shape.complete)
     if len(complete) < num_target:
@@ -74,7 +78,7 @@ def read_pair(shape: Shape, view: int, num_input: int, num_target: int, seed: in
 
 
 def _cropped(complete: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Without the quarter to three quarters of the points that lie nearest to a random viewpoint on the unit sphere."""
+    """The cloud without its points nearest to a random viewpoint on the unit sphere, a quarter to three quarters of all."""
     viewpoint = rng.standard_normal(3)
     viewpoint /= np.linalg.norm(viewpoint)
     order = np.linalg.norm(complete - viewpoint, axis=1).argsort(kind="stable")
@@ -82,13 +86,13 @@ def _cropped(complete: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _unit_ball(cloud: np.ndarray) -> np.ndarray:
-    """ShapeNet-55's normalisation, of the complete cloud: mean at the origin, farthest point at distance 1."""
+    """ShapeNet-55's normalisation of a complete cloud: mean at the origin, farthest point at distance 1."""
     centred = cloud - cloud.mean(0)
     return (centred / max(float(np.linalg.norm(centred, axis=1).max()), 1e-12)).astype(np.float32)
 
 
 def _meshes(folder: Path) -> ShapeSet:
-    """<category>/{train,validation,test}/<name>.{npz,obj,off,ply}"""
+    """Meshes in <category>/{train,validation,test}/<name>.{npz,obj,off,ply}."""
     parts: dict[str, list[Shape]] = {part: [] for part in PARTS}
     for part in PARTS:
         for path in sorted(folder.glob(f"*/{part}/*")):
@@ -108,7 +112,7 @@ def _meshes(folder: Path) -> ShapeSet:
 
 
 def _pcn(folder: Path) -> ShapeSet:
-    """{train,val,test}/{partial,complete}/<synset>/<model>[/00…07].{pcd,h5}"""
+    """PCN: {train,val,test}/{partial,complete}/<synset>/<model>[/00…07].{pcd,h5}."""
     parts: dict[str, list[Shape]] = {part: [] for part in PARTS}
     for part, own in PCN_PARTS.items():
         for path in sorted((folder / own / "complete").glob("*/*")):
@@ -127,7 +131,7 @@ def _pcn(folder: Path) -> ShapeSet:
 
 
 def _shapenet(folder: Path, lists: Path) -> ShapeSet:
-    """train.txt, test.txt (one <synset>-<model>.npy a line), and the clouds in shapenet_pc/."""
+    """ShapeNet-55: train.txt and test.txt (one <synset>-<model>.npy a line), and the clouds in shapenet_pc/."""
     parts: dict[str, list[Shape]] = {part: [] for part in PARTS}
     for name in ("train", "test"):
         path = lists / f"{name}.txt"
@@ -166,5 +170,5 @@ def _digest_of_sizes(folder: Path, files: Sequence[Path]) -> str:
 
 
 def _short(path: Path) -> str:
-    """The end of a path, which names the file without saying where the data lie."""
+    """The last four parts of a path: they name the file without saying where on this machine the data are."""
     return "/".join(path.parts[-4:])

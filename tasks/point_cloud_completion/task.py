@@ -1,4 +1,4 @@
-"""Point-cloud completion, as the engine calls it: PoinTr on clouds seen from one side."""
+"""The task point-cloud completion: PoinTr on clouds that are seen from one side."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from benchmark.evaluation import evaluating
 from benchmark.interface import Attachment, AttentionFactory, Columns, LossSum, Splits, mean_of
 from benchmark.settings import Settings
 from tasks.point_cloud_completion.controls import columns_of, control_columns
@@ -39,15 +40,15 @@ class ModelSettings(Settings):
     num_decoder_layers: int = Field(default=8, ge=1)
     mlp_ratio: float = Field(default=2.0, gt=0)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    num_centres: int = Field(default=512, ge=1, description="of the grouper's first level")
-    num_proxies: int = Field(default=128, ge=1, description="of its second: the tokens of the encoder")
+    num_centres: int = Field(default=512, ge=1, description="centres on the grouper's first level")
+    num_proxies: int = Field(default=128, ge=1, description="centres on its second level: the encoder's tokens")
     num_neighbours: int = Field(default=16, ge=1, description="in the grouper's edge convolutions")
     group_dims: tuple[int, ...] = Field(default=(8, 32, 64, 64, 128), min_length=5, max_length=5)
-    num_queries: int = Field(default=224, ge=1, description="coarse points: the tokens of the decoder")
+    num_queries: int = Field(default=224, ge=1, description="coarse points: the decoder's tokens")
     fold_size: int = Field(default=8, ge=1, description="each query becomes a patch of fold_size² points")
     global_dim: int = Field(default=1024, ge=1)
     fold_dim: int = Field(default=256, ge=2, multiple_of=2)
-    num_branches: int = Field(default=1, ge=0, description="first blocks with a branch of neighbours")
+    num_branches: int = Field(default=1, ge=0, description="so many first blocks have a branch of neighbours")
 
     @model_validator(mode="after")
     def _fits_together(self) -> ModelSettings:
@@ -59,20 +60,22 @@ class ModelSettings(Settings):
             )
         if min(self.group_dims) < 1 or any(width % 4 for width in self.group_dims[1:]):
             raise ValueError(
-                f"group_dims {list(self.group_dims)}: from the second on multiples of 4, the norm's groups"
+                f"group_dims {list(self.group_dims)}: from the second on multiples of 4, because the norm has 4 groups"
             )
         return self
 
 
 class EvalSettings(Settings):
-    """What is scored and drawn."""
+    """How clouds are scored, and how many are drawn."""
 
     threshold: float = Field(default=0.01, gt=0, description="distance of the F-score, in the data's unit")
-    num_drawn: int = Field(default=3, ge=0, le=8, description="test shapes, evenly spaced, that the record keeps")
+    num_drawn: int = Field(
+        default=3, ge=0, le=8, description="number of test shapes, evenly spaced, that the record keeps"
+    )
 
 
 class CompletionSettings(Settings):
-    """Everything of the task that a preset or --set may change."""
+    """All settings of ``pointr``."""
 
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -82,29 +85,29 @@ class CompletionSettings(Settings):
     def _centres_are_points(self) -> CompletionSettings:
         if self.model.num_centres > self.data.num_input:
             raise ValueError(
-                f"model.num_centres {self.model.num_centres}: at most data.num_input {self.data.num_input}, whose points they are"
+                f"model.num_centres {self.model.num_centres}: at most data.num_input {self.data.num_input}, because they are points of the input"
             )
         return self
 
 
 class CompletionBatch(NamedTuple):
-    """Pairs side by side, in the model's frames."""
+    """A batch of pairs, each in its model's frame."""
 
     partial: Tensor  # float32 (b, num_input, 3), 0 where padded
     padding: Tensor  # bool (b, num_input), True where padded
     complete: Tensor  # float32 (b, num_target, 3)
     centre: Tensor  # float32 (b, 3)
     scale: Tensor  # float32 (b,)
-    groups: Groups | None  # of the partial clouds, where they were prepared
+    groups: Groups | None  # of the partial clouds; None: the model finds them
 
 
 class PointCloudCompletion:
-    """The task; data are loaded once, by ``load_data``."""
+    """The task; ``load_data`` comes before all other methods."""
 
     name = "point_cloud_completion"
     version = 1
     backbones = {"pointr": ("noncausal_self", "noncausal_cross")}
-    settings = {"pointr": CompletionSettings}
+    settings: Any = {"pointr": CompletionSettings}  # of an object: the settings that it was given
     metrics = {
         "chamfer_l1": mean_of(
             "chamfer_l1",
@@ -130,31 +133,39 @@ class PointCloudCompletion:
     def __init__(self, settings: CompletionSettings, *, backbone: str) -> None:
         if backbone not in self.backbones:
             raise ValueError(f"backbone {backbone!r}: point_cloud_completion has {', '.join(self.backbones)}")
-        self.options = settings
+        self.settings = settings
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """The three parts' pairs; real data from ``pcc/`` of the root, or the folder that the settings name."""
+        """The pairs of the three parts; real data from ``pcc/`` of the root, or from the folder that the settings name.
+
+        Raises ValueError, in one line, for data that can't be used.
+        """
         self.cache, self.data_root = cache, data_root
-        model = self.options.model
+        model = self.settings.model
         sizes = GroupSizes(model.num_centres, model.num_proxies, model.num_neighbours, QUERY_NEIGHBOURS)
-        self.data = load_completion_data(self.options.data, sizes, data_root, cache)
+        self.data = load_completion_data(self.settings.data, sizes, data_root, cache)
         return self.data.splits
 
     def collate(self, examples: Sequence[Example]) -> CompletionBatch:
+        """A batch of these pairs; it has groups if all of them have."""
         partial, padding, complete, centre, scale, groups = zip(*examples, strict=True)
         known = None if None in groups else _wide(Groups(*map(torch.stack, zip(*groups, strict=True))))
         stack = torch.stack
         return CompletionBatch(stack(partial), stack(padding), stack(complete), stack(centre), stack(scale), known)
 
     def build_model(self, attention_for: AttentionFactory) -> nn.Module:
-        return PoinTr(attention_for=attention_for, **self.options.model.model_dump())
+        """PoinTr in the sizes of the settings."""
+        return PoinTr(attention_for=attention_for, **self.settings.model.model_dump())
 
     def loss(self, model: nn.Module, batch: CompletionBatch) -> LossSum:
-        """CD-L1 of the coarse and of the dense cloud, in the model's frame; both hold points of the input too."""
-        if model.training and self.options.data.mirror:
+        """CD-L1 of the coarse cloud plus CD-L1 of the dense one, summed over the batch, in the model's frame.
+
+        Both clouds include points of the input.
+        """
+        if model.training and self.settings.data.mirror:
             batch = _mirrored(batch)
         made = complete_batch(model, batch)
-        inputs, padding = _input_centres(batch, self.options.model.num_queries)
+        inputs, padding = _input_centres(batch, self.settings.model.num_queries)
         coarse, coarse_padding = _with_input(made.coarse, inputs, padding)
         dense, dense_padding = _with_input(made.dense, batch.partial, batch.padding)
         loss = sum(
@@ -165,32 +176,38 @@ class PointCloudCompletion:
         return LossSum(loss, len(batch.partial))
 
     def score(self, model: nn.Module, batch: CompletionBatch) -> Mapping[str, Tensor]:
-        """The dense cloud with the input's points against the complete one, in the data's coordinates."""
+        """The metrics of the dense cloud with the input's points, compared with the complete one.
+
+        Distances are in the data's coordinates.
+        """
         predicted, padding = predict(model, batch)
         scale, centre = batch.scale[:, None, None].double(), batch.centre[:, None].double()
         return columns_of(
             predicted.double() * scale + centre,
             batch.complete.double() * scale + centre,
-            threshold=self.options.eval.threshold,
+            threshold=self.settings.eval.threshold,
             predicted_padding=padding,
         )
 
     def controls(self) -> Mapping[str, Columns]:
         """``partial`` and ``mean_shape`` on the test clouds."""
-        return control_columns(self.data, threshold=self.options.eval.threshold, cache=self.cache)
+        return control_columns(self.data, threshold=self.settings.eval.threshold, cache=self.cache)
 
     def tokens(self, batch: CompletionBatch) -> int:
-        """Proxies and queries that encoder and decoder read."""
-        return len(batch.partial) * (self.options.model.num_proxies + self.options.model.num_queries)
+        """The number of proxies and queries that encoder and decoder read."""
+        return len(batch.partial) * (self.settings.model.num_proxies + self.settings.model.num_queries)
 
     def curves(self, model: nn.Module) -> dict[str, Any]:
-        """Some test shapes, and real scans without a truth where the data root has any: partial, truth, completion."""
+        """For the figures: partial cloud, truth and completion of some test shapes.
+
+        Real scans of the data root, if it has any, come without a truth.
+        """
         test = self.data.parts[2]
-        count = min(self.options.eval.num_drawn, len(test))
+        count = min(self.settings.eval.num_drawn, len(test))
         chosen = sorted(set(np.linspace(0, len(test) - 1, count).round().astype(int).tolist()))
         names = [f"{self.data.categories[test.category_of(i)]} {i}" for i in chosen]
         drawn = self._drawn(model, [test[i] for i in chosen], names, truth=True)
-        scans = self._scans()[: self.options.eval.num_drawn]
+        scans = self._scans()[: self.settings.eval.num_drawn]
         return {
             "drawn_step": DRAWN_STEP,
             "shapes": drawn,
@@ -198,21 +215,21 @@ class PointCloudCompletion:
         }
 
     def _scans(self) -> list[tuple[str, Example]]:
-        """Name and example of the real scans in ``pcc/pcn-sample``; their complete cloud is a stand-in."""
+        """Names and examples of the real scans in ``pcc/pcn-sample``; a single point stands for their complete cloud."""
         if self.data_root is None:
             return []
-        options, found = self.options.data, []
+        settings, found = self.settings.data, []
         for path in sorted((self.data_root / "pcc" / "pcn-sample" / "partial").glob("*.pcd")):
             cloud = read_cloud(path)
             check_partial(cloud, path.name)
-            cloud = cloud[np.random.default_rng(options.seed).permutation(len(cloud))[: options.num_input]]
-            found.append((path.stem, make_example(cloud, cloud[:1], options.num_input, "partial", None)))
+            cloud = cloud[np.random.default_rng(settings.seed).permutation(len(cloud))[: settings.num_input]]
+            found.append((path.stem, make_example(cloud, cloud[:1], settings.num_input, "partial", None)))
         return found
 
     def _drawn(
         self, model: nn.Module, examples: Sequence[Example], names: Sequence[str], *, truth: bool
     ) -> list[dict[str, Any]]:
-        """Clouds in the model's frame, packed; all attentions share the files of partial clouds and truths."""
+        """The clouds of these examples in the model's frame, packed; attentions share the files of partial clouds and truths."""
         if not examples:
             return []
         batch = self.collate(examples)
@@ -222,11 +239,8 @@ class PointCloudCompletion:
             padding=batch.padding.to(device),
             groups=None if batch.groups is None else Groups(*(x.to(device) for x in batch.groups)),
         )
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model):
             predicted, padding = predict(model, there)
-        model.train(was_training)
         kept = []
         for number, (example, name) in enumerate(zip(examples, names, strict=True)):
             clouds = {"partial": example.partial[~example.padding], "completion": predicted[number].cpu()}
@@ -240,15 +254,17 @@ class PointCloudCompletion:
 
 
 def complete_batch(model: nn.Module, batch: CompletionBatch) -> Completion:
+    """The model's coarse and dense clouds of a batch."""
     return model(batch.partial, batch.padding, batch.groups)
 
 
 def predict(model: nn.Module, batch: CompletionBatch) -> tuple[Tensor, Tensor | None]:
-    """The prediction (b, n, 3), which holds the input's points, and its padding (b, n), None where there is none."""
+    """The predicted cloud (b, n, 3), which includes the input's points, and its padding (b, n), None if nothing is padded."""
     return _with_input(complete_batch(model, batch).dense, batch.partial, batch.padding)
 
 
 def _with_input(made: Tensor, inputs: Tensor, padding: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The made points and the input's points as one cloud, and its padding, None if nothing is padded."""
     cloud = torch.cat((made, inputs), dim=1)
     if not bool(padding.any()):
         return cloud, None
@@ -256,7 +272,7 @@ def _with_input(made: Tensor, inputs: Tensor, padding: Tensor) -> tuple[Tensor, 
 
 
 def _input_centres(batch: CompletionBatch, num: int) -> tuple[Tensor, Tensor]:
-    """The first of the farthest-point sampling of the input (b, num, 3), and its padding."""
+    """The first ``num`` points (b, num, 3) that farthest-point sampling takes of the input, and their padding."""
     if batch.groups is None:
         centres, padding = farthest_points(batch.partial, num, padding=batch.padding)
     else:
@@ -265,7 +281,8 @@ def _input_centres(batch: CompletionBatch, num: int) -> tuple[Tensor, Tensor]:
 
 
 def _mirrored(batch: CompletionBatch) -> CompletionBatch:
-    """x and z turned around, each with probability 1/2; neighbours stay neighbours.  Drawn on the CPU, whose state resumes."""
+    """Each pair mirrored in x and in z, each with probability 1/2; the groups stay right, since distances don't change."""
+    # Drawn on the CPU, so that a seed gives the same signs on every device.
     signs = torch.ones(len(batch.partial), 1, 3)
     signs[..., [0, 2]] = torch.randint(0, 2, (len(signs), 1, 2)).float() * 2 - 1
     signs = signs.to(batch.partial.device)
@@ -273,9 +290,5 @@ def _mirrored(batch: CompletionBatch) -> CompletionBatch:
 
 
 def _wide(groups: Groups) -> Groups:
-    """Indices are kept in 16 bits, and used in 64."""
+    """The groups with indices of 64 bits, which PyTorch needs; they are kept in 16."""
     return Groups(*(tensor if tensor.dtype == torch.bool else tensor.long() for tensor in groups))
-
-
-def _moved(groups: Groups, device: torch.device) -> Groups:
-    return Groups(*(tensor.to(device) for tensor in groups))

@@ -1,4 +1,4 @@
-"""Texts -> examples: which data, the tokeniser, truncation, and what is kept in the cache."""
+"""From texts to examples: chooses the data, trains the tokeniser, cuts long texts, and keeps the tokens in the cache."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from benchmark.files import replacing, write_bytes
 from benchmark.interface import Splits
 from benchmark.settings import Settings
-from tasks.language_modeling.data import cache_key, find_modules, write_atomically
+from tasks.language_modeling.data import cache_key, find_modules
 from tasks.language_modeling.tokens import PieceTokenizer, load_bpe, train_bpe
 from tasks.summarization.docstrings import Target, find_definitions
 from tasks.summarization.metrics import dropped_share
@@ -31,7 +32,7 @@ from tasks.summarization.sources import (
 )
 
 Truncate = Literal["documents", "head"]
-LEAD_SENTENCES = {"embedded": 1, "scitldr": 1, "qmsum": 3, "multi_news": 3, "own": 3}  # of the control lead
+LEAD_SENTENCES = {"embedded": 1, "scitldr": 1, "qmsum": 3, "multi_news": 3, "own": 3}  # what the control lead takes
 TRUNCATION = {
     "documents": "each document gives as many first tokens as the others, and what a shorter one leaves goes to them",
     "head": "the first tokens of question and documents in their order",
@@ -39,58 +40,60 @@ TRUNCATION = {
 
 
 class DataSettings(Settings):
-    """Which pairs, how they are tokenised and cut."""
+    """Which pairs are read, and how they are tokenised and cut."""
 
     name: Literal["auto", "embedded", "scitldr", "qmsum", "multi_news", "own"] = Field(
-        default="auto", description="auto: scitldr where there is a data root, else embedded"
+        default="auto", description="auto: scitldr with a data root, embedded without one"
     )
     folder: str | None = Field(
         default=None,
-        description="of multi_news or own: a path, or a folder in sum/ of the data root; the data's name where null",
+        description="multi_news and own: a path, or a folder in sum/ of the data root; null: multi_news (own needs one)",
     )
-    source_column: str = Field(default="source", description="of own data: column or key of the texts")
-    target_column: str = Field(default="target", description="of own data: column or key of the summaries")
-    target: Target = Field(default="sentence", description="of embedded data: how much of a docstring is the summary")
-    signature: bool = Field(default=False, description="of embedded data: the def or class line stands before the body")
-    vocab_size: int = Field(default=4096, ge=259, le=2**20, description="of BPE; begin and end mark included")
-    max_source_tokens: int = Field(ge=2, description="the end mark included")
-    max_target_tokens: int = Field(ge=2, description="the end mark included; for training and generation")
+    source_column: str = Field(default="source", description="own data: column or key of the texts")
+    target_column: str = Field(default="target", description="own data: column or key of the summaries")
+    target: Target = Field(default="sentence", description="embedded data: how much of a docstring is the summary")
+    signature: bool = Field(default=False, description="embedded data: put the def or class line before the body")
+    vocab_size: int = Field(default=4096, ge=259, le=2**20, description="of BPE, with begin and end mark")
+    max_source_tokens: int = Field(ge=2, description="with the end mark")
+    max_target_tokens: int = Field(ge=2, description="with the end mark; in training and in generation")
     truncate: Truncate = "documents"
-    max_train: int | None = Field(default=None, ge=1, description="pairs, evenly chosen; all where null")
+    max_train: int | None = Field(default=None, ge=1, description="number of pairs, evenly chosen; null: all")
     max_validation: int | None = Field(default=None, ge=1)
     max_test: int | None = Field(default=None, ge=1)
     max_dropped_share: float = Field(
-        default=0.02, ge=0, le=1, description="letters and digits of the references that ROUGE may fail to see"
+        default=0.02, ge=0, le=1, description="allowed share of the references' letters and digits that ROUGE drops"
     )
 
 
 class Example(NamedTuple):
-    """One pair, tokenised and cut; both end with the end mark."""
+    """One pair, tokenised and cut; source and target end with the end mark."""
 
     source: np.ndarray  # int64 (m,)
     target: np.ndarray  # int64 (n,): the first reference
     pair: Pair
-    is_test: bool  # test examples are summarised, the others' loss alone is wanted
+    is_test: bool  # a summary is generated for test examples; the others need only their loss
 
 
 class Side(NamedTuple):
-    """Sources or targets of a part: all tokens in a row (a memory map), and where each text ends."""
+    """The sources, or the targets, of one part: the tokens of all texts in a row, and where each text ends."""
 
-    tokens: np.ndarray
-    ends: np.ndarray
-    uncut: np.ndarray  # how many tokens each text had before it was cut
+    tokens: np.ndarray  # uint32 (all tokens,), a memory map where it was read from the cache
+    ends: np.ndarray  # int64 (texts,)
+    uncut: np.ndarray  # int64 (texts,): the number of tokens before cutting
 
     def text(self, index: int) -> np.ndarray:
+        """The tokens of one text.  int64 (length,)"""
         start = self.ends[index - 1] if index else 0
         return np.asarray(self.tokens[start : self.ends[index]], dtype=np.int64)
 
     @property
     def lengths(self) -> np.ndarray:
+        """The number of tokens of each text.  (texts,)"""
         return np.diff(self.ends, prepend=0)
 
 
 class Examples(Sequence[Example]):
-    """One part."""
+    """The examples of one part, each made when it is asked for."""
 
     def __init__(self, pairs: Sequence[Pair], source: Side, target: Side, *, is_test: bool) -> None:
         self.pairs, self.source, self.target, self.is_test = pairs, source, target, is_test
@@ -101,25 +104,26 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]  # negative ones too, and IndexError beyond
+        index = range(len(self))[index]  # a range understands negative indices and raises IndexError beyond the end
         return Example(self.source.text(index), self.target.text(index), self.pairs[index], self.is_test)
 
 
 class Summaries(NamedTuple):
-    """Everything that the task needs."""
+    """Everything that the task keeps of its data."""
 
     splits: Splits
     tokenizer: PieceTokenizer
     end: int  # the end mark; ``tokenizer.begin`` is the begin mark
-    lead_sentences: int  # of the control, by document
+    lead_sentences: int  # how many sentences of each document the control takes
 
     @property
     def vocab_size(self) -> int:
+        """The size of the tokeniser's vocabulary, plus one for the end mark."""
         return self.tokenizer.vocab_size + 1
 
 
 class Texts(NamedTuple):
-    """What was read."""
+    """The texts of all parts as they were read, before they are tokenised."""
 
     parts: Mapping[str, Sequence[Pair]]
     name: str
@@ -128,28 +132,28 @@ class Texts(NamedTuple):
     details: Mapping[str, Any]
 
 
-def load_summaries(options: DataSettings, data_root: Path | None, cache: Path) -> Summaries:
-    """Reads, tokenises and cuts.  Raises ValueError, in one line, for data that can't be used."""
-    texts = read_texts(options, data_root, cache)
+def load_summaries(settings: DataSettings, data_root: Path | None, cache: Path) -> Summaries:
+    """Reads, tokenises and cuts the pairs.  Raises ValueError, in one line, for data that can't be used."""
+    texts = read_texts(settings, data_root, cache)
     for part in PARTS:
         if not texts.parts[part]:
-            raise ValueError(f"{texts.name}: its {part} part has no example; each part needs one at least")
+            raise ValueError(f"{texts.name}: its {part} part has no example; each part needs at least one")
     dropped = dropped_share(text for pair in texts.parts["test"] for text in pair.references)
-    if dropped > options.max_dropped_share:
+    if dropped > settings.max_dropped_share:
         raise ValueError(
             f"{texts.name}: ROUGE's tokenizer knows a-z and 0-9 only and would drop {dropped:.1%} of the letters and digits "
-            f"of the test summaries; data.max_dropped_share allows {options.max_dropped_share:.1%}"
+            f"of the test summaries; data.max_dropped_share allows {settings.max_dropped_share:.1%}"
         )
-    key = cache_key("v1", texts.fingerprint, {part: len(texts.parts[part]) for part in PARTS}, options.vocab_size)
-    tokenizer = _tokenizer(texts.parts["train"], options.vocab_size, cache / f"sum-{key}-bpe.json")
+    key = cache_key("v1", texts.fingerprint, {part: len(texts.parts[part]) for part in PARTS}, settings.vocab_size)
+    tokenizer = _tokenizer(texts.parts["train"], settings.vocab_size, cache / f"sum-{key}-bpe.json")
     end = tokenizer.vocab_size
-    limits = (options.max_source_tokens, options.max_target_tokens, options.truncate)
+    limits = (settings.max_source_tokens, settings.max_target_tokens, settings.truncate)
     key = cache_key("v1", key, limits)
     examples, sizes = {}, {}
     for part in PARTS:
         pairs = texts.parts[part]
-        source = _side(cache / f"sum-{key}-{part}-source", partial(_sources, pairs, tokenizer, end, options))
-        target = _side(cache / f"sum-{key}-{part}-target", partial(_targets, pairs, tokenizer, end, options))
+        source = _side(cache / f"sum-{key}-{part}-source", partial(_sources, pairs, tokenizer, end, settings))
+        target = _side(cache / f"sum-{key}-{part}-target", partial(_targets, pairs, tokenizer, end, settings))
         examples[part] = Examples(pairs, source, target, is_test=part == "test")
         sizes[part] = {"examples": len(pairs)} | _size("source", source) | _size("target", target)
     details = {
@@ -158,9 +162,9 @@ def load_summaries(options: DataSettings, data_root: Path | None, cache: Path) -
         "vocab_size": end + 1,
         "tokenizer": "byte-level BPE trained on the training part",
         "tokenizer_sha256": tokenizer.fingerprint,
-        "max_source_tokens": options.max_source_tokens,
-        "max_target_tokens": options.max_target_tokens,
-        "truncation": TRUNCATION[options.truncate],
+        "max_source_tokens": settings.max_source_tokens,
+        "max_target_tokens": settings.max_target_tokens,
+        "truncation": TRUNCATION[settings.truncate],
         "parts": sizes,
         "rouge": "rouge-score 0.1.2, its tokenizer (a-z and 0-9), Porter stemmer, sentences by newlines and Punkt",
         "letters_unseen_by_rouge": dropped,
@@ -172,22 +176,22 @@ def load_summaries(options: DataSettings, data_root: Path | None, cache: Path) -
     return Summaries(splits, tokenizer, end, LEAD_SENTENCES[texts.kind])
 
 
-def read_texts(options: DataSettings, data_root: Path | None, cache: Path) -> Texts:
-    """The pairs that the settings name."""
-    kind = options.name
+def read_texts(settings: DataSettings, data_root: Path | None, cache: Path) -> Texts:
+    """Reads the pairs that the settings name.  Raises ValueError where a folder or a data root is missing."""
+    kind = settings.name
     if kind == "auto":
         kind = "embedded" if data_root is None else "scitldr"
     if kind == "embedded":
-        return _embedded(options, cache)
+        return _embedded(settings, cache)
     if kind in ("scitldr", "qmsum"):
         if data_root is None:
             raise ValueError(f"data.name {kind}: needs a data root with sum/{kind}/ (--data-root)")
         read = read_scitldr if kind == "scitldr" else read_qmsum
-        return _limited(read(data_root), kind, kind, options)
-    folder = _folder(options.folder or ("multi_news" if kind == "multi_news" else None), data_root, kind)
+        return _limited(read(data_root), kind, kind, settings)
+    folder = _folder(settings.folder or ("multi_news" if kind == "multi_news" else None), data_root, kind)
     if kind == "multi_news":
-        return _limited(read_multi_news(folder), kind, kind, options)
-    return _limited(read_own(folder, options.source_column, options.target_column), folder.name, kind, options)
+        return _limited(read_multi_news(folder), kind, kind, settings)
+    return _limited(read_own(folder, settings.source_column, settings.target_column), folder.name, kind, settings)
 
 
 def _folder(name: str | None, data_root: Path | None, kind: str) -> Path:
@@ -198,20 +202,24 @@ def _folder(name: str | None, data_root: Path | None, kind: str) -> Path:
     candidates = [Path(name), *([data_root / "sum" / name] if data_root is not None else [])]
     found = next((path for path in reversed(candidates) if path.is_dir()), None)
     if found is None:
-        where = "sum/ of the data root, or a path" if data_root is not None else "a path (there is no data root)"
+        where = (
+            "a folder in sum/ of the data root, or a path"
+            if data_root is not None
+            else "a path (there is no data root)"
+        )
         advice = f"; {MULTI_NEWS_ADVICE}" if kind == "multi_news" else ""
-        raise ValueError(f"data.folder {name!r}: no such folder; {where} is wanted{advice}")
+        raise ValueError(f"data.folder {name!r}: no such folder; allowed is {where}{advice}")
     return found
 
 
-def _limits(options: DataSettings) -> dict[str, int | None]:
-    return {"train": options.max_train, "validation": options.max_validation, "test": options.max_test}
+def _limits(settings: DataSettings) -> dict[str, int | None]:
+    return {"train": settings.max_train, "validation": settings.max_validation, "test": settings.max_test}
 
 
-def _limited(data: RealData, name: str, kind: str, options: DataSettings) -> Texts:
-    """Evenly chosen pairs, where fewer than all are wanted."""
+def _limited(data: RealData, name: str, kind: str, settings: DataSettings) -> Texts:
+    """Keeps evenly chosen pairs of the parts that have a limit."""
     parts, details = {}, {}
-    for part, limit in _limits(options).items():
+    for part, limit in _limits(settings).items():
         pairs = data.parts[part]
         count = min(limit or len(pairs), len(pairs))
         parts[part] = tuple(pairs[i * len(pairs) // count] for i in range(count))
@@ -219,21 +227,21 @@ def _limited(data: RealData, name: str, kind: str, options: DataSettings) -> Tex
     return Texts(parts, name, kind, data.fingerprint, {**data.details, "pairs_of_each_part": details})
 
 
-def _embedded(options: DataSettings, cache: Path) -> Texts:
-    modules, limits = find_modules(), _limits(options)
-    key = cache_key("v2", modules.fingerprint, options.target, options.signature, limits)
+def _embedded(settings: DataSettings, cache: Path) -> Texts:
+    modules, limits = find_modules(), _limits(settings)
+    key = cache_key("v2", modules.fingerprint, settings.target, settings.signature, limits)
     path = cache / f"sum-{key}.json"
     if not path.exists():
-        found = find_definitions(modules, options.target, limits, signature=options.signature)
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
+        found = find_definitions(modules, settings.target, limits, signature=settings.signature)
+        write_bytes(path, json.dumps(found).encode())
     rows = json.loads(path.read_text(encoding="utf-8"))
     parts = {part: tuple(Pair(*(_tuples(value) for value in row)) for row in rows[part]) for part in PARTS}
     details = {
-        "source": "body, signature before it" if options.signature else "body",
-        "summary": f"first {options.target} of the docstring",
+        "source": "body, signature before it" if settings.signature else "body",
+        "summary": f"first {settings.target} of the docstring",
         "python": platform.python_version(),
     }
-    if options.target == "docstring":
+    if settings.target == "docstring":
         details["summary"] = "the docstring"
     digest = hashlib.sha256(f"{modules.fingerprint} {key}".encode()).hexdigest()
     return Texts(parts, "embedded", "embedded", digest, details)
@@ -245,10 +253,10 @@ def _tuples(value: Any) -> Any:
 
 def _tokenizer(pairs: Sequence[Pair], vocab_size: int, path: Path) -> PieceTokenizer:
     if not path.exists():
-        # dict.fromkeys: a meeting is the source of many questions, and counts once.
+        # Each text counts once: a meeting is the source of many questions.
         texts = dict.fromkeys(text for pair in pairs for text in (*pair.documents, pair.question, *pair.references))
         trained = train_bpe((_bytes(text, "train") for text in texts), vocab_size - 1)
-        write_atomically(path, lambda temporary: temporary.write_text(trained.tokenizer.to_str(), encoding="utf-8"))
+        write_bytes(path, trained.tokenizer.to_str().encode())
     return load_bpe(path)
 
 
@@ -263,7 +271,10 @@ def _bytes(text: str, name: str) -> bytes:
 
 
 def encode(texts: Sequence[str], tokenizer: PieceTokenizer, name: str) -> list[np.ndarray]:
-    """Tokens of each text.  Raises ValueError where they don't give it back."""
+    """The tokens of each text, int64 (length,).
+
+    name stands in messages.  Raises ValueError where the tokens don't give back the text.
+    """
     contents = [_bytes(text, name) for text in texts]
     tokens = tokenizer.encode(contents)
     for content, ids in zip(contents, tokens, strict=True):
@@ -272,24 +283,28 @@ def encode(texts: Sequence[str], tokenizer: PieceTokenizer, name: str) -> list[n
     return tokens
 
 
-def _sources(pairs: Sequence[Pair], tokenizer: PieceTokenizer, end: int, options: DataSettings) -> Side:
-    """Question, documents with an empty line between them, end mark."""
+def _sources(pairs: Sequence[Pair], tokenizer: PieceTokenizer, end: int, settings: DataSettings) -> Side:
+    """Question and documents with an empty line between them, then the end mark."""
     (blank,) = encode(["\n\n"], tokenizer, "separator")
     rows, uncut = [], []
-    remembered: dict[str, np.ndarray] = {}  # of the last pair: a meeting's questions follow one another
+    # The tokens of the pair before: all questions to a meeting follow one another and share its transcript.
+    remembered: dict[str, np.ndarray] = {}
     for pair in pairs:
         texts = [text for text in (pair.question, *pair.documents) if text]
         new = [text for text in texts if text not in remembered]
         known = {text: remembered[text] for text in texts if text in remembered}
         remembered = known | dict(zip(new, encode(new, tokenizer, pair.name), strict=True))
         pieces = [remembered[text] for text in texts]
-        rows.append(join(pieces, blank, end, options.max_source_tokens, options.truncate))
+        rows.append(join(pieces, blank, end, settings.max_source_tokens, settings.truncate))
         uncut.append(sum(map(len, pieces)) + len(blank) * max(0, len(pieces) - 1) + 1)
     return _flat(rows, uncut)
 
 
 def join(pieces: Sequence[np.ndarray], blank: np.ndarray, end: int, max_tokens: int, truncate: Truncate) -> np.ndarray:
-    """One source of at most ``max_tokens``, the end mark included."""
+    """One source of at most ``max_tokens`` tokens, the end mark included.  int64 (length,)
+
+    pieces: the tokens of question and documents.  blank: the tokens that stand between two pieces.
+    """
     room = max(0, max_tokens - 1 - len(blank) * (len(pieces) - 1)) if pieces else 0
     if truncate == "documents":
         sizes = fair_shares([len(piece) for piece in pieces], room)
@@ -300,7 +315,10 @@ def join(pieces: Sequence[np.ndarray], blank: np.ndarray, end: int, max_tokens: 
 
 
 def fair_shares(lengths: Sequence[int], room: int) -> list[int]:
-    """How many tokens each may keep: as many as the others, and what a shorter one leaves goes to them."""
+    """How many of its tokens each text keeps, at most ``room`` together: equal shares.
+
+    A text that is shorter than its share leaves the rest to the others.
+    """
     shares = [0] * len(lengths)
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     for done, index in enumerate(order):
@@ -309,9 +327,10 @@ def fair_shares(lengths: Sequence[int], room: int) -> list[int]:
     return shares
 
 
-def _targets(pairs: Sequence[Pair], tokenizer: PieceTokenizer, end: int, options: DataSettings) -> Side:
+def _targets(pairs: Sequence[Pair], tokenizer: PieceTokenizer, end: int, settings: DataSettings) -> Side:
+    """The first reference of each pair, and the end mark."""
     tokens = encode([pair.references[0] for pair in pairs], tokenizer, "summaries")
-    rows = [np.append(ids[: options.max_target_tokens - 1], end) for ids in tokens]
+    rows = [np.append(ids[: settings.max_target_tokens - 1], end) for ids in tokens]
     return _flat(rows, [len(ids) + 1 for ids in tokens])
 
 
@@ -321,17 +340,13 @@ def _flat(rows: Sequence[np.ndarray], uncut: Sequence[int]) -> Side:
 
 
 def _side(stem: Path, make: Callable[[], Side]) -> Side:
-    """From the cache, or made and kept there."""
+    """A side from the cache; one that is not there is made and kept."""
     paths = {field: stem.with_name(f"{stem.name}-{field}.npy") for field in Side._fields}
     if not all(path.exists() for path in paths.values()):
         for field, array in make()._asdict().items():
-            write_atomically(paths[field], partial(_save, array=array))
+            with replacing(paths[field]) as file:
+                np.save(file, array)
     return Side(np.load(paths["tokens"], mmap_mode="r"), np.load(paths["ends"]), np.load(paths["uncut"]))
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # np.save would add an ending to the temporary name
-        np.save(file, array)
 
 
 def _size(name: str, side: Side) -> dict[str, Any]:

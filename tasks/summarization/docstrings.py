@@ -1,7 +1,7 @@
-"""The embedded data: functions and classes of the running interpreter's standard library, and what their docstrings say.
+"""The embedded data: functions and classes of the running interpreter's standard library, and their docstrings.
 
-A source is the body of a function or class, every docstring in it taken out; its summary is the first sentence of its own
-docstring.  The ``def`` or ``class`` line stands before the body on request: its names are half of the summary.
+A source is the body of a function or class without any docstring in it; its summary is the first sentence of its own
+docstring.  On request the ``def`` or ``class`` line stands before the body: its names often say half of the summary.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ from tasks.summarization.pairs import Pair
 Target = Literal["sentence", "paragraph", "docstring"]
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-# A sentence ends with . ! or ? before white space and a capital, a digit or the end; "e.g." and "i.e." end none.
+# A sentence ends with . ! or ? before white space and a capital, digit, quote or bracket, or at the end of the text.
+# "e.g.", "i.e.", "etc." and "vs." end no sentence.
 SENTENCE_END = re.compile(r"(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)(?<!vs\.)(?<=[.!?])[)\"'`]*\s+(?=[A-Z0-9\"'`(])|\Z")
-MIN_WORDS = 3  # a shorter "sentence" says nothing, or is the beginning of a table
+MIN_WORDS = 3  # a shorter "sentence" says nothing, or begins a table
 
 
 def find_definitions(
     modules: Sources, target: Target, limits: Mapping[str, int | None], *, signature: bool = False
 ) -> dict[str, tuple[Pair, ...]]:
-    """The pairs of each part, by module: the split of the language-modelling task, whose ``find_modules`` finds them.
+    """The pairs of each part.
 
-    Of several with the same code the first is kept, so that no code is in two parts.  limits: pairs of a part, from
-    modules in an order that a digest of their names gives; all where None.
+    modules: what ``find_modules`` of the language-modelling task found; its split is kept, so each module lies in one
+    part.  Equal code is kept once, so no code is in two parts.  limits: the number of pairs of a part, None for all;
+    modules are taken in the order of a digest of their names.
     """
     root = Path(sysconfig.get_path("stdlib"))
     seen: set[bytes] = set()
     parts = {}
-    # Test first: what stands twice is missed in training, not where it is scored.
+    # Test first: of code that occurs twice, the copy for scoring is kept and the one for training left out.
     for part in ("test", "validation", "train"):
         kept: list[Pair] = []
         limit = limits[part]
@@ -61,13 +63,13 @@ def find_definitions(
 def pairs_of_module(name: str, text: str, target: Target = "sentence", *, signature: bool = False) -> Iterator[Pair]:
     """The pairs of one module.  name: the module's path, for the names of the pairs.
 
-    What has a docstring and no other body gives none, nor does what has both on one line.
+    A definition gives no pair where its body is nothing but a docstring, or where both stand on one line.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old modules hold escapes that are no longer allowed
+        warnings.simplefilter("ignore")  # old modules have escapes that Python now warns of
         try:
             tree = ast.parse(text)
-        except SyntaxError:  # a template, such as lib2to3 has
+        except SyntaxError:  # lib2to3, for one, has templates that are not Python
             return
     lines = _without_docstrings(tree, text)
     for node in ast.walk(tree):
@@ -81,17 +83,17 @@ def pairs_of_module(name: str, text: str, target: Target = "sentence", *, signat
 
 
 def _first_line(node: ast.stmt) -> int:
-    """Of a definition that of its first decorator."""
+    """The line on which a statement begins; a definition begins with its first decorator."""
     return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
 
 
 def _without_docstrings(tree: ast.AST, text: str) -> list[str | None]:
-    """The lines of a module, None where a line held nothing but a docstring."""
-    lines: list[bytes | None] = [line.encode() for line in re.split(r"\r\n|\r|\n", text)]  # as the parser counts
+    """The lines of a module, None for a line that held nothing but a docstring."""
+    lines: list[bytes | None] = [line.encode() for line in re.split(r"\r\n|\r|\n", text)]  # the parser's own lines
     for node in ast.walk(tree):
         if isinstance(node, Definition | ast.Module) and (found := _docstring(node)) is not None:
             start, stop = found.lineno - 1, (found.end_lineno or found.lineno) - 1
-            before = (lines[start] or b"")[: found.col_offset]  # columns count bytes
+            before = (lines[start] or b"")[: found.col_offset]  # the parser counts columns in bytes
             after = (lines[stop] or b"")[found.end_col_offset :]
             lines[start : stop + 1] = [(before + after).rstrip() or None, *[None] * (stop - start)]
     return [None if line is None else line.decode() for line in lines]
@@ -105,7 +107,7 @@ def _docstring(node: Definition | ast.Module) -> ast.Constant | None:
 
 
 def summary_of(docstring: str, target: Target = "sentence") -> str:
-    """The first sentence, the first paragraph, or all of it; empty where that says nothing."""
+    """The first sentence of a docstring, its first paragraph, or all of it; empty below ``MIN_WORDS`` words."""
     text = inspect.cleandoc(docstring)
     if target != "docstring":
         text = " ".join(re.split(r"\n\s*\n", text, maxsplit=1)[0].split())

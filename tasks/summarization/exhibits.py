@@ -13,7 +13,7 @@ SHOWN_CHARACTERS = 400  # of a source
 
 
 def exhibits(records: Sequence[Record]) -> list[Exhibit]:
-    """Sources, references and what each attention made of them; of several seeds the lowest is shown."""
+    """One exhibit for each group of comparable records; of an attention's seeds, the lowest is shown."""
     made = []
     for (pattern, *_), group in _comparable(records).items():
         chosen: dict[str, Record] = {}
@@ -21,8 +21,8 @@ def exhibits(records: Sequence[Record]) -> list[Exhibit]:
             chosen.setdefault(record.cell.label, record)
         forced = group[0].curves["forced_min_tokens"]
         caption = (
-            f"{pattern}: greedy or beam search as the preset has it. A summary ends by itself; forced ones have at least "
-            f"{forced} tokens. Sources are shown as far as {SHOWN_CHARACTERS} characters."
+            f"Decoded by greedy or beam search, as the preset says. A summary ends by itself; those marked forced have at least "
+            f"{forced} tokens. Sources are cut after {SHOWN_CHARACTERS} characters."
         )
         rows: list[tuple[str, ...]] = []
         for index, example in enumerate(group[0].curves["examples"]):
@@ -39,7 +39,7 @@ def exhibits(records: Sequence[Record]) -> list[Exhibit]:
 
 
 def _comparable(records: Sequence[Record]) -> dict[tuple[Any, ...], list[Record]]:
-    """Records that show the same examples, by pattern."""
+    """Records that show the same examples at the same pattern."""
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
         curves = record.curves

@@ -1,4 +1,4 @@
-"""What every source of data gives: texts and their summaries."""
+"""A pair: the texts to summarise, and their summaries.  Every source of data gives pairs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Pair(NamedTuple):
     """One example before it is tokenised."""
 
-    name: str  # what messages and records call it
-    documents: tuple[str, ...]  # what is summarised
+    name: str  # for messages and records
+    documents: tuple[str, ...]  # the texts to summarise
     references: tuple[str, ...]  # one summary or several; sentences may stand on lines of their own
-    question: str = ""  # what the summary shall answer; stands before the documents, and is never part of them
+    question: str = ""  # the summary answers it; it stands before the documents and is no part of them

@@ -1,7 +1,7 @@
-"""Real data: SciTLDR, QMSum, Multi-News, and a user's own JSON lines or CSV, each read from the layout it comes in.
+"""Real data: SciTLDR, QMSum, Multi-News, and a user's own JSON lines or CSV, each read in its published layout.
 
-Every fault ends in one ValueError that names file, line, fault and what is allowed.  A missing summary is a fault; an
-empty one, or an empty source, is an example like any other.
+Every fault ends in one ValueError that names file, line, fault and what is allowed.  A missing summary is a fault.  An
+empty summary or an empty source is an example like any other.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tasks.summarization.pairs import Pair
 PARTS = ("train", "validation", "test")
 PART_NAMES = {"train": ("train",), "validation": ("validation", "val", "dev"), "test": ("test",)}
 
-# Training papers that stand in dev or test too, or twice in training, under another id (same abstract, or more than half
-# of its runs of 8 words); and one of dev that stands in test.  From the README of the data root.
+# Training papers that occur again in dev, test or training under another id (same abstract, or more than half of its runs
+# of 8 words in common), and one paper of dev that occurs again in test.  From the README of the data root.
 SCITLDR_DUPLICATES = frozenset(
     """
     HyxaHGcij7 rylLud_moQ S1EERs09YQ Hye-LiR5Y7 SJf_XhCqKm HyesB2RqFQ HyGxNg9SiQ SkxwBgpmDE BJeypMU5wE HJxjSR5so7
     BJxDNxSFDH SklD9yrFPS HJxb8-o6s7
-    """.split()  # noqa: SIM905  a list of one word a line would be a page
+    """.split()  # noqa: SIM905  the formatter would put a list on a line for each word
 )
 SCITLDR_DEV_DUPLICATES = frozenset({"S1M7wGssim"})
 
@@ -36,7 +36,7 @@ MULTI_NEWS_ADVICE = (
 
 
 class RealData(NamedTuple):
-    """The pairs of each part, the SHA-256 of the files, and what the record says of them."""
+    """The pairs of each part, the SHA-256 of the files, and details for the record."""
 
     parts: Mapping[str, tuple[Pair, ...]]
     fingerprint: str
@@ -44,13 +44,13 @@ class RealData(NamedTuple):
 
 
 class _Files:
-    """Reads text files, and makes one digest of all."""
+    """Reads text files, and makes one digest of all of them."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
 
     def text(self, path: Path, label: str, advice: str = "") -> str:
-        """Strict UTF-8, a byte order mark is fine; newlines inside are as they stand."""
+        """The text of a file: strict UTF-8, with or without a byte order mark; newlines stay as they are."""
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -66,7 +66,7 @@ class _Files:
 
 
 def read_scitldr(data_root: Path) -> RealData:
-    """``sum/scitldr/{train,dev,test}.jsonl``: an abstract, and one summary (train) or several."""
+    """``sum/scitldr/{train,dev,test}.jsonl``: one paper a line, with its abstract and one summary (train) or several."""
     files, parts = _Files(), {}
     for part, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
         label = f"sum/scitldr/{name}.jsonl"
@@ -82,13 +82,13 @@ def read_scitldr(data_root: Path) -> RealData:
 
 
 def read_qmsum(data_root: Path) -> RealData:
-    """``sum/qmsum/{train,val,test}/*.json``: a meeting each; every question to it is an example."""
+    """``sum/qmsum/{train,val,test}/*.json``: one meeting a file; every question about it is an example."""
     files, parts = _Files(), {}
     for part, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         folder = data_root / "sum" / "qmsum" / name
         paths = sorted(folder.glob("*.json"))
         if not paths:
-            raise ValueError(f"sum/qmsum/{name}: no .json file; one file a meeting is wanted")
+            raise ValueError(f"sum/qmsum/{name}: no .json file; one file a meeting is needed")
         parts[part] = tuple(
             pair
             for path in paths
@@ -111,7 +111,10 @@ def _meeting(label: str, text: str) -> Iterator[Pair]:
 
 
 def read_multi_news(folder: Path) -> RealData:
-    """``{train,val,test}.{src,tgt}``: one example a line, documents divided by |||||, newlines written NEWLINE_CHAR."""
+    """``{train,val,test}.{src,tgt}``: one example a line, documents divided by |||||, newlines written NEWLINE_CHAR.
+
+    Raises ValueError, in one line, for a missing file and for files with unequal numbers of lines.
+    """
     files, parts = _Files(), {}
     for part in PARTS:
         stem = next((name for name in PART_NAMES[part] if (folder / f"{name}.src").exists()), PART_NAMES[part][-1])
@@ -119,7 +122,7 @@ def read_multi_news(folder: Path) -> RealData:
         for ending in ("src", "tgt"):
             label = f"{folder.name}/{stem}.{ending}"
             text = files.text(folder / f"{stem}.{ending}", label, MULTI_NEWS_ADVICE)
-            # Not splitlines(): the texts hold characters that it takes for ends of lines.
+            # splitlines() would also cut at characters such as U+2028, which the texts contain.
             lines[ending] = text.removesuffix("\n").split("\n") if text else []
         if len(lines["src"]) != len(lines["tgt"]):
             raise ValueError(
@@ -136,7 +139,7 @@ def read_multi_news(folder: Path) -> RealData:
 
 
 def multi_news_documents(source: str) -> list[str]:
-    """The documents of a line of ``.src``; the last one is as good as the others, with a ||||| behind it or without."""
+    """The documents of a line of ``.src``, without empty ones; a ||||| behind the last document changes nothing."""
     documents = [_newlines(document).strip() for document in source.split("|||||")]
     return [document for document in documents if document]
 
@@ -149,7 +152,8 @@ def _newlines(text: str) -> str:
 def read_own(folder: Path, source: str, target: str) -> RealData:
     """``{train,validation,test}.jsonl`` or ``.csv`` with a column of sources and one of summaries.
 
-    In JSON both may be lists: of documents, and of references.  CSV is as RFC 4180 has it: quoted fields may hold newlines.
+    source, target: the names of these columns.  In JSON both may be lists, of documents and of references.  CSV follows
+    RFC 4180: quoted fields may contain newlines.  Raises ValueError, in one line, for a file that can't be used.
     """
     files, parts = _Files(), {}
     for part in PARTS:
@@ -157,7 +161,7 @@ def read_own(folder: Path, source: str, target: str) -> RealData:
         path = next((path for path in found if path.exists()), None)
         if path is None:
             wanted = ", ".join(path.name for path in found)
-            raise ValueError(f"{folder.name}: no file of the {part} part; one of {wanted} is wanted")
+            raise ValueError(f"{folder.name}: no file of the {part} part; one of {wanted} is needed")
         label = f"{folder.name}/{path.name}"
         rows: Callable[[str, str], Iterator[tuple[int, Any]]] = _json_lines if path.suffix == ".jsonl" else _csv_rows
         parts[part] = tuple(
@@ -182,22 +186,22 @@ def _json(text: str, label: str, line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{label}, line {line + error.lineno - 1}, column {error.colno}: no whole JSON ({error.msg}); "
+            f"{label}, line {line + error.lineno - 1}, column {error.colno}: not valid JSON ({error.msg}); "
             "is the file cut off?"
         ) from None
     except RecursionError:
-        raise ValueError(f"{label}, line {line}: JSON nested too deeply; objects with texts are wanted") from None
+        raise ValueError(f"{label}, line {line}: JSON nested too deeply; objects with texts are needed") from None
 
 
 def _csv_rows(text: str, label: str) -> Iterator[tuple[int, Any]]:
     """Each row with the line on which it begins."""
-    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # a document may be longer than 128 kB
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # by default a field ends at 128 kB
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
         header = next(reader, None)
         if header is None:
-            raise ValueError(f"{label}: is empty; a header line with the names of the columns is wanted")
+            raise ValueError(f"{label}: is empty; a header line with the names of the columns is needed")
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
@@ -207,23 +211,23 @@ def _csv_rows(text: str, label: str) -> Iterator[tuple[int, Any]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
-            f"{label}, line {line}: {error}; a field with commas, quotes or newlines stands in double quotes, and quotes in it are doubled"
+            f"{label}, line {line}: {error}; a field with commas, quotes or newlines must be in double quotes, with quotes in it doubled"
         ) from None
 
 
 def _field(row: Any, key: str, kind: type, where: str) -> Any:
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: a {type(row).__name__}; an object with {key!r} is wanted")
+        raise ValueError(f"{where}: a {type(row).__name__}; an object with {key!r} is needed")
     if key not in row:
         raise ValueError(f"{where}: has no {key!r}; it has {', '.join(map(repr, row)) or 'nothing'}")
     if not isinstance(row[key], kind):
         wanted = "a text" if kind is str else "a list"
-        raise ValueError(f"{where}: {key!r} is a {type(row[key]).__name__}; {wanted} is wanted")
+        raise ValueError(f"{where}: {key!r} is a {type(row[key]).__name__}; {wanted} is needed")
     return row[key]
 
 
 def _strings(row: Any, key: str, where: str, *, at_least: int = 0) -> Sequence[str]:
-    """A text as a list of one, or a list of texts."""
+    """The value as a list of texts; a single text becomes a list of one."""
     value = _field(row, key, object, where)
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or len(texts) < at_least:

@@ -11,15 +11,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
 from benchmark.settings import Settings
+from tasks.cross_entropy import PADDED, token_nats
 from tasks.summarization.data import DataSettings, Example, Summaries, load_summaries
 from tasks.summarization.decoding import Hypothesis, beam_search
 from tasks.summarization.metrics import TYPES, one_sentence_a_line, rouge, sentences
 from tasks.summarization.pairs import Pair
-from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+from tasks.summarization.transformer import Transformer
 
-SHOWN_CHARACTERS = 1200  # of a source, in the record
+SHOWN_CHARACTERS = 1200  # the record keeps this much of a source
 
 
 class ModelSettings(Settings):
@@ -32,9 +34,11 @@ class ModelSettings(Settings):
     feed_forward_dim: int = Field(default=2048, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    share_embeddings: bool = Field(default=True, description="one matrix for source, target and output; else three")
+    share_embeddings: bool = Field(
+        default=True, description="true: one matrix for source, target and output; false: three"
+    )
     num_target_positions: int | None = Field(
-        default=None, ge=1, description="learned positions of targets; data.max_target_tokens where null"
+        default=None, ge=1, description="learned positions of targets; null: data.max_target_tokens"
     )
 
     @model_validator(mode="after")
@@ -45,15 +49,17 @@ class ModelSettings(Settings):
 
 
 class EvalSettings(Settings):
-    """How summaries are made and compared; lengths are tokens, the end mark included."""
+    """How summaries are made and compared; lengths are in tokens and count the end mark."""
 
     beam_size: int = Field(default=1, ge=1, description="1 is greedy search")
     length_penalty: float = Field(default=0.0, description="scores are divided by length to this power")
-    min_tokens: int = Field(default=1, ge=1, description="of summaries, forced or not")
-    forced_min_tokens: int = Field(default=1, ge=1, description="of the summaries that rouge*_forced score")
-    lead_sentences: int | None = Field(default=None, ge=1, description="of each document; by data where null")
+    min_tokens: int = Field(default=1, ge=1, description="minimum length of every summary")
+    forced_min_tokens: int = Field(default=1, ge=1, description="minimum length of the summaries of rouge*_forced")
+    lead_sentences: int | None = Field(
+        default=None, ge=1, description="sentences of each document in the control lead; null: by data set"
+    )
     num_shown: int = Field(
-        default=6, ge=0, description="test examples, evenly chosen, whose summaries are in the record"
+        default=6, ge=0, description="number of test examples, evenly chosen, whose summaries the record keeps"
     )
 
 
@@ -78,14 +84,14 @@ class SummarizationSettings(Settings):
 
 
 class SummaryBatch(NamedTuple):
-    """Pairs, side by side."""
+    """A batch of pairs."""
 
     source: Tensor  # (b, m) int64
-    source_padding: Tensor | None  # (b, m) bool, True where padded; None where nothing is
-    inputs: Tensor  # (b, n) int64: the begin mark and the target without its end mark
-    targets: Tensor  # (b, n) int64, PADDED where a target is shorter
+    source_padding: Tensor | None  # (b, m) bool, True where padded; None if nothing is padded
+    inputs: Tensor  # (b, n) int64: the begin mark, then the target without its end mark
+    targets: Tensor  # (b, n) int64, PADDED behind the end of a shorter target
     num_tokens: Tensor  # (b,) int64, of the target
-    references: tuple[tuple[str, ...], ...]  # of test examples; empty where no summary is wanted
+    references: tuple[tuple[str, ...], ...]  # of test examples; empty if no summaries are needed
 
 
 def _rouge(name: str, forced: bool) -> Metric:
@@ -101,12 +107,12 @@ def _rouge(name: str, forced: bool) -> Metric:
 
 
 class Summarization:
-    """Sources read once, summaries written token by token (PROTOCOL.md)."""
+    """The task: the source is read once, the summary is written token by token (PROTOCOL.md)."""
 
     name = "summarization"
     version = 1
     backbones = {"transformer": ("noncausal_self", "causal_self", "causal_cross")}
-    settings = {"transformer": SummarizationSettings}
+    settings: Any = {"transformer": SummarizationSettings}  # of an object: the settings that it was given
     metrics = {
         **{name: _rouge(name, False) for name in TYPES},
         **{f"{name}_forced": _rouge(name, True) for name in TYPES},
@@ -124,18 +130,22 @@ class Summarization:
     def __init__(self, settings: SummarizationSettings, *, backbone: str = "transformer") -> None:
         if backbone not in self.backbones:
             raise ValueError(f"backbone {backbone!r}: summarization has {', '.join(self.backbones)}")
-        self.config = settings
+        self.settings = settings
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """The three parts; real data from ``sum/`` of the root, or the folder that the settings name."""
-        self.data = load_summaries(self.config.data, data_root, cache)
+        """The three parts; real data from ``sum/`` of the root, or from the folder that the settings name.
+
+        Raises ValueError, in one line, for data that can't be used.
+        """
+        self.data = load_summaries(self.settings.data, data_root, cache)
         return self.data.splits
 
     def collate(self, examples: Sequence[Example]) -> SummaryBatch:
+        """A padded batch; it has references if all its examples are test examples."""
         source, padding = _padded([example.source for example in examples], 0)
         targets, absent = _padded([example.target for example in examples], PADDED)
         begin = torch.full((len(examples), 1), self.data.tokenizer.begin)
-        # What the decoder reads at a padded place is seen by nothing that is scored.
+        # Any token will do at a padded place: the decoder is causal, so no scored position sees it.
         inputs = torch.cat((begin, targets[:, :-1].masked_fill(absent[:, :-1], self.data.end)), dim=1)
         wanted = all(example.is_test for example in examples)
         references = tuple(example.pair.references for example in examples) if wanted else ()
@@ -145,26 +155,26 @@ class Summarization:
 
     def build_model(self, attention_for: AttentionFactory) -> nn.Module:
         """The Transformer for the vocabulary and lengths of the data."""
-        sizes = self.config.model.model_dump(exclude={"label_smoothing"})
+        sizes = self.settings.model.model_dump(exclude={"label_smoothing"})
         return Transformer(
             attention_for,
             vocab_size=self.data.vocab_size,
-            max_source_length=self.config.data.max_source_tokens,
-            max_target_length=self.config.data.max_target_tokens,
+            max_source_length=self.settings.data.max_source_tokens,
+            max_target_length=self.settings.data.max_target_tokens,
             **sizes,
         )
 
     def loss(self, model: nn.Module, batch: SummaryBatch) -> LossSum:
-        """Smoothed -ln p, summed over target tokens, and their number."""
+        """-ln p with label smoothing, summed over all target tokens, and the number of these tokens."""
         logits = model(batch.source, batch.inputs, batch.source_padding)
-        nats = smoothed_nats(logits, batch.targets, label_smoothing=self.config.model.label_smoothing)
+        nats = token_nats(logits, batch.targets, label_smoothing=self.settings.model.label_smoothing)
         return LossSum(nats.sum(), batch.num_tokens.sum())
 
     def score(self, model: Any, batch: SummaryBatch) -> Mapping[str, Tensor]:
-        """Loss of every example; of test examples ROUGE and lengths of their summaries, free and forced, too."""
+        """The loss of every example; for test examples also ROUGE and lengths of their free and forced summaries."""
         memory = model.encode(batch.source, batch.source_padding)
         logits = model.decode(batch.inputs, memory, batch.source_padding)
-        nats = smoothed_nats(logits, batch.targets).double().sum(1)
+        nats = token_nats(logits, batch.targets).double().sum(1)
         columns = {"nats": nats, "num_tokens": batch.num_tokens.double()}
         if batch.references:
             for suffix, found in self._summaries(model, memory, batch.source_padding).items():
@@ -175,9 +185,9 @@ class Summarization:
         return columns
 
     def controls(self) -> Mapping[str, Columns]:
-        """``lead_k``: the first k sentences of each document; they have no loss."""
+        """``lead_k``: the first k sentences of each document.  It has no loss, so those columns are NaN."""
         test = self.data.splits.test
-        count = self.config.eval.lead_sentences or self.data.lead_sentences
+        count = self.settings.eval.lead_sentences or self.data.lead_sentences
         texts = [lead(example.pair, count) for example in test]
         scores = [_scores(text, example.pair.references) for text, example in zip(texts, test, strict=True)]
         columns = {
@@ -189,29 +199,26 @@ class Summarization:
         return {f"lead_{count}": columns}
 
     def tokens(self, batch: SummaryBatch) -> int:
-        """Tokens of sources and targets."""
+        """The number of tokens of sources and targets, without padding."""
         padded = 0 if batch.source_padding is None else int(batch.source_padding.sum())
         return batch.source.numel() - padded + int(batch.num_tokens.sum())
 
     def text(self, summary: Hypothesis) -> str:
-        """What a summary says; half a character at a cut becomes the replacement character."""
+        """The text of a summary.  Where a cut divides a character, its half becomes the replacement character."""
         return self.data.tokenizer.decode(np.array(summary.tokens, dtype=np.int64)).decode("utf-8", errors="replace")
 
     def curves(self, model: Any) -> dict[str, Any]:
-        """Some test examples' sources, references and summaries, for the report."""
+        """For the report: sources, references and summaries of some test examples."""
         test = self.data.splits.test
-        count = min(self.config.eval.num_shown, len(test))
+        count = min(self.settings.eval.num_shown, len(test))
         shown = [test[index * len(test) // count] for index in range(count)]
         if not shown:
             return {"examples": []}
         batch = self.collate(shown)
         device = model.output.weight.device
         padding = None if batch.source_padding is None else batch.source_padding.to(device)
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model):
             found = self._summaries(model, model.encode(batch.source.to(device), padding), padding)
-        model.train(was_training)
         rows = []
         for index, example in enumerate(shown):
             pair, free, forced = example.pair, found[""][index], found["_forced"][index]
@@ -227,11 +234,11 @@ class Summarization:
                     "rouge1": _scores(self.text(free), pair.references)["rouge1"],
                 }
             )
-        return {"examples": rows, "forced_min_tokens": self.config.eval.forced_min_tokens}
+        return {"examples": rows, "forced_min_tokens": self.settings.eval.forced_min_tokens}
 
     def _summaries(self, model: Any, memory: Tensor, padding: Tensor | None) -> dict[str, list[Hypothesis]]:
-        """The summaries that end by themselves, and those with a forced minimum; the source is read once for both."""
-        state, evaluation = model.init_state(memory, padding), self.config.eval
+        """Suffix of the columns -> summaries: those that end by themselves, and those with a forced minimum length."""
+        state, evaluation = model.init_state(memory, padding), self.settings.eval
         found: dict[str, list[Hypothesis]] = {}
         for suffix, min_length in (("", evaluation.min_tokens), ("_forced", evaluation.forced_min_tokens)):
             found[suffix] = beam_search(
@@ -243,18 +250,18 @@ class Summarization:
                 beam_size=evaluation.beam_size,
                 length_penalty=evaluation.length_penalty,
                 min_length=max(min_length, evaluation.min_tokens),
-                max_length=self.config.data.max_target_tokens,
+                max_length=self.settings.data.max_target_tokens,
             )
         return found
 
 
 def lead(pair: Pair, count: int) -> str:
-    """The first sentences of each document, one a line; the question is no part of them."""
+    """The first ``count`` sentences of each document, one a line, without the question."""
     return "\n".join(sentence for document in pair.documents for sentence in sentences(document)[:count])
 
 
 def _scores(text: str, references: Sequence[str]) -> dict[str, float]:
-    # The corpus was checked for letters that ROUGE doesn't see when it was loaded.
+    # Letters that ROUGE doesn't see were counted when the data were loaded, so one text may have any share of them.
     return rouge(one_sentence_a_line(text), [one_sentence_a_line(one) for one in references], max_dropped=1.0)
 
 
@@ -263,7 +270,7 @@ def _column(values: Any) -> Tensor:
 
 
 def _padded(rows: Sequence[np.ndarray], value: int) -> tuple[Tensor, Tensor]:
-    """Side by side, and where nothing stands: int64 and bool (rows, longest)."""
+    """The rows as one array filled up with ``value``, and where it is filled up: int64 and bool (rows, longest)."""
     lengths = torch.tensor([len(row) for row in rows])
     absent = torch.arange(int(lengths.max())) >= lengths[:, None]
     padded = torch.full(absent.shape, value)

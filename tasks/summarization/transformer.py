@@ -1,6 +1,6 @@
 """An encoder-decoder Transformer, post-norm, with learned positions (Vaswani et al., 2017; sizes of CAB's summarisation).
 
-It reads downwards: the model, an encoder layer, a decoder layer, what they share, and the loss of the logits.
+From top to bottom: the model, its embedding, an encoder layer, a decoder layer, and the feed-forward.
 """
 
 from __future__ import annotations
@@ -8,19 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from benchmark.interface import AttentionFactory
 
-PADDED = -100  # a target that is not scored
-LOGITS_AT_ONCE = 2**25  # float32 values of the softmax held at a time: 128 MiB
-
 
 class DecoderState(NamedTuple):
-    """How many target tokens were read, and by layer the states of the self- and of the cross-attention."""
+    """The number of target tokens read so far, and each layer's states of self-attention and cross-attention."""
 
     position: int
     layers: tuple[tuple[Any, Any], ...]
@@ -29,11 +24,12 @@ class DecoderState(NamedTuple):
 class Transformer(nn.Module):
     """Logits of the next token of a target, given a source and the target so far.
 
-    max_source_length, max_target_length        the longest that the attentions will meet
-    num_source_positions, num_target_positions  entries of the two tables of learned positions; as many where left out
-    share_embeddings   one matrix for source, target and output; else three
+    max_source_length, max_target_length        the longest source and target that the attentions will meet
+    num_source_positions, num_target_positions  entries of the two tables of learned positions; by default these lengths
+    share_embeddings   True: one matrix for source, target and output; False: three
 
-    Positions are added whatever the attention: every layer reads them, and only one pattern is the cell's.
+    Positions are added even where the cell's attention encodes positions itself: the attentions of the other patterns
+    stay softmax and need them.
     """
 
     def __init__(
@@ -73,33 +69,43 @@ class Transformer(nn.Module):
             self.source_embedding.tokens.weight = self.target_embedding.tokens.weight = self.output.weight
 
     def forward(self, source: Tensor, target: Tensor, source_padding: Tensor | None = None) -> Tensor:
-        """source: (batch, source length).  target: (batch, target length), beginning with the begin token.
+        """Logits of every next token.
 
-        source_padding: bool (batch, source length), True where padded.  Returns logits (batch, target length,
-        vocab_size): entry t predicts token t + 1.
+        source: int64 (batch, source length).  target: int64 (batch, target length), which begins with the begin mark.
+        source_padding: bool (batch, source length), True where padded.
+        Returns (batch, target length, vocab_size): entry t predicts token t + 1.
         """
         return self.decode(target, self.encode(source, source_padding), source_padding)
 
     def encode(self, source: Tensor, source_padding: Tensor | None = None) -> Tensor:
-        """source: (batch, source length).  Returns what the decoder reads, (batch, source length, embed_dim)."""
+        """The encoded source, which the decoder reads.
+
+        source: int64 (batch, source length).  Returns (batch, source length, embed_dim).
+        """
         x = self.source_embedding(source, 0)
         for layer in self.encoder:
             x = layer(x, source_padding)
         return x
 
     def decode(self, target: Tensor, memory: Tensor, source_padding: Tensor | None = None) -> Tensor:
-        """All logits of a whole target at once.  memory: what ``encode`` gave."""
+        """All logits of a whole target at once.
+
+        target: int64 (batch, target length).  memory: what ``encode`` gave.  Returns (batch, target length, vocab_size).
+        """
         x = self.target_embedding(target, 0)
         for layer in self.decoder:
             x = layer(x, memory, source_padding)
         return self.output(x)
 
     def init_state(self, memory: Tensor, source_padding: Tensor | None = None) -> DecoderState:
-        """Reads the encoded source once.  The state before the first target token."""
+        """The state before the first target token; this reads the encoded source, which is not needed again."""
         return DecoderState(0, tuple(layer.init_state(memory, source_padding) for layer in self.decoder))
 
     def extend(self, target: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Any number of new target tokens.  Returns their logits, as ``forward`` does, and the state after them."""
+        """Reads any number of new target tokens.
+
+        target: int64 (batch, new tokens).  Returns their logits (batch, new tokens, vocab_size), and the state after them.
+        """
         x = self.target_embedding(target, state.position)
         layers = []
         for layer, layer_state in zip(self.decoder, state.layers, strict=True):
@@ -113,7 +119,7 @@ class Transformer(nn.Module):
         return DecoderState(state.position, tuple(layer.select(layer_state, rows) for layer, layer_state in pairs))
 
     def state_bytes(self, state: DecoderState) -> int:
-        """Bytes that the attentions' states hold."""
+        """The bytes that the attentions' states hold."""
         pairs = zip(self.decoder, state.layers, strict=True)
         return sum(layer.state_bytes(layer_state) for layer, layer_state in pairs)
 
@@ -128,11 +134,14 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.tokens.weight, std=embed_dim**-0.5)
-        # As large as the tokens' they drown them for hundreds of steps: the loss stays at that of single tokens.
+        # Positions as large as the tokens hide them: for hundreds of steps the loss stays at that of single tokens.
         nn.init.normal_(self.positions.weight, std=0.1 * embed_dim**-0.5)
 
     def forward(self, tokens: Tensor, start: int) -> Tensor:
-        """tokens: (b, n), the first of them at position ``start``.  Returns (b, n, e)."""
+        """tokens: int64 (b, n), the first of them at position ``start``.  Returns (b, n, e).
+
+        Raises ValueError where the tokens reach beyond the learned positions.
+        """
         stop, allowed = start + tokens.shape[1], self.positions.num_embeddings
         if stop > allowed:
             raise ValueError(f"{stop} tokens: the learned positions end at {allowed}")
@@ -140,7 +149,7 @@ class Embedding(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each added and then normalised; the attention layer has its own dropout."""
+    """Self-attention and feed-forward, each added and then normalised; dropout of the attention is in its own layer."""
 
     def __init__(self, attention: nn.Module, embed_dim: int, feed_forward_dim: int, dropout: float) -> None:
         super().__init__()
@@ -176,18 +185,20 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, padding: Tensor | None) -> Tensor:
         """x: (b, n, e).  memory: (b, m, e).  padding: bool (b, m).  Returns (b, n, e)."""
-        # The target's padding stands at its end, where nothing real can see it.
+        # Self-attention needs no mask: padding stands at the end of a target, and real tokens don't see their future.
         x = self.self_attention_norm(x + self.self_attention(x))
         x = self.cross_attention_norm(x + self.cross_attention(x, memory, key_padding_mask=padding))
         return self.feed_forward_norm(x + self.feed_forward(x))
 
     def init_state(self, memory: Tensor, padding: Tensor | None) -> tuple[Any, Any]:
+        """The states of self-attention and cross-attention before the first target token.  memory: (b, m, e)."""
         return (
             self.self_attention.init_state(memory.shape[0]),
             self.cross_attention.init_cross(memory, key_padding_mask=padding),
         )
 
     def extend(self, x: Tensor, state: tuple[Any, Any]) -> tuple[Tensor, tuple[Any, Any]]:
+        """``forward`` for the tokens behind those that the state has read.  x: (b, n, e).  Returns (b, n, e) and a state."""
         own, cross = state
         out, own = self.self_attention.extend(x, own)
         x = self.self_attention_norm(x + out)
@@ -196,10 +207,12 @@ class DecoderLayer(nn.Module):
         return self.feed_forward_norm(x + self.feed_forward(x)), (own, cross)
 
     def select(self, state: tuple[Any, Any], rows: Tensor) -> tuple[Any, Any]:
+        """The states of these rows of the batch, repeated or left out.  rows: int64 (new batch,)."""
         own, cross = state
         return self.self_attention.select(own, rows), self.cross_attention.select(cross, rows)
 
     def state_bytes(self, state: tuple[Any, Any]) -> int:
+        """The bytes that both states hold."""
         own, cross = state
         return self.self_attention.state_bytes(own) + self.cross_attention.state_bytes(cross)
 
@@ -216,25 +229,5 @@ class FeedForward(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, n, e) -> (b, n, e)"""
         return self.dropout(self.contract(F.gelu(self.expand(x))))
-
-
-def smoothed_nats(
-    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, at_once: int = LOGITS_AT_ONCE
-) -> Tensor:
-    """-ln p of every target in float32, 0 where it is PADDED.  logits: (b, n, vocab).  targets: (b, n).  Returns (b, n).
-
-    label_smoothing: the share of the target's weight that is spread over the vocabulary.  Large vocabularies go piece
-    by piece and the softmax is computed again in the backward pass, so that no float32 copy of all logits is ever held.
-    """
-    rows, labels = logits.flatten(0, 1), targets.flatten()
-    num_rows = max(1, at_once // rows.shape[-1])
-    if len(rows) <= num_rows:
-        return _nats(rows, labels, label_smoothing).view(targets.shape)
-    pieces = zip(rows.split(num_rows), labels.split(num_rows), strict=True)
-    nats = [checkpoint(_nats, piece, label, label_smoothing, use_reentrant=False) for piece, label in pieces]
-    return torch.cat(nats).view(targets.shape)
-
-
-def _nats(rows: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(rows.float(), labels, reduction="none", ignore_index=PADDED, label_smoothing=label_smoothing)

@@ -1,7 +1,7 @@
-"""Durations without an external aligner (Badlani et al., 2021, arXiv 2108.10447): learned with the model.
+"""Durations without an external aligner, learned with the model (Badlani et al., 2021, arXiv 2108.10447).
 
-A convolutional network scores every pair of a frame and a symbol; the sum over all monotonic alignments is made likely (the
-forward sum, which CTC without blanks is), and the single best alignment gives the durations.
+A convolutional network scores every pair of a frame and a symbol.  Training raises the total probability of all monotonic
+alignments: the forward sum, which is CTC without blanks.  The single best alignment gives the durations.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tasks.text_to_speech.layers import Convolution, padding_mask
 
 TEMPERATURE = 0.0005
 BLANK = -1.0  # score of CTC's blank, which no frame should choose
-NEVER = -1e4  # finite: the gradient of a log-softmax over infinities is NaN
+NEVER = -1e4  # score of padding; finite, because the gradient of a log-softmax over infinities is NaN
 
 
 class Aligner(nn.Module):
-    """Scores of frames against symbols.
+    """Scores every frame against every symbol.
 
     symbol_dim  width of the symbols' embeddings
-    hidden_dim  in which frames and symbols are compared
+    hidden_dim  width in which frames and symbols are compared
     """
 
     def __init__(self, symbol_dim: int, num_mels: int, *, hidden_dim: int = 80) -> None:
@@ -59,9 +59,10 @@ def _stack(layers: nn.ModuleList, x: Tensor, padded: Tensor) -> Tensor:
 
 
 def log_prior(num_symbols: Tensor, num_frames: Tensor, m: int, n: int) -> Tensor:
-    """Beta-binomial along the diagonal: of frame t, counted from 1, BetaBinomial(num_symbols - 1, t, num_frames + 1 - t).
+    """Log-probability of symbols by a beta-binomial prior, which prefers the diagonal.
 
-    Returns (batch, n, m); padded places hold some finite number.
+    Frame t, counted from 1, has BetaBinomial(num_symbols - 1, t, num_frames + 1 - t).
+    num_symbols, num_frames: (batch,).  Returns (batch, n, m); padded places hold some finite number.
     """
     device = num_symbols.device
     log_gamma = torch.lgamma(
@@ -78,7 +79,10 @@ def log_prior(num_symbols: Tensor, num_frames: Tensor, m: int, n: int) -> Tensor
 
 
 def forward_sum(scores: Tensor, num_symbols: Tensor, num_frames: Tensor) -> Tensor:
-    """-ln of the probability of all monotonic alignments together, by symbol.  scores: (batch, n, m).  Returns (batch,)."""
+    """-ln of the total probability of all monotonic alignments, divided by the number of symbols.
+
+    scores: (batch, n, m), of ``Aligner.forward``.  num_symbols, num_frames: (batch,).  Returns (batch,).
+    """
     with_blank = F.pad(scores.float(), (1, 0), value=BLANK).log_softmax(2)
     targets = torch.arange(1, scores.shape[2] + 1, device=scores.device).expand(len(scores), -1)
     nats = F.ctc_loss(
@@ -89,12 +93,12 @@ def forward_sum(scores: Tensor, num_symbols: Tensor, num_frames: Tensor) -> Tens
 
 @torch.no_grad()
 def best_durations(scores: Tensor, num_symbols: Tensor, num_frames: Tensor) -> Tensor:
-    """Durations of the best monotonic alignment, each symbol at least one frame.
+    """Durations of the best monotonic alignment, in which each symbol has at least one frame.
 
     scores: (batch, n, m), with num_frames >= num_symbols in every row.  Returns int64 (batch, m).
 
-    The recursion runs along the frames, all rows and symbols of a frame at once; in NumPy, whose calls cost a fifth of
-    torch's at this size.
+    The recursion takes one frame after the other, for all rows and symbols at once.  It is written in NumPy, because a call of
+    NumPy costs a fifth of a call of torch at this size.
     """
     score = scores.detach().double().cpu().numpy()
     symbols, frames = num_symbols.cpu().numpy(), num_frames.cpu().numpy()

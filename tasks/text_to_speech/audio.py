@@ -1,4 +1,4 @@
-"""Sound in and out: wav files as they come, the log-mel spectrogram of the protocol, energy, Griffin-Lim, MP3."""
+"""Sound in and out: wav files of any kind, the log-mel spectrogram of the protocol, Griffin-Lim, MP3."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ HOP = 256
 NUM_MELS = 80
 F_MIN, F_MAX = 20.0, 8000.0
 FLOOR = 1e-5  # of the mel magnitudes, before the logarithm
-MEL_SCALE = "slaney"  # scale and normalisation of features and vocoder; the distortions have HTK's (metrics.py)
-LEAST_FRAMES = 4  # of a sound: a shorter one can't be reflected at its ends by half a window
-VOCODER_SEED = 0  # of Griffin-Lim's first phases
+MEL_SCALE = "slaney"  # scale and normalisation of features and vocoder; the distortions use HTK's (metrics.py)
+LEAST_FRAMES = 4  # of a sound, because a shorter one can't be reflected at its ends by half a window
+VOCODER_SEED = 0  # of the phases that Griffin-Lim starts from
 WANTED = "a wav (or FLAC) file of 8 to 64 bits, any rate, any number of channels"
 
 
 class Recording(NamedTuple):
-    """Samples as the task uses them, and what was done to get there."""
+    """Samples as the task uses them, and how the file was converted."""
 
     samples: Tensor  # float32 (n,), 22,050 Hz, mono
     conversions: tuple[str, ...]  # empty for 22,050 Hz, mono, 16 bits
 
 
 def read_wav(path: Path, name: str) -> Recording:
-    """Raises ValueError, in one line, for a file that can't be read, that is cut short, empty, or holds no number."""
+    """The sound of a wav or FLAC file.  name: the file's name in messages.
+
+    Raises ValueError with one line for a file that can't be read, is cut short or too short, or has samples that are not
+    finite.
+    """
     try:
         with soundfile.SoundFile(path) as file:
             rate, subtype, promised = file.samplerate, file.subtype, file.frames
@@ -64,12 +68,12 @@ def read_wav(path: Path, name: str) -> Recording:
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether a RIFF file ends before the end that its header states; libsndfile reads such files in silence."""
+    """Whether a RIFF file ends before the end that its header states; libsndfile reads such files without a warning."""
     head = path.open("rb").read(12)
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return False
     stated = int.from_bytes(head[4:8], "little")
-    # Streaming writers leave 0 or the largest number there.
+    # A program that streams its output doesn't know the size, and writes 0 or the largest number.
     return 0 < stated < 0xFFFF_FFFF - 8 and path.stat().st_size < stated + 8
 
 
@@ -80,7 +84,7 @@ def _window() -> Tensor:
 
 @functools.cache
 def mel_filters() -> Tensor:
-    """(N_FFT / 2 + 1, NUM_MELS)"""
+    """Weights from bins to mel bands.  (N_FFT / 2 + 1, NUM_MELS)"""
     return audio.melscale_fbanks(
         N_FFT // 2 + 1, F_MIN, F_MAX, NUM_MELS, SAMPLE_RATE, norm=MEL_SCALE, mel_scale=MEL_SCALE
     )
@@ -88,17 +92,17 @@ def mel_filters() -> Tensor:
 
 @functools.cache
 def _inverse_filters() -> Tensor:
-    """The pseudo-inverse, as the published vocoder takes it.  (NUM_MELS, N_FFT / 2 + 1)"""
+    """The pseudo-inverse of the filters, as in the published vocoder.  (NUM_MELS, N_FFT / 2 + 1)"""
     return torch.linalg.pinv(mel_filters())
 
 
 def num_frames(num_samples: int) -> int:
-    """Frame i is centred on sample i * HOP."""
+    """The number of frames of a sound; frame i is centred on sample i * HOP."""
     return 1 + num_samples // HOP
 
 
 def magnitudes(samples: Tensor) -> Tensor:
-    """samples: (n,).  Returns (frames, N_FFT / 2 + 1), magnitude, reflected at the ends."""
+    """The magnitude spectrogram of a sound that is reflected at its ends.  samples: (n,).  Returns (frames, N_FFT / 2 + 1)."""
     spectrum = audio.spectrogram(
         samples, 0, _window(), N_FFT, HOP, WINDOW, power=1.0, normalized=False, center=True, pad_mode="reflect"
     )
@@ -106,14 +110,14 @@ def magnitudes(samples: Tensor) -> Tensor:
 
 
 def log_mel(magnitude: Tensor) -> Tensor:
-    """magnitude: (frames, bins).  Returns (frames, NUM_MELS): natural logarithm of the mel magnitudes."""
+    """The natural logarithm of the mel magnitudes.  magnitude: (frames, N_FFT / 2 + 1).  Returns (frames, NUM_MELS)."""
     return (magnitude @ mel_filters()).clamp_min(FLOOR).log()
 
 
 def griffin_lim(mel: Tensor, num_iterations: int) -> Tensor:
     """The waveform of one utterance's log-mel spectrogram.  mel: (frames, NUM_MELS).  Returns (samples,) on the CPU.
 
-    One utterance at a time: of a batch each row would get other first phases by its place.
+    It takes one utterance at a time, because in a batch the phases that a row starts from would depend on its place.
     """
     linear = (at_least(mel.detach().float().cpu(), LEAST_FRAMES).exp() @ _inverse_filters()).clamp_min(0).mT
     with torch.random.fork_rng(devices=[]):
@@ -122,13 +126,13 @@ def griffin_lim(mel: Tensor, num_iterations: int) -> Tensor:
 
 
 def at_least(mel: Tensor, num_frames: int) -> Tensor:
-    """mel: (frames, NUM_MELS); its last frame is held where there are fewer."""
+    """Repeats the last frame until there are ``num_frames``; longer ones stay.  mel: (frames, NUM_MELS)."""
     missing = max(0, num_frames - len(mel))
     return torch.cat((mel, mel[-1:].expand(missing, -1)))
 
 
 def to_mp3(samples: Tensor) -> bytes:
-    """samples: (n,) in [-1, 1].  Peaks above are brought down to 1."""
+    """The bytes of an MP3 file.  samples: (n,) in [-1, 1]; a louder sound is scaled down to it."""
     peak = max(1.0, float(samples.abs().max()))
     buffer = io.BytesIO()
     soundfile.write(

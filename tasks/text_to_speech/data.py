@@ -1,4 +1,4 @@
-"""The splits: utterances of the embedded data or of a folder in the data root, and what they are compared with."""
+"""The utterances of the embedded data or of a folder in the data root, in three parts, and their references."""
 
 from __future__ import annotations
 
@@ -31,31 +31,33 @@ from tasks.text_to_speech.utterances import (
 )
 from tasks.text_to_speech.vocoder import Vocoder
 
-FORMAT = 1  # of the cached files; raised when what stands in them is computed in another way
+FORMAT = 1  # of the cached files; raised when their content is computed in another way
 PARTS = ("train", "validation", "test")
 SPOKEN_FROM = "espeakng-loader"
-MOST_SHOWN = 8  # test utterances whose recordings are kept for a record
-LEFT_OUT_SHOWN = 10  # names in the record
-LONGER = 1.25  # times the longest utterance: where synthesis is stopped, unless data.max_frames says
+MOST_SHOWN = 8  # test utterances whose recordings a record may keep
+LEFT_OUT_SHOWN = 10  # left out utterances that the record names
+LONGER = 1.25  # synthesis ends at so many times the longest utterance, unless data.max_frames says otherwise
 
 
 class DataSettings(Settings):
-    """Which utterances, written how."""
+    """Which utterances there are, and how their texts are written."""
 
-    num_train: int = Field(default=200, ge=1, description="utterances; of real data, at most so many, evenly spaced")
+    num_train: int = Field(default=200, ge=1, description="utterances; with real data at most so many, evenly spaced")
     num_validation: int = Field(default=16, ge=1)
     num_test: int = Field(default=32, ge=1)
     text: Literal["phonemes", "characters"] = "phonemes"
-    folder: str | None = Field(default=None, description="in tts/ of the data root; the full LJSpeech, or the only one")
+    folder: str | None = Field(
+        default=None, description="in tts/ of the data root; by default LJSpeech or the only one"
+    )
     alignments: str | None = Field(default=None, description="folder beside wavs/ with TextGrid or .npy durations")
-    max_symbols: int | None = Field(default=None, ge=3, description="longest text; that of the data where left out")
-    max_frames: int | None = Field(default=None, ge=8, description="longest utterance, also of synthesis")
+    max_symbols: int | None = Field(default=None, ge=3, description="longest text; by default that of the data")
+    max_frames: int | None = Field(default=None, ge=8, description="longest utterance, recorded or synthesised")
     longest_train_seconds: float | None = Field(
         default=None, gt=0, description="longer utterances are left out of training, never of validation or test"
     )
     voices: tuple[str, ...] = Field(default=("f", "m"), description="of the embedded data")
     rates: tuple[str, ...] = Field(default=("slow", "plain", "fast"), description="of the embedded data")
-    long: bool = Field(default=False, description="embedded sentences of four parts, not three")
+    long: bool = Field(default=False, description="embedded sentences have four parts, not three")
     seed: int = Field(default=0, ge=0)
 
     @field_validator("voices", "rates")
@@ -75,15 +77,15 @@ class DataSettings(Settings):
 
 
 class Speech(NamedTuple):
-    """What load_speech gives."""
+    """The data of the task, as ``load_speech`` gives them."""
 
     parts: tuple[list[Utterance], list[Utterance], list[Utterance]]  # train, validation, test
-    references: dict[str, Reference]  # by name, of validation and test
-    sounds: dict[str, Tensor]  # (samples,) of the shortest test utterances, recorded (by name) and vocoded
+    references: dict[str, Reference]  # name -> reference, of validation and test
+    sounds: dict[str, Tensor]  # (samples,) of the shortest test utterances: name -> recorded, vocoded(name) -> vocoded
     max_symbols: int
     max_frames: int
     aligned: bool  # whether durations are given
-    key: str  # of what is kept in the cache about the test part
+    key: str  # for names of cached files about the test part
     name: str
     fingerprint: str
     embedded: bool
@@ -91,7 +93,7 @@ class Speech(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """Where utterances come from, before anything is measured."""
+    """Where the utterances come from."""
 
     name: str
     fingerprint: str
@@ -100,7 +102,10 @@ class _Source(NamedTuple):
 
 
 def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, vocoders: Sequence[Vocoder]) -> Speech:
-    """vocoders: of validation and test.  Raises ValueError, in one line, for data that can't be used."""
+    """Recordings from ``tts/`` of ``data_root`` or, without one, embedded speech.
+
+    vocoders: of the validation and of the test part.  Raises ValueError with one line for data that can't be used.
+    """
     if data_root is None:
         loaded = _load_embedded(settings, cache, vocoders)
     else:
@@ -196,7 +201,7 @@ def _from_sentence(sentence: synthetic.Sentence, text: str) -> Utterance:
     measured = measure_frames(samples, pitch_method())
     phonemes, durations = synthetic.frame_durations(sentence.spoken, len(measured["mel"]), audio.HOP)
     first = speaker_symbol(sentence.speaker)
-    if text == "characters":  # espeak-ng times phonemes, not letters: the aligner finds them
+    if text == "characters":  # espeak-ng gives the times of phonemes only; the aligner finds those of letters
         symbols, durations = (first, *split_characters(sentence.text), END), durations[:0]
     else:
         symbols = (first, *phonemes, END)
@@ -242,7 +247,7 @@ def _load_real(settings: DataSettings, data_root: Path, cache: Path, vocoders: S
 
 
 def _evenly(rows: Sequence[ljspeech.Row], count: int) -> list[ljspeech.Row]:
-    """At most so many, evenly spaced."""
+    """At most ``count`` rows, evenly spaced."""
     if len(rows) <= count:
         return list(rows)
     return [rows[index] for index in np.linspace(0, len(rows) - 1, count).round().astype(int)]
@@ -255,7 +260,7 @@ def _samples(folder: Path, name: str) -> audio.Recording:
 def _measure_all(
     folder: Path, rows: Sequence[ljspeech.Row], settings: DataSettings
 ) -> tuple[list[Utterance], dict[str, Any]]:
-    """Utterances, and notes of what was converted and what was left out."""
+    """The utterances that can be used, and notes of conversions and of utterances left out."""
     phonemize = Phonemizer()
     utterances: list[Utterance] = []
     left_out: list[str] = []
@@ -298,9 +303,9 @@ def _references(
     vocoders: Sequence[Vocoder],
     recorded: Callable[[], list[Tensor]],
 ) -> _Compared:
-    """Of validation and test utterances, kept in the cache; and the recordings that a record may show.
+    """The references of validation and test utterances, and the sounds that a record may keep; from the cache if it has them.
 
-    recorded: gives the samples of the validation's and then the test's utterances.
+    recorded: gives the samples of the validation utterances and then of the test utterances.
     """
     scored = [(utterance, vocoder) for part, vocoder in zip(parts[1:], vocoders, strict=True) for utterance in part]
     names = [utterance.name for utterance, _ in scored]
@@ -319,17 +324,17 @@ def _references(
 
 
 def vocoded(name: str) -> str:
-    """What the truth of an utterance is called once it went through the vocoder."""
+    """The key of ``Speech.sounds`` for the truth of an utterance after the vocoder."""
     return f"{name}.vocoded"
 
 
 def shortest(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    """The shortest of them, first by frames, then by name."""
+    """The ``count`` shortest ones; names decide between equal numbers of frames."""
     return sorted(utterances, key=lambda utterance: (len(utterance.mel), utterance.name))[:count]
 
 
 def _shorter(parts: _Parts, seconds: float | None) -> tuple[_Parts, int]:
-    """Without the training utterances that are longer, and their number."""
+    """The parts without the training utterances that are longer, and the number of these."""
     train, validation, test = parts
     kept = [u for u in train if seconds is None or len(u.mel) * audio.HOP <= seconds * audio.SAMPLE_RATE]
     if not kept:
@@ -359,7 +364,7 @@ def _cut(utterances: list[Utterance], sizes: tuple[int, int, int]) -> _Parts:
 
 
 def _fingerprint(folder: Path, parts: Sequence[Sequence[ljspeech.Row]], alignments: str | None) -> str:
-    """Of the table, the recordings that are used, and their alignments."""
+    """SHA-256 over the table, the recordings in use and their alignments."""
     digest = hashlib.sha256(hashlib.sha256((folder / ljspeech.TABLE).read_bytes()).digest())
     for part in parts:
         for row in part:

@@ -1,4 +1,4 @@
-"""espeak-ng in this process: the library that ``espeakng-loader`` brings, through ctypes."""
+"""espeak-ng in this process: calls the library of the package ``espeakng-loader`` through ctypes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SAMPLE_RATE = 22_050
 SYNCHRONOUS, CHARS_UTF8, NO_EXIT = 2, 1, 0x8000
 PHONEME_EVENTS, PHONEME_IPA = 1, 2
 EVENT_END, EVENT_PHONEME = 0, 7
-RATE, PITCH = 1, 3  # numbers of espeak_SetParameter
+RATE, PITCH = 1, 3  # parameters of espeak_SetParameter
 TEXT_IPA = 0x02  # mode of espeak_TextToPhonemes
-SEED = 1  # of the noise in breath and fricatives: the same text gives the same samples
+SEED = 1  # of the noise in breath and fricatives, so that the same text gives the same samples
 
 
 class _EventId(ctypes.Union):
@@ -41,23 +41,23 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Spoken(NamedTuple):
-    """What espeak-ng said."""
+    """The sound of a text, and its phonemes with their times."""
 
     samples: np.ndarray  # int16 (n,), 22,050 Hz
     phonemes: tuple[str, ...]  # IPA with stress; "" for a pause
-    starts: np.ndarray  # int64 (phonemes,): the sample at which each begins
+    starts: np.ndarray  # int64 (phonemes,): the sample at which each phoneme begins
 
 
 class Espeak:
     """A private instance of espeak-ng.
 
-    What it says depends on what it has said before (its oscillators go on where they stood), so whoever wants the same
-    samples again starts with a new instance: a copy of the library under a name of its own, with its own memory.
+    The oscillators of espeak-ng go on where the text before ended, so its samples depend on all earlier texts.  A new
+    instance starts afresh: it loads a copy of the library under another name, which has memory of its own.
     """
 
     def __init__(self) -> None:
         source = Path(espeakng_loader.get_library_path())
-        # Loaded from a copy that is removed at once; where a loaded library can't be removed, the system's clean-up does it.
+        # The copy is removed at once.  A system that can't remove a loaded library cleans its temporary files up later.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             self.library: Any = ctypes.CDLL(str(shutil.copy(source, Path(folder, source.name))))
         self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
@@ -98,7 +98,10 @@ class Espeak:
         return Spoken(samples, tuple(name for _, name in events), starts)
 
     def phonemes(self, text: str, *, voice: str = "en-us") -> str:
-        """The text as IPA with stress marks; clauses are parted by ``, ``, other punctuation is left out."""
+        """The text as IPA with stress marks, clauses separated by ``, ``, without other punctuation.
+
+        Raises ValueError for an unknown voice.
+        """
         self._set_voice(voice)
         buffer = ctypes.create_string_buffer(text.encode())
         pointer = ctypes.c_void_p(ctypes.addressof(buffer))

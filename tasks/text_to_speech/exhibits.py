@@ -1,4 +1,4 @@
-"""What a report plays: the recording, the recording through the vocoder, and what each attention made of the text."""
+"""The sounds of a report: the recording, the recording through the vocoder, and the synthesis by each attention."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_THERE = "not published; run the cell to hear it"
 
 
 def exhibits(records: Sequence[Record]) -> list[Exhibit]:
-    """A table for each backbone and pattern: a row an utterance, a column a voice."""
+    """One table for each backbone and pattern, with a row for each utterance and a column for each kind of sound."""
     made = []
     for group in comparable(records):
         backbone, pattern = group[0].cell.backbone, group[0].cell.pattern

@@ -1,4 +1,7 @@
-"""FastSpeech 2 (Ren et al., 2021, arXiv 2006.04558) with fairseq's sizes: all frames at once, from predicted durations."""
+"""FastSpeech 2 (Ren et al., 2021, arXiv 2006.04558) with fairseq's sizes.
+
+It predicts how many frames each symbol has, and then makes all frames at once.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,13 @@ from torch.nn import functional as F
 
 from benchmark.interface import AttentionFactory
 from tasks.text_to_speech.aligner import Aligner, best_durations, forward_sum
-from tasks.text_to_speech.layers import Convolution, ScaledPositions, padding_mask, without_padding
+from tasks.text_to_speech.backbone import SpeechBatch, Synthesis, TeachingLoss
+from tasks.text_to_speech.layers import Convolution, ScaledPositions, mean_by_row, padding_mask, without_padding
 from tasks.text_to_speech.text import PADDING_ID
 
 
-class Truth(NamedTuple):
-    """What training gives the model besides the text; frames are padded with zeros."""
-
-    mel: Tensor  # (b, n, num_mels), standardised
-    num_frames: Tensor  # (b,)
-    pitch: Tensor  # (b, n) Hz
-    energy: Tensor  # (b, n)
-    durations: Tensor  # (b, m) frames; not read where the model has an aligner
-
-
 class Scale(NamedTuple):
-    """Of ln(pitch + 1) or ln(energy + 1) of the training part's frames."""
+    """The distribution of ln(pitch + 1), or of ln(energy + 1), over the frames of the training part."""
 
     mean: float
     deviation: float
@@ -34,33 +28,36 @@ class Scale(NamedTuple):
 
 
 class Spoken(NamedTuple):
-    """Output of FastSpeech 2."""
+    """The output of FastSpeech 2; frames are zeros where padded."""
 
     mel: Tensor  # (b, n, num_mels), standardised
     num_frames: Tensor  # (b,)
     log_durations: Tensor  # (b, m) predicted, ln(frames + 1)
     pitch: Tensor  # (b, m) predicted, standardised
     energy: Tensor  # (b, m) predicted, standardised
-    stopped: Tensor  # (b,) bool: False where the predicted durations exceed max_frames
+    stopped: Tensor  # (b,) bool: False if the predicted durations exceed max_frames
 
 
 class Targets(NamedTuple):
-    """What the variance predictors should say, symbol by symbol, and the aligner's loss by row (None without one)."""
+    """The targets of the variance predictors, symbol by symbol, and the aligner's loss."""
 
     durations: Tensor  # (b, m) frames
     pitch: Tensor  # (b, m) standardised
     energy: Tensor  # (b, m) standardised
-    alignment: Tensor | None  # (b,)
+    alignment: Tensor | None  # (b,) the aligner's loss; None without an aligner
 
 
 class FastSpeech2(nn.Module):
-    """Text to log-mel frames.
+    """Text to log-mel frames; a ``Backbone``.
 
     attention_for  makes the attention layers: noncausal_self in encoder and decoder
-    max_symbols    longest text; max_frames: longest utterance, where synthesis is stopped
-    pitch, energy  scales of the training part
-    with_aligner   durations are found by an aligner that is learned with the model
+    max_symbols    the longest text
+    max_frames     the longest utterance; synthesis ends there
+    pitch, energy  their scales on the training part
+    with_aligner   True: an aligner, learned with the model, finds the durations
     """
+
+    has_alignment = False
 
     def __init__(
         self,
@@ -123,7 +120,7 @@ class FastSpeech2(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, symbols: Tensor, num_symbols: Tensor) -> Spoken:
-        """Synthesis from the predicted durations, pitch and energy.  symbols: (b, m) int64.  num_symbols: (b,)."""
+        """Speaks texts, from the predicted durations, pitch and energy.  symbols: (b, m) int64.  num_symbols: (b,)."""
         x, padded = self._encode(symbols, num_symbols)
         log_durations = self.duration_predictor(x, padded)
         durations = (log_durations.exp() - 1).round().clamp(0, self.max_frames).long().masked_fill(padded, 0)
@@ -138,26 +135,53 @@ class FastSpeech2(nn.Module):
         mel, num_frames = self._decode(x, durations)
         return Spoken(mel, num_frames, log_durations, pitch, energy, ends[:, -1] <= self.max_frames)
 
-    def teach(self, symbols: Tensor, num_symbols: Tensor, truth: Truth) -> tuple[Spoken, Targets]:
-        """As in training: durations, pitch and energy of the truth are given, and predicted beside it."""
+    def synthesise(self, batch: SpeechBatch) -> list[Synthesis]:
+        """The speech of each text of the batch, standardised.
+
+        The texts are spoken one by one: within a batch the last bits of a frame depend on the other rows, and Griffin-Lim makes
+        these bits audible where a spectrogram is silent.
+        """
+        lengths = zip(batch.symbols, batch.num_symbols, strict=True)
+        spoken = [self(row[None, : int(length)], length[None]) for row, length in lengths]
+        return [Synthesis(one.mel[0], bool(one.stopped[0])) for one in spoken]
+
+    def teaching_loss(self, batch: SpeechBatch, seeds: Tensor | None = None) -> TeachingLoss:
+        """L1 of the frames, squared errors of ln(duration + 1), pitch and energy, and the aligner's loss, each a mean."""
+        del seeds  # no dropout of this model stays on in evaluation
+        spoken, targets = self.teach(batch)
+        no_symbol = padding_mask(batch.num_symbols, batch.symbols.shape[1])
+        no_frame = padding_mask(batch.num_frames, batch.mel.shape[1])
+        error = mean_by_row((spoken.mel.float() - batch.mel).abs(), no_frame)
+        loss = error
+        for found, wanted in (
+            (spoken.log_durations, targets.durations.float().log1p()),
+            (spoken.pitch, targets.pitch),
+            (spoken.energy, targets.energy),
+        ):
+            loss = loss + mean_by_row((found.float() - wanted).square(), no_symbol)
+        return TeachingLoss(loss if targets.alignment is None else loss + targets.alignment, error)
+
+    def teach(self, batch: SpeechBatch) -> tuple[Spoken, Targets]:
+        """Speaks with the true durations, pitch and energy, and predicts them besides, as in training."""
+        symbols, num_symbols = batch.symbols, batch.num_symbols
         x, padded = self._encode(symbols, num_symbols)
-        durations, alignment = truth.durations, None
+        durations, alignment = batch.durations, None
         if self.aligner is not None:
-            # The aligner reads embeddings and frames alone, so that it can't be served by what attends.
-            scores = self.aligner(self.embedding(symbols), truth.mel, num_symbols, truth.num_frames)
-            durations = best_durations(scores, num_symbols, truth.num_frames)
-            alignment = forward_sum(scores, num_symbols, truth.num_frames)
-        # A symbol without frames has no pitch: the mean, 0, stands for it.
+            # The aligner reads embeddings and frames alone, so the attention under test has no part in the durations.
+            scores = self.aligner(self.embedding(symbols), batch.mel, num_symbols, batch.num_frames)
+            durations = best_durations(scores, num_symbols, batch.num_frames)
+            alignment = forward_sum(scores, num_symbols, batch.num_frames)
+        # A symbol without frames has no pitch; it gets the mean, which is 0.
         pitch, energy = (
             embedding.standardise(mean_by_symbol(values, durations)).masked_fill(durations == 0, 0.0)
-            for embedding, values in ((self.pitch_embedding, truth.pitch), (self.energy_embedding, truth.energy))
+            for embedding, values in ((self.pitch_embedding, batch.pitch), (self.energy_embedding, batch.energy))
         )
         log_durations = self.duration_predictor(x, padded)
         predicted_pitch = self.pitch_predictor(x, padded)
         x = x + self.pitch_embedding(pitch)
         predicted_energy = self.energy_predictor(x, padded)
         x = x + self.energy_embedding(energy)
-        mel, num_frames = self._decode(x, durations, truth.mel.shape[1])
+        mel, num_frames = self._decode(x, durations, batch.mel.shape[1])
         stopped = torch.ones_like(num_frames, dtype=torch.bool)
         spoken = Spoken(mel, num_frames, log_durations, predicted_pitch, predicted_energy, stopped)
         return spoken, Targets(durations, pitch, energy, alignment)
@@ -173,7 +197,7 @@ class FastSpeech2(nn.Module):
     def _decode(self, x: Tensor, durations: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
         """x: (b, m, e).  Returns (b, n, num_mels), zeros where padded, and the number of frames (b,).
 
-        length: n, that of the longest row where left out.
+        length: n; by default that of the longest row.
         """
         x, num_frames = regulate_length(x, durations, length)
         padded = padding_mask(num_frames, x.shape[1])
@@ -184,7 +208,11 @@ class FastSpeech2(nn.Module):
 
 
 def regulate_length(x: Tensor, durations: Tensor, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Each symbol as often as it has frames.  x: (b, m, e); durations: (b, m).  Returns (b, n, e), zeros behind, and (b,)."""
+    """Repeats each symbol as often as it has frames.
+
+    x: (b, m, e).  durations: (b, m).  length: n; by default that of the longest row.
+    Returns (b, n, e), zeros where padded, and the number of frames (b,).
+    """
     ends = durations.cumsum(1)
     num_frames = ends[:, -1]
     frames = torch.arange(length or int(num_frames.max()), device=x.device).expand(len(x), -1).contiguous()
@@ -195,14 +223,14 @@ def regulate_length(x: Tensor, durations: Tensor, length: int | None = None) -> 
 
 def mean_by_symbol(values: Tensor, durations: Tensor) -> Tensor:
     """Mean over each symbol's frames, 0 for a symbol without any.  values: (b, n); durations: (b, m).  Returns (b, m)."""
-    sums = F.pad(values.double().cumsum(1), (1, 0))  # double: a difference of long sums
+    sums = F.pad(values.double().cumsum(1), (1, 0))  # double, because differences of long sums lose digits
     ends = durations.cumsum(1)
     total = sums.gather(1, ends) - sums.gather(1, ends - durations)
     return (total / durations.clamp_min(1)).to(values.dtype)
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then two convolutions, each added and then normalised."""
+    """Attention, then two convolutions; each is added to its input and then normalised."""
 
     def __init__(
         self,
@@ -220,13 +248,13 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:
-        """x: (b, n, e).  padded: (b, n)"""
+        """x: (b, n, e).  padded: bool (b, n).  Returns (b, n, e)."""
         x = self.norm1(x + self.attention(x, key_padding_mask=padded))
         return self.norm2(x + self.dropout(self.down(self.dropout(F.relu(self.up(x, padded))), padded)))
 
 
 class VariancePredictor(nn.Module):
-    """One number a symbol: two convolutions, each with ReLU, layer norm and dropout."""
+    """One number for each symbol, by two convolutions, each with ReLU, layer norm and dropout."""
 
     def __init__(self, embed_dim: int, hidden_dim: int, kernel_size: int, dropout: float) -> None:
         super().__init__()
@@ -239,14 +267,14 @@ class VariancePredictor(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:
-        """x: (b, m, e).  Returns (b, m)."""
+        """x: (b, m, e).  padded: bool (b, m).  Returns (b, m)."""
         x = self.dropout(self.norm1(F.relu(self.first(x, padded))))
         x = self.dropout(self.norm2(F.relu(self.second(x, padded))))
         return self.projection(x)[:, :, 0]
 
 
 class QuantisedEmbedding(nn.Module):
-    """A standardised value by linear bins between the training part's extremes."""
+    """Embeds a standardised value by its bin; the bins divide the range of the training part evenly."""
 
     edges: Tensor
 
@@ -259,7 +287,7 @@ class QuantisedEmbedding(nn.Module):
         nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5)
 
     def standardise(self, values: Tensor) -> Tensor:
-        """Of Hz or energies."""
+        """Standardises ln(values + 1).  values: Hz or energies."""
         return (values.log1p() - self.scale.mean) / self.scale.deviation
 
     def forward(self, values: Tensor) -> Tensor:

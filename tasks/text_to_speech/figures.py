@@ -1,4 +1,4 @@
-"""Figures of text to speech: spectrograms of truth and of each attention side by side, and learned alignments."""
+"""Figures of text to speech: spectrograms of the truth and of each attention side by side, and learned alignments."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Panel(NamedTuple):
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
-    """Name -> figure: spectrograms, and alignments where a record has one, by backbone and pattern.
+    """Name -> figure: for each backbone and pattern the spectrograms, and the alignments if a record has any.
 
-    Records of other utterances than the first of a group get figures of their own; of several seeds the lowest is shown.
+    Records that show other utterances get figures of their own.  The lowest of several seeds is shown.
     """
     made: dict[str, Figure] = {}
     for group in comparable(records):
@@ -45,7 +45,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def comparable(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that show the same utterances at the same place, one an attention, of the lowest seed."""
+    """Groups of records with the same backbone, pattern and utterances; in each, the lowest seed of each attention."""
     groups: dict[tuple[Any, ...], dict[str, Record]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: (r.cell.label, r.cell.seed)):
         utterances = record.curves.get("utterances")
@@ -65,7 +65,7 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _spectrograms(group: Sequence[Record], title: str) -> Figure | None:
-    """The first shown utterance: truth first, then each attention."""
+    """The first utterance that the records show, the truth and then each attention; None if no record has pictures."""
     first = group[0].curves["utterances"][0]
     panels = _shown(group[:1], "truth_mel", "truth_seconds", title="truth") + _shown(group, "mel", "seconds")
     if not panels:
@@ -82,7 +82,7 @@ def _spectrograms(group: Sequence[Record], title: str) -> Figure | None:
 
 
 def _alignments(group: Sequence[Record], title: str) -> Figure | None:
-    """Weights of the last cross-attention, where it has any."""
+    """The weights of the last cross-attention; None if no record has any."""
     panels = _shown(group, "alignment", "seconds")
     if not panels:
         return None
@@ -98,7 +98,7 @@ def _alignments(group: Sequence[Record], title: str) -> Figure | None:
 
 
 def _shown(group: Sequence[Record], picture: str, seconds: str, *, title: str | None = None) -> list[Panel]:
-    """This picture of the first utterance, of every record that has it."""
+    """This picture of the first utterance of every record that has it."""
     panels = []
     for record in group:
         utterance = record.curves["utterances"][0]

@@ -1,4 +1,4 @@
-"""Layers for sequences of unequal length: padded places count as absent in convolutions and in batch statistics."""
+"""Layers for sequences of unequal length; convolutions and batch statistics ignore padded places."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ def padding_mask(lengths: Tensor, length: int) -> Tensor:
 
 
 def without_padding(x: Tensor, padded: Tensor) -> Tensor:
-    """Zeros at padded places.  x: (b, n, c); padded: (b, n)"""
+    """x with zeros at padded places.  x: (b, n, c).  padded: bool (b, n)."""
     return x.masked_fill(padded[:, :, None], 0.0)
 
 
 def mean_by_row(values: Tensor, padded: Tensor) -> Tensor:
-    """Mean over the real places of each row, and over the channels.  values: (b, n) or (b, n, c).  Returns (b,)."""
+    """Mean over the real places of each row, and over the channels.
+
+    values: (b, n) or (b, n, c).  padded: bool (b, n).  Returns (b,).
+    """
     values = values if values.dim() == 2 else values.mean(2)
     return values.masked_fill(padded, 0.0).sum(1) / (~padded).sum(1)
 
 
 class Convolution(nn.Module):
-    """Along time, as long as its input; beyond an end, and at padded places, stand zeros."""
+    """Convolution along time that keeps the length; it reads zeros at padded places and beyond the ends."""
 
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int) -> None:
         super().__init__()
@@ -36,18 +39,17 @@ class Convolution(nn.Module):
         self.convolution = nn.Conv1d(in_dim, out_dim, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:
-        """x: (b, n, in_dim).  padded: (b, n).  Returns (b, n, out_dim)."""
-        if (
-            self.kernel_size == 1
-        ):  # one place alone: nothing of the padding comes in, and a product needs no transposing
+        """x: (b, n, in_dim).  padded: bool (b, n).  Returns (b, n, out_dim)."""
+        if self.kernel_size == 1:  # no place reads another one, so padding needs no mask, and a product no transposing
             return F.linear(x, self.convolution.weight[:, :, 0], self.convolution.bias)
         return self.convolution(without_padding(x, padded).mT).mT
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """Batch norm over (batch, time) of (b, n, c); its statistics are those of the real places."""
+    """Batch norm over batch and time, with the statistics of the real places."""
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:  # type: ignore[override]
+        """x: (b, n, c).  padded: bool (b, n).  Returns (b, n, c)."""
         if not self.training:
             mean, variance = self.running_mean, self.running_var
             assert mean is not None
@@ -68,9 +70,11 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 
 
 class ConvolutionStack(nn.Module):
-    """Convolution, batch norm, activation, dropout, several times; the last layer of a postnet has no activation.
+    """Several layers of convolution, batch norm, activation and dropout.
 
-    sizes  channels, from the input's to the output's
+    sizes       channels, from those of the input to those of the output
+    activation  "relu" or "tanh"
+    last        False: the last layer has no activation, as in a postnet
     """
 
     def __init__(self, sizes: list[int], kernel_size: int, dropout: float, *, activation: str, last: bool) -> None:
@@ -84,6 +88,7 @@ class ConvolutionStack(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:
+        """x: (b, n, sizes[0]).  padded: bool (b, n).  Returns (b, n, sizes[-1])."""
         for number, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             x = norm(convolution(x, padded), padded)
             x = self.dropout(self.activation(x) if number < self.num_activated else x)
@@ -91,10 +96,11 @@ class ConvolutionStack(nn.Module):
 
 
 class ScaledPositions(nn.Module):
-    """Sinusoids times a learned scale.
+    """Sinusoids of the positions, times a learned scale.
 
-    rate: how many steps a position counts.  longest: the period of the slowest sinusoid in steps, by 2 pi.
-    scale: where the learned scale starts.
+    rate     steps that a position counts
+    longest  the period of the slowest sinusoid, in steps, divided by 2 pi
+    scale    the learned scale at the start
     """
 
     table: Tensor

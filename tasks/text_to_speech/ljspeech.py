@@ -1,4 +1,4 @@
-"""LJSpeech and folders of its layout: a table of transcripts, ``wavs/``, and alignments where there are any."""
+"""LJSpeech and other folders of its layout: a table of transcripts, ``wavs/``, and alignments if there are any."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from tasks.text_to_speech.synthetic import PAUSE
 
 ARCHIVE, FULL, TABLE = "LJSpeech-1.1.tar.bz2", "LJSpeech-1.1", "metadata.csv"
 TEST_DOCUMENTS, VALIDATION_DOCUMENTS = ("LJ001", "LJ002"), ("LJ003",)  # as published
-SILENCES = {"", "sil", "sp", "spn"}  # of a TextGrid's phones
+SILENCES = {"", "sil", "sp", "spn"}  # labels of phones in a TextGrid
 COLUMNS = "id|text, id|text|normalised text or id|text|phonemes, no header, no quoting, UTF-8"
 TEXTGRID_TIERS = ("phones", "phone", "phonemes")
-EARLY_OR_LATE = 2 * HOP / SAMPLE_RATE  # seconds by which a TextGrid's end may miss its recording's
+LATE = 2 * HOP / SAMPLE_RATE  # seconds by which the phones of a TextGrid may end after the recording
 
 
 class Row(NamedTuple):
     """One line of the table."""
 
     name: str
-    text: str  # normalised where the table has it
-    phonemes: str | None  # IPA, where the table has it
+    text: str  # the normalised text if the table has it
+    phonemes: str | None  # IPA, if the table has it
 
 
 def find_folder(data_root: Path, folder: str | None) -> Path:
-    """The named folder of ``tts/``, else the full LJSpeech (unpacked from its archive if need be), else the only one."""
+    """The named folder of ``tts/``; without a name the full LJSpeech, unpacked if need be, or the only folder there.
+
+    Raises ValueError if there is no such folder, or several.
+    """
     root = data_root / "tts"
     if folder is not None:
         if not (root / folder / TABLE).is_file():
@@ -54,7 +57,7 @@ def find_folder(data_root: Path, folder: str | None) -> Path:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Raises ValueError for an archive that is damaged, or that would write outside the target."""
+    """Unpacks a tar file.  Raises ValueError for one that is damaged or would write outside the target."""
     try:
         with tarfile.open(archive) as content:
             content.extractall(target, filter="data")
@@ -63,7 +66,10 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def read_table(path: Path) -> list[Row]:
-    """Every line is an utterance; quotation marks are text.  Raises ValueError with the line where that can't be."""
+    """The utterances of the table, one a line, sorted by name; quotation marks are text.
+
+    Raises ValueError with the number of the line that can't be an utterance.
+    """
     rows: list[Row] = []
     seen: dict[str, int] = {}
     fields_by_line = _fields(path)
@@ -86,7 +92,7 @@ def read_table(path: Path) -> list[Row]:
 
 
 def _fields(path: Path) -> list[tuple[int, list[str]]]:
-    """Line numbers and fields; a byte order mark and CRLF are fine, empty lines are none."""
+    """The number and the fields of each line, without a byte order mark, CR before LF, and empty lines."""
     found = []
     for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
@@ -107,13 +113,13 @@ def _fields(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _third_is_phonemes(fields_by_line: Sequence[tuple[int, Sequence[str]]]) -> bool:
-    """English in IPA has stress marks, schwas and the like in nearly every word; normalised text has none."""
+    """Whether the third field is IPA: nearly every English word has a sign there that normalised text never has."""
     third = [fields[2] for _, fields in fields_by_line if len(fields) > 2 and fields[2].strip()]
     return bool(third) and sum(bool(re.search("[ˈˌəɪʊɛɑɔʃθðŋ]", text)) for text in third) > len(third) / 2
 
 
 def split_rows(rows: Sequence[Row]) -> tuple[tuple[list[Row], list[Row], list[Row]], str]:
-    """Training, validation and test part, and the rule by which they were split."""
+    """The training, validation and test part, and the rule that split them.  Raises ValueError for fewer than 3 rows."""
     documents = {row.name.partition("-")[0] for row in rows}
     if {*TEST_DOCUMENTS, *VALIDATION_DOCUMENTS} < documents:
         parts: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
@@ -131,11 +137,12 @@ def split_rows(rows: Sequence[Row]) -> tuple[tuple[list[Row], list[Row], list[Ro
 
 
 def read_alignment(folder: Path, name: str, num_samples: int, num_frames: int) -> tuple[list[str] | None, np.ndarray]:
-    """Phones and durations in frames of one utterance, from ``<name>.TextGrid`` or ``<name>.npy``.
+    """The phones of one utterance and their durations in frames, from ``<name>.npy`` or ``<name>.TextGrid``.
 
-    A TextGrid gives its phones (silences as PAUSE), and durations of what comes before, of each phone, and after: int64
-    (phones + 2,).  An array gives durations alone, one a symbol of the utterance, speaker and end included, and no phones.
-    Raises ValueError for a file that is not there, can't be read, or doesn't fit the recording.
+    An array gives no phones (None); it has one duration for each symbol of the utterance, speaker and end included.
+    A TextGrid gives its phones, with PAUSE for silences, and durations int64 (phones + 2,): of the time before the first
+    phone, of each phone, and of the time after the last one.
+    Raises ValueError for a file that is missing, can't be read, or doesn't fit the recording.
     """
     if (path := folder / f"{name}.npy").is_file():
         try:
@@ -152,17 +159,17 @@ def read_alignment(folder: Path, name: str, num_samples: int, num_frames: int) -
         raise ValueError(f"{name}: no {name}.TextGrid or {name}.npy in {folder.name}/")
     phones, starts, end = _read_phones(path)
     seconds = num_samples / SAMPLE_RATE
-    if end > seconds + EARLY_OR_LATE:
+    if end > seconds + LATE:
         raise ValueError(
             f"{path.name}: its phones end at {end:.3f} s, the recording at {seconds:.3f} s: durations do not sum to the frames"
         )
-    # Frame i is centred on sample i * HOP; a phone has the frames whose centres lie in it.
+    # Frame i is centred on sample i * HOP; a frame belongs to the phone in which its centre lies.
     edges = np.ceil(np.array([*starts, end]) * SAMPLE_RATE / HOP - 1e-6).astype(np.int64).clip(0, num_frames)
     return phones, np.diff(np.concatenate(([0], edges, [num_frames])))
 
 
 def _read_phones(path: Path) -> tuple[list[str], list[float], float]:
-    """Labels, starts and the end in seconds."""
+    """The labels of the phones, their starts, and the end of the last one, in seconds."""
     try:
         grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=True)
     except (PraatioException, OSError, ValueError, IndexError, KeyError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Fundamental frequency by frame: YIN in torch, or WORLD's DIO and StoneMask where ``pyworld`` is installed."""
+"""Fundamental frequency by frame: WORLD's DIO and StoneMask if ``pyworld`` is installed, else YIN in torch."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch.nn import functional as F
 
 from tasks.text_to_speech.audio import HOP, SAMPLE_RATE, num_frames
 
-LOWEST, HIGHEST = 71.0, 800.0  # Hz, DIO's own bounds
-WINDOW = 1024  # samples that are compared with themselves, shifted
-THRESHOLD = 0.15  # of the normalised difference: a frame whose best dip is above it is unvoiced
+LOWEST, HIGHEST = 71.0, 800.0  # Hz, the default bounds of DIO
+WINDOW = 1024  # samples that are compared with the samples a lag later
+THRESHOLD = 0.15  # a frame whose normalised difference has no dip below it is unvoiced
 
 
 def pitch_method() -> str:
-    """``dio`` or ``yin``; it stands in the record."""
+    """``dio`` or ``yin``, for ``pitch`` and for the record."""
     return "dio" if importlib.util.find_spec("pyworld") else "yin"
 
 
 def pitch(samples: Tensor, method: str) -> Tensor:
-    """Hz by frame, with unvoiced gaps interpolated linearly and the ends held; 0 where nothing is voiced.
+    """Hz by frame, with ``fill_gaps`` for unvoiced frames; all 0 if no frame is voiced.
 
-    samples: (n,).  Returns float32 (frames,).
+    samples: (n,).  method: of ``pitch_method``.  Returns float32 (frames,).
     """
     hertz = dio(samples) if method == "dio" else yin(samples)
     return torch.from_numpy(fill_gaps(hertz.numpy()).astype(np.float32))
 
 
 def fill_gaps(hertz: np.ndarray) -> np.ndarray:
-    """Zeros are gaps.  (frames,)"""
+    """Interpolates linearly over zeros, and repeats the first and the last value outwards.  hertz: (frames,)."""
     voiced = np.flatnonzero(hertz)
     return np.interp(np.arange(len(hertz)), voiced, hertz[voiced]) if len(voiced) else hertz
 
 
 def dio(samples: Tensor) -> Tensor:
-    """DIO + StoneMask, as published; 0 where unvoiced.  (frames,)"""
+    """DIO and StoneMask, as published; 0 where unvoiced.  samples: (n,).  Returns (frames,)."""
     import pyworld
 
     x = samples.double().numpy()
@@ -49,8 +49,9 @@ def dio(samples: Tensor) -> Tensor:
 def yin(samples: Tensor) -> Tensor:
     """YIN (de Cheveigné and Kawahara, 2002): 0 where unvoiced.  samples: (n,).  Returns (frames,).
 
-    The difference d(lag) = sum (x_i - x_{i + lag})^2 comes from energies and one correlation by FFT; its mean up to the lag
-    normalises it; the first dip below THRESHOLD is the period, or else none; a parabola refines it.
+    The difference d(lag) = sum (x_i - x_{i + lag})^2 is computed from energies and one correlation by FFT, and divided by its
+    mean up to the lag.  The first dip below THRESHOLD gives the period, which a parabola refines; without one the frame is
+    unvoiced.
     """
     longest, shortest = int(SAMPLE_RATE / LOWEST) + 1, int(SAMPLE_RATE / HIGHEST)
     span = WINDOW + longest
@@ -64,7 +65,7 @@ def yin(samples: Tensor) -> Tensor:
     shifted = energy[:, lags + WINDOW] - energy[:, lags]
     difference = (shifted[:, :1] + shifted - 2 * correlation).clamp_min(0)
     mean = difference[:, 1:].cumsum(1) / lags[1:]
-    # Silence has no difference at all: 1 is what says "no period".
+    # In silence the difference and its mean are 0; the value 1 means "no period".
     normalised = torch.where(mean > 1e-9, difference[:, 1:] / mean.clamp_min(1e-9), 1.0)
     normalised = F.pad(normalised, (1, 0), value=1.0)  # (frames, longest + 1), by lag
     inside = normalised[:, 1:-1]

@@ -1,4 +1,4 @@
-"""Everything of the task that a preset or --set may change."""
+"""The settings of the task, which presets and --set fill."""
 
 from __future__ import annotations
 
@@ -16,20 +16,27 @@ def _check_heads(embed_dim: int, num_heads: int) -> None:
 def _check_odd(name: str, *sizes: int) -> None:
     for size in sizes:
         if size % 2 == 0 or size < 1:
-            raise ValueError(f"{name} {size}: an odd size is needed, or the sequence would change its length")
+            raise ValueError(
+                f"{name} {size}: an odd size is needed, because an even one would change the sequence's length"
+            )
 
 
 class EvalSettings(Settings):
-    """How speech is made from spectrograms, and what of it is kept."""
+    """How spectrograms become speech, and how much of it a record keeps."""
 
-    griffin_lim_iterations: int = Field(default=32, ge=1, description="of the test part")
+    griffin_lim_iterations: int = Field(default=32, ge=1, description="for the test part")
     selection_iterations: int = Field(
-        default=8, ge=1, description="of the validation part, which chooses the checkpoint"
+        default=8, ge=1, description="for the validation part, which chooses the checkpoint"
     )
-    vocoder_checkpoint: str | None = Field(default=None, description="a HiFi-GAN generator's, instead of Griffin-Lim")
+    vocoder_checkpoint: str | None = Field(
+        default=None, description="of a HiFi-GAN generator, which replaces Griffin-Lim"
+    )
     vocoder_config: str | None = Field(default=None, description="its config.json")
     num_shown: int = Field(
-        default=2, ge=0, le=MOST_SHOWN, description="test utterances, the shortest, whose sound the record keeps"
+        default=2,
+        ge=0,
+        le=MOST_SHOWN,
+        description="number of test utterances, the shortest, whose sound the record keeps",
     )
 
     @model_validator(mode="after")
@@ -40,7 +47,7 @@ class EvalSettings(Settings):
 
 
 class FastSpeech2Model(Settings):
-    """Sizes of FastSpeech 2."""
+    """The sizes of FastSpeech 2."""
 
     embed_dim: int = Field(default=256, ge=2, multiple_of=2)
     num_heads: int = Field(default=2, ge=1)
@@ -51,7 +58,7 @@ class FastSpeech2Model(Settings):
     predictor_dim: int = Field(default=256, ge=1)
     predictor_kernel_size: int = Field(default=3, ge=1)
     predictor_dropout: float = Field(default=0.5, ge=0, lt=1)
-    num_bins: int = Field(default=256, ge=2, description="of pitch and of energy")
+    num_bins: int = Field(default=256, ge=2, description="of pitch, and of energy")
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -63,7 +70,7 @@ class FastSpeech2Model(Settings):
 
 
 class TransformerTTSModel(Settings):
-    """Sizes of Transformer-TTS."""
+    """The sizes of Transformer-TTS."""
 
     embed_dim: int = Field(default=512, ge=2, multiple_of=2)
     num_heads: int = Field(default=4, ge=1)
@@ -78,7 +85,7 @@ class TransformerTTSModel(Settings):
     kernel_size: int = Field(default=5, ge=1)
     convolution_dropout: float = Field(default=0.5, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    match_positions: bool = Field(default=False, description="count the text's positions in mean steps a symbol")
+    match_positions: bool = Field(default=False, description="count the text's positions in mean decoder steps")
 
     @model_validator(mode="after")
     def _fits_together(self) -> TransformerTTSModel:
@@ -88,12 +95,16 @@ class TransformerTTSModel(Settings):
 
 
 class FastSpeech2Settings(Settings):
+    """All settings of ``fastspeech2``."""
+
     data: DataSettings = DataSettings()
     model: FastSpeech2Model = FastSpeech2Model()
     eval: EvalSettings = EvalSettings()
 
 
 class TransformerTTSSettings(Settings):
+    """All settings of ``transformer_tts``."""
+
     data: DataSettings = DataSettings()
     model: TransformerTTSModel = TransformerTTSModel()
     eval: EvalSettings = EvalSettings()

@@ -1,4 +1,4 @@
-"""What a record keeps of some test utterances: small spectrograms, sounds as MP3, and the cross-attention's alignment."""
+"""What a record keeps of a few test utterances: small spectrograms, sounds as MP3, the cross-attention's alignment."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmark.interface import Attachment
 from tasks.text_to_speech.audio import HOP, SAMPLE_RATE, to_mp3
 from tasks.text_to_speech.utterances import Utterance
 
-MOST_COLUMNS, MOST_ROWS = 128, 64  # of a kept picture
-DARKEST, BRIGHTEST = -11.6, 2.5  # of a log-mel value; the first is just below the floor's
+MOST_COLUMNS, MOST_ROWS = 128, 64  # of a picture in a record
+DARKEST, BRIGHTEST = -11.6, 2.5  # log-mel values; the first is just below the floor
 
 
 def entry(utterance: Utterance, mel: Tensor, sounds: Mapping[str, Tensor], alignment: Tensor | None) -> dict[str, Any]:
-    """JSON values and attachments; cells of the same data share the files of the truth.
+    """The JSON values and attachments of one utterance; cells of the same data share the files of the truth.
 
     mel: (frames, NUM_MELS), natural logarithm.  sounds: name -> (samples,).  alignment: (steps, symbols).
     """
@@ -39,7 +39,7 @@ def entry(utterance: Utterance, mel: Tensor, sounds: Mapping[str, Tensor], align
 
 
 def picture(values: Tensor, darkest: float, brightest: float) -> Attachment:
-    """A grey PNG of at most MOST_ROWS x MOST_COLUMNS pixels; its first row is the lowest.  values: (rows, columns)"""
+    """The values as a grey PNG, averaged to at most MOST_ROWS x MOST_COLUMNS pixels.  values: (rows, columns)."""
     size = (min(values.shape[0], MOST_ROWS), min(values.shape[1], MOST_COLUMNS))
     small = F.adaptive_avg_pool2d(values[None].float(), size)[0]
     levels = ((small - darkest) / (brightest - darkest) * 255).round().clamp(0, 255).to(torch.uint8)
@@ -49,15 +49,15 @@ def picture(values: Tensor, darkest: float, brightest: float) -> Attachment:
 
 
 def unpack(content: bytes) -> np.ndarray:
-    """The values of a ``picture``: (rows, columns), in [0, 1]."""
+    """The values of a ``picture``, in [0, 1].  Returns (rows, columns)."""
     return np.asarray(Image.open(io.BytesIO(content)), dtype=np.uint8) / 255
 
 
 def cross_alignment(model: nn.Module, run: Callable[[], Any]) -> Tensor | None:
-    """Weights of the last layer's cross-attention under teacher forcing, mean over heads.  (steps, symbols)
+    """The weights of the last layer's cross-attention in teacher forcing, mean over heads.  (steps, symbols)
 
-    None where the attention there has no weights: exact ones have, by softmax(q k / sqrt(head_dim)).
-    run: calls the model on one utterance.
+    They are softmax(q k / sqrt(head_dim)), so the result is None for attentions that are not exact.
+    model: a ``Backbone`` that has an alignment.  run: calls the model on one utterance.
     """
     layer = model.decoder[-1].cross_attention  # type: ignore[index,union-attr]
     if not getattr(layer.attention, "exact", False):

@@ -1,7 +1,6 @@
 """The embedded data: sentences of a small grammar, spoken by espeak-ng in several voices and at several rates.
 
-Voice and rate stand in the first symbol of an utterance and nowhere else, so that whoever speaks its end must have looked
-back to its beginning.
+Only the first symbol of an utterance tells voice and rate, so a model must look back to it until the end.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ class Sentence(NamedTuple):
 
     name: str
     text: str
-    speaker: str  # key of VOICES, a point, key of RATES
+    speaker: str  # a key of VOICES, a point, a key of RATES
     spoken: Spoken
 
 
 def sentence_texts(seed: int, count: int, *, long: bool) -> list[str]:
-    """Different sentences, in the order of the draw.  Raises ValueError where the grammar has too few."""
+    """Distinct sentences in random order.  Raises ValueError if the grammar has too few."""
     groups = (SUBJECTS, VERBS, PLACES, ENDS) if long else (SUBJECTS, VERBS, PLACES)
     sizes = [len(group) for group in groups]
     total = int(np.prod(sizes))
@@ -67,7 +66,7 @@ def sentence_texts(seed: int, count: int, *, long: bool) -> list[str]:
 def make_sentences(
     seed: int, count: int, *, voices: tuple[str, ...], rates: tuple[str, ...], long: bool
 ) -> list[Sentence]:
-    """Sentences and their sound; the same bytes for the same arguments."""
+    """Sentences with their sound; equal arguments give equal bytes.  Raises ValueError as ``sentence_texts`` does."""
     texts = sentence_texts(seed, count, long=long)
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
     drawn = zip(generator.integers(len(voices), size=count), generator.integers(len(rates), size=count), strict=True)
@@ -80,17 +79,16 @@ def make_sentences(
 
 
 def frame_durations(spoken: Spoken, num_frames: int, hop: int) -> tuple[tuple[str, ...], np.ndarray]:
-    """Symbols with their durations in frames: phonemes, pauses as PAUSE; the last pause is left to the end symbol.
+    """The symbols of an utterance (phonemes, and PAUSE for pauses), and durations in frames, int64 (symbols + 2,).
 
-    Frame i is centred on sample i * hop and belongs to the phoneme that sounds there.  The first entry, without a symbol
-    of its own, is what comes before the first phoneme, the last what comes after the last one.  int64 (symbols + 2,)
+    Frame i is centred on sample i * hop and belongs to the phoneme that sounds there.  The first duration is the time before
+    the first phoneme, the last one the time after the last phoneme, with a pause at the end.
     """
-    names, starts = list(spoken.phonemes), list(spoken.starts)
+    names, starts, end = list(spoken.phonemes), list(spoken.starts), len(spoken.samples)
     while names and not names[-1]:
-        last = starts[-1]
-        names, starts = names[:-1], starts[:-1]
-    else_end = last if len(names) < len(spoken.phonemes) else len(spoken.samples)
-    edges = np.array([*starts, else_end], dtype=np.int64)
-    first_frames = np.minimum(-(-edges // hop), num_frames)  # the first frame whose centre is not before the edge
+        names.pop()
+        end = starts.pop()
+    edges = np.array([*starts, end], dtype=np.int64)
+    first_frames = np.minimum(-(-edges // hop), num_frames)  # the first frame whose centre is at or after the edge
     durations = np.diff(np.concatenate(([0], first_frames, [num_frames])))
     return tuple(name or PAUSE for name in names), durations

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
 from tasks.text_to_speech import shown
 from tasks.text_to_speech.audio import NUM_MELS, SAMPLE_RATE
+from tasks.text_to_speech.backbone import Backbone, SpeechBatch, Synthesis
 from tasks.text_to_speech.data import LONGER, Speech, load_speech, shortest, vocoded
-from tasks.text_to_speech.fastspeech2 import FastSpeech2, Scale, Truth
-from tasks.text_to_speech.layers import mean_by_row, padding_mask
+from tasks.text_to_speech.fastspeech2 import FastSpeech2, Scale
 from tasks.text_to_speech.metrics import Cepstra, cepstra, mcd_frames, root_mean_square, warp
 from tasks.text_to_speech.settings import FastSpeech2Settings, TransformerTTSSettings
 from tasks.text_to_speech.text import Vocabulary
@@ -25,31 +26,9 @@ from tasks.text_to_speech.transformer_tts import TransformerTTS
 from tasks.text_to_speech.utterances import Utterance, load_arrays, save_arrays
 from tasks.text_to_speech.vocoder import GriffinLim, HifiGan, Vocoder
 
-STOP_WEIGHT = 5.0  # of the one step that stops, as published
-
-
-class SpeechBatch(NamedTuple):
-    """Utterances, padded with zeros."""
-
-    symbols: Tensor  # (b, m) int64
-    num_symbols: Tensor  # (b,) int64
-    mel: Tensor  # (b, n, NUM_MELS) float32, standardised
-    num_frames: Tensor  # (b,) int64
-    pitch: Tensor  # (b, n) float32, Hz
-    energy: Tensor  # (b, n) float32
-    durations: Tensor  # (b, m) int64, zeros where the aligner finds them
-    numbers: Tensor  # (b,) int64: of the utterance among all of the data, which also seeds its prenet's dropout
-
-
-class Synthesis(NamedTuple):
-    """What a model makes of a text."""
-
-    mel: Tensor  # (frames, NUM_MELS), natural logarithm, not standardised, on the CPU
-    stopped: bool  # False where the bound of the length ended it
-
 
 def _per_frame(cost: str, card: str) -> Metric:
-    """A ratio of sums, as the predecessor benchmark has it."""
+    """A ratio of sums over utterances, as in the predecessor benchmark."""
     return Metric(
         "",
         False,
@@ -60,7 +39,7 @@ def _per_frame(cost: str, card: str) -> Metric:
 
 
 class TextToSpeech:
-    """The task; data are loaded once, by ``load_data``."""
+    """Speech from text alone, measured against recordings (PROTOCOL.md)."""
 
     name = "text_to_speech"
     version = 1
@@ -68,7 +47,10 @@ class TextToSpeech:
         "fastspeech2": ("noncausal_self",),
         "transformer_tts": ("noncausal_self", "causal_self", "causal_cross"),
     }
-    settings = {"fastspeech2": FastSpeech2Settings, "transformer_tts": TransformerTTSSettings}
+    settings: Any = {  # of an object: the settings that it was given
+        "fastspeech2": FastSpeech2Settings,
+        "transformer_tts": TransformerTTSSettings,
+    }
     metrics = {
         "mcd": _per_frame(
             "mcd_cost",
@@ -100,22 +82,25 @@ class TextToSpeech:
             False,
             lambda columns: float(columns["unstopped"].sum()),
             lambda columns: len(columns["unstopped"]),
-            "number of utterances that the bound of the length had to end",
+            "number of utterances that only a bound on the length ended",
         ),
     }
     selection = "mcd"
-    floors = ("vocoded_truth",)  # true mel through the same vocoder: no rule, but the best that can be had
+    floors = ("vocoded_truth",)  # the true spectrogram through the same vocoder: the best possible result, not a rule
 
     def __init__(self, settings: Any, *, backbone: str) -> None:
         if backbone not in self.backbones:
             raise ValueError(f"backbone {backbone!r}: text_to_speech has {', '.join(self.backbones)}")
-        self.options, self.backbone = settings, backbone
+        self.settings, self.backbone = settings, backbone
         self.speech: Speech
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """Embedded speech, or recordings from ``tts/`` of the root."""
+        """Recordings from ``tts/`` of ``data_root`` or, without one, embedded speech; ``cache`` keeps what was measured.
+
+        Raises ValueError with one line for data, or files of a vocoder, that can't be used.
+        """
         self.cache, self.vocoders = cache, self._vocoders()
-        self.speech = speech = load_speech(self.options.data, data_root, cache, self.vocoders)
+        self.speech = speech = load_speech(self.settings.data, data_root, cache, self.vocoders)
         train, validation, test = speech.parts
         self.vocabulary = Vocabulary(utterance.symbols for utterance in train)
         frames = torch.cat([utterance.mel for utterance in train]).double()
@@ -123,8 +108,6 @@ class TextToSpeech:
         everyone = [*train, *validation, *test]
         self.numbers = {utterance.name: number for number, utterance in enumerate(everyone)}
         self.everyone = everyone
-        # So much slower than the slowest training utterance speaks no one: there synthesis is stopped.
-        self.most_frames_per_symbol = LONGER * max(len(u.mel) / len(u.symbols) for u in train)
         self.test_names = {utterance.name for utterance in test}
         unknown = sum(symbol not in self.vocabulary.symbols for u in everyone[len(train) :] for symbol in u.symbols)
         details = {
@@ -135,7 +118,7 @@ class TextToSpeech:
             "max_frames": speech.max_frames,
             "positions": "sinusoidal, times a learned factor, whatever the attention",
         }
-        # Another generator is other data to compare with: its files' digest belongs to the fingerprint.
+        # A generator changes the references that speech is compared with, so the fingerprint covers its files.
         fingerprint = speech.fingerprint
         if isinstance(self.vocoders[1], HifiGan):
             fingerprint = hashlib.sha256(f"{fingerprint} {self.vocoders[1].key}".encode()).hexdigest()
@@ -143,14 +126,16 @@ class TextToSpeech:
         return self.splits
 
     def _vocoders(self) -> tuple[Vocoder, Vocoder]:
-        """Of validation and of test."""
-        options = self.options.eval
+        """The vocoders of the validation part and of the test part."""
+        options = self.settings.eval
         if options.vocoder_checkpoint is not None:
             vocoder = HifiGan(Path(options.vocoder_checkpoint), Path(options.vocoder_config))
             return vocoder, vocoder
         return GriffinLim(options.selection_iterations), GriffinLim(options.griffin_lim_iterations)
 
     def collate(self, examples: Sequence[Utterance]) -> SpeechBatch:
+        """A batch of utterances, padded to the longest text and the longest sound; frames are standardised."""
+
         def pad(rows: list[Tensor]) -> Tensor:
             return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
@@ -169,83 +154,42 @@ class TextToSpeech:
             torch.tensor([self.numbers[utterance.name] for utterance in examples]),
         )
 
-    def build_model(self, attention_for: AttentionFactory) -> nn.Module:
-        """The backbone for the symbols and lengths of the data."""
-        sizes = self.options.model.model_dump()
-        lengths: dict[str, Any] = {"max_symbols": self.speech.max_symbols, "max_frames": self.speech.max_frames}
-        if self.backbone == "fastspeech2":
-            train = self.speech.parts[0]
-            return FastSpeech2(
-                len(self.vocabulary),
-                NUM_MELS,
-                attention_for=attention_for,
-                pitch=_scale([utterance.pitch for utterance in train]),
-                energy=_scale([utterance.energy for utterance in train]),
-                with_aligner=not self.speech.aligned,
-                **lengths,
-                **sizes,
-            )
-        if sizes.pop("match_positions"):
-            sizes |= {"source_rate": self._steps_per_symbol(), "diagonal_start": True}
-        return TransformerTTS(len(self.vocabulary), NUM_MELS, attention_for=attention_for, **lengths, **sizes)
+    def build_model(self, attention_for: AttentionFactory) -> Any:
+        """The backbone for the symbols and lengths of the data: a ``Backbone``."""
+        build = _BUILDERS[self.backbone]
+        return build(self.speech, len(self.vocabulary), self.settings.model.model_dump(), attention_for)
 
-    def _steps_per_symbol(self) -> float:
-        """Of the training part."""
-        train = self.speech.parts[0]
-        frames, symbols = (sum(len(x) for x in kind) for kind in zip(*((u.mel, u.symbols) for u in train), strict=True))
-        return frames / self.options.model.num_frames_per_step / symbols
-
-    def loss(self, model: nn.Module, batch: SpeechBatch) -> LossSum:
-        """Each utterance's own means, summed over utterances, so that no grouping into batches changes anything."""
-        by_row = self._taught(model, batch)[0]
+    def loss(self, model: Backbone, batch: SpeechBatch) -> LossSum:
+        """Each utterance's own mean loss, summed over utterances, so that no grouping into batches changes anything."""
+        by_row = model.teaching_loss(batch).loss
         return LossSum(by_row.sum(), len(by_row))
 
     def tokens(self, batch: SpeechBatch) -> int:
-        """Frames."""
+        """The number of frames that a batch trains on; the engine reports it per second."""
         return int(batch.num_frames.sum())
 
-    def _taught(self, model: nn.Module, batch: SpeechBatch, seeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Loss, and absolute error of the final frames, by utterance.  (b,), (b,)"""
-        if self.backbone == "fastspeech2":
-            return _fastspeech2_loss(model, batch)
-        return _transformer_tts_loss(model, batch, seeds)
-
-    def synthesise(self, model: nn.Module, batch: SpeechBatch) -> list[Synthesis]:
-        """From text alone, one entry a row.
-
-        FastSpeech 2 takes each text by itself: of a batch the last bit of a frame depends on its neighbours, and
-        Griffin-Lim makes much of little where there is silence.  Transformer-TTS has as many passes as steps, and takes
-        the batch together.
-        """
+    def synthesise(self, model: Backbone, batch: SpeechBatch) -> list[Synthesis]:
+        """The speech of each text of the batch, from the text alone: natural logarithm, not standardised, on the CPU."""
         mean, deviation = self.mean.to(batch.mel.device), self.deviation.to(batch.mel.device)
-        if self.backbone == "fastspeech2":
-            lengths = zip(batch.symbols, batch.num_symbols, strict=True)
-            spoken = [model(row[None, : int(length)], length[None]) for row, length in lengths]
-            rows = [(one.mel[0], bool(one.stopped[0])) for one in spoken]
-        else:
-            most_frames = (batch.num_symbols * self.most_frames_per_symbol).ceil().long()
-            made = model.generate(batch.symbols, batch.num_symbols, batch.numbers, most_frames)  # type: ignore[operator]
-            ends = zip(made.mel, made.num_frames.tolist(), made.stopped.tolist(), strict=True)
-            rows = [(mel[:count], stopped) for mel, count, stopped in ends]
-        return [Synthesis((mel.float() * deviation + mean).cpu(), stopped) for mel, stopped in rows]
+        return [Synthesis((mel.float() * deviation + mean).cpu(), stopped) for mel, stopped in model.synthesise(batch)]
 
-    def score(self, model: nn.Module, batch: SpeechBatch) -> Mapping[str, Tensor]:
-        """Full synthesis, and beside it the error with the truth given."""
+    def score(self, model: Backbone, batch: SpeechBatch) -> Mapping[str, Tensor]:
+        """The distortions of each text's synthesis, and its error with the truth given."""
         made = self.synthesise(model, batch)
         named = zip(batch.numbers.tolist(), made, strict=True)
         rows = [self._distortions(self.everyone[number], one.mel) for number, one in named]
         columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
-        columns["mel_l1"] = self._taught(model, batch, batch.numbers)[1].double()
+        columns["mel_l1"] = model.teaching_loss(batch, batch.numbers).mel_error.double()
         columns["unstopped"] = torch.tensor([not one.stopped for one in made], dtype=torch.float64)
         return columns
 
     def _distortions(self, utterance: Utterance, mel: Tensor) -> dict[str, float]:
-        """Of one synthesised spectrogram.  mel: (frames, NUM_MELS), natural logarithm."""
+        """The columns of one spectrogram.  mel: (frames, NUM_MELS), natural logarithm."""
         vocoder = self.vocoders[utterance.name in self.test_names]
         return self._compare(utterance, cepstra(vocoder(mel), SAMPLE_RATE), len(mel))
 
     def _compare(self, utterance: Utterance, found: Cepstra, num_frames: int) -> dict[str, float]:
-        """The columns of one waveform, given by its cepstra."""
+        """The columns of one waveform, given by its cepstra.  num_frames: of its spectrogram."""
         reference = self.speech.references[utterance.name]
         mcd = warp(root_mean_square(reference.vocoded.mfcc, found.mfcc))
         msd = warp(root_mean_square(reference.vocoded.log_mel, found.log_mel))
@@ -261,7 +205,7 @@ class TextToSpeech:
         }
 
     def controls(self) -> Mapping[str, Columns]:
-        """``mean_frame`` in the reference's number of frames, and ``vocoded_truth``, the vocoder's floor."""
+        """``mean_frame``, repeated as often as the reference has frames, and ``vocoded_truth``, the vocoder's own loss."""
         path = self.cache / f"tts-{self.speech.key}.{self.vocoders[1].key.replace(' ', '')}.controls.npz"
         rows = load_arrays(path)
         if rows is None:
@@ -276,75 +220,77 @@ class TextToSpeech:
         return self._distortions(utterance, mel) | {"mel_l1": error, "unstopped": 0.0}
 
     def _vocoded_truth(self) -> Columns:
-        """Its sound is what the references of mcd and msd are made of, so nothing needs the vocoder again."""
+        """The references of mcd and msd are made from the same sound, so the vocoder need not run again."""
         rows = []
         for utterance in self.speech.parts[2]:
             found = self.speech.references[utterance.name].vocoded
             rows.append(self._compare(utterance, found, len(utterance.mel)) | {"mel_l1": 0.0, "unstopped": 0.0})
         return {column: np.array([row[column] for row in rows]) for column in rows[0]}
 
-    def curves(self, model: nn.Module) -> dict[str, Any]:
-        """What some test utterances look and sound like."""
-        utterances = shortest(self.speech.parts[2], self.options.eval.num_shown)
+    def curves(self, model: Any) -> dict[str, Any]:
+        """For the report: pictures and sounds of some test utterances.  model: a ``Backbone``."""
+        utterances = shortest(self.speech.parts[2], self.settings.eval.num_shown)
         device = next(model.parameters()).device
-        was_training = model.training
-        model.eval()
         entries = []
-        with torch.no_grad():
+        with evaluating(model):
             for utterance in utterances:
                 batch = SpeechBatch(*(x.to(device) for x in self.collate([utterance])))
                 mel = self.synthesise(model, batch)[0].mel
                 alignment = None
-                if self.backbone == "transformer_tts":
-                    alignment = shown.cross_alignment(model, partial(self._taught, model, batch, batch.numbers))
+                if model.has_alignment:
+                    alignment = shown.cross_alignment(model, partial(model.teaching_loss, batch, batch.numbers))
                 sounds = {
                     "truth": self.speech.sounds[utterance.name],
                     "vocoded_truth": self.speech.sounds[vocoded(utterance.name)],
                     "synthesised": self.vocoders[1](mel),
                 }
                 entries.append(shown.entry(utterance, mel, sounds, alignment))
-        model.train(was_training)
         return {"utterances": entries}
 
 
-def _scale(values: Sequence[Tensor]) -> Scale:
-    """Of ln(x + 1) over all frames of the training part."""
-    logs = torch.cat(list(values)).double().log1p()
-    mean, deviation = float(logs.mean()), max(float(logs.std()), 1e-3)  # a constant pitch still has bins
-    return Scale(mean, deviation, (float(logs.min()) - mean) / deviation, (float(logs.max()) - mean) / deviation + 1e-3)
-
-
-def _fastspeech2_loss(model: Any, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
-    """L1 of the frames, squared errors of ln(duration + 1), pitch and energy, and the aligner's, each a mean."""
-    truth = Truth(batch.mel, batch.num_frames, batch.pitch, batch.energy, batch.durations)
-    spoken, targets = model.teach(batch.symbols, batch.num_symbols, truth)
-    no_symbol = padding_mask(batch.num_symbols, batch.symbols.shape[1])
-    no_frame = padding_mask(batch.num_frames, batch.mel.shape[1])
-    error = mean_by_row((spoken.mel.float() - batch.mel).abs(), no_frame)
-    loss = error
-    for found, wanted in (
-        (spoken.log_durations, targets.durations.float().log1p()),
-        (spoken.pitch, targets.pitch),
-        (spoken.energy, targets.energy),
-    ):
-        loss = loss + mean_by_row((found.float() - wanted).square(), no_symbol)
-    return (loss if targets.alignment is None else loss + targets.alignment), error
-
-
-def _transformer_tts_loss(model: Any, batch: SpeechBatch, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
-    """L1 and squared error before and after the postnet, and the stop flag's cross-entropy, each a mean."""
-    taught = model(batch.symbols, batch.num_symbols, batch.mel, batch.num_frames, seeds)
-    no_frame = padding_mask(batch.num_frames, batch.mel.shape[1])
-    loss = torch.zeros(len(batch.mel), device=batch.mel.device)
-    for found in (taught.before, taught.after):
-        difference = found.float() - batch.mel
-        loss = loss + mean_by_row(difference.abs() + difference.square(), no_frame)
-    error = mean_by_row((taught.after.float() - batch.mel).abs(), no_frame)
-    num_steps = -(-batch.num_frames // model.num_frames_per_step)
-    steps = torch.arange(taught.stop.shape[1], device=batch.mel.device)
-    stops = (steps == num_steps[:, None] - 1).float()
-    weight = torch.tensor(STOP_WEIGHT, device=batch.mel.device)
-    nats = nn.functional.binary_cross_entropy_with_logits(
-        taught.stop.float(), stops, pos_weight=weight, reduction="none"
+def _fastspeech2(
+    speech: Speech, num_symbols: int, sizes: dict[str, Any], attention_for: AttentionFactory
+) -> FastSpeech2:
+    train = speech.parts[0]
+    return FastSpeech2(
+        num_symbols,
+        NUM_MELS,
+        attention_for=attention_for,
+        max_symbols=speech.max_symbols,
+        max_frames=speech.max_frames,
+        pitch=_scale([utterance.pitch for utterance in train]),
+        energy=_scale([utterance.energy for utterance in train]),
+        with_aligner=not speech.aligned,
+        **sizes,
     )
-    return loss + mean_by_row(nats, steps >= num_steps[:, None]), error
+
+
+def _transformer_tts(
+    speech: Speech, num_symbols: int, sizes: dict[str, Any], attention_for: AttentionFactory
+) -> TransformerTTS:
+    train = speech.parts[0]
+    if sizes.pop("match_positions"):
+        num_frames, total = (
+            sum(len(x) for x in kind) for kind in zip(*((u.mel, u.symbols) for u in train), strict=True)
+        )
+        sizes |= {"source_rate": num_frames / sizes["num_frames_per_step"] / total, "diagonal_start": True}
+    return TransformerTTS(
+        num_symbols,
+        NUM_MELS,
+        attention_for=attention_for,
+        max_symbols=speech.max_symbols,
+        max_frames=speech.max_frames,
+        # No one speaks much slower than the slowest training utterance, so longer speech is a stop that was missed.
+        max_frames_per_symbol=LONGER * max(len(u.mel) / len(u.symbols) for u in train),
+        **sizes,
+    )
+
+
+_BUILDERS: Mapping[str, Callable[..., Backbone]] = {"fastspeech2": _fastspeech2, "transformer_tts": _transformer_tts}
+
+
+def _scale(values: Sequence[Tensor]) -> Scale:
+    """The distribution of ln(x + 1) over all frames of the training part."""
+    logs = torch.cat(list(values)).double().log1p()
+    mean, deviation = float(logs.mean()), max(float(logs.std()), 1e-3)  # never 0, so that a constant pitch has bins too
+    return Scale(mean, deviation, (float(logs.min()) - mean) / deviation, (float(logs.max()) - mean) / deviation + 1e-3)

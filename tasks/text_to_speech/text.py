@@ -1,4 +1,4 @@
-"""Symbols: an utterance's text as phonemes or characters, between a symbol for the speaker and one for the end."""
+"""Symbols: the text of an utterance as phonemes or characters, between a symbol of the speaker and one of the end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tasks.text_to_speech.espeak import Espeak
 
 PADDING, UNKNOWN, END = "<pad>", "<unknown>", "<end>"
 PADDING_ID, UNKNOWN_ID, END_ID = 0, 1, 2
-# A phoneme: stress before it, a base, and the marks behind it (length, rhoticity, ties, combining marks).
+# A phoneme is a base with stress before it and marks behind it (length, rhoticity, ties, combining marks).
 PHONEME = re.compile(r"[ˈˌ]*[^\sˈˌ][ːˑʰʲʷ˞ˠˤ\u0300-\u036f]*")
 
 
 def split_phonemes(ipa: str) -> list[str]:
-    """Phonemes with their stress, and one space between words.  Raises ValueError for a text without any."""
+    """Phonemes with their stress, and one space between words.  Raises ValueError if there is no phoneme."""
     words = unicodedata.normalize("NFD", ipa).split()
     symbols = [symbol for word in words for symbol in (" ", *PHONEME.findall(word))][1:]
     if not symbols:
@@ -24,7 +24,7 @@ def split_phonemes(ipa: str) -> list[str]:
 
 
 def split_characters(text: str) -> list[str]:
-    """Lower-case characters, white space as one space.  Raises ValueError for a text without any."""
+    """Lower-case characters, with one space for white space.  Raises ValueError if there is no character."""
     symbols = list(" ".join(unicodedata.normalize("NFC", text).lower().split()))
     if not symbols:
         raise ValueError("no text")
@@ -32,7 +32,7 @@ def split_characters(text: str) -> list[str]:
 
 
 class Phonemizer:
-    """English text to IPA by espeak-ng, one instance for many texts."""
+    """English text to IPA, by one instance of espeak-ng for many texts."""
 
     def __init__(self, voice: str = "en-us") -> None:
         self.espeak, self.voice = Espeak(), voice
@@ -42,7 +42,7 @@ class Phonemizer:
 
 
 class Vocabulary:
-    """Numbers of symbols, fitted on the training part: what only other parts have is UNKNOWN."""
+    """Numbers the symbols of the training part; symbols that only other parts have become UNKNOWN."""
 
     def __init__(self, utterances: Iterable[Sequence[str]]) -> None:
         seen = sorted({symbol for symbols in utterances for symbol in symbols} - {END})
@@ -53,9 +53,10 @@ class Vocabulary:
         return len(self.symbols)
 
     def encode(self, symbols: Sequence[str]) -> list[int]:
+        """The numbers of the symbols."""
         return [self._ids.get(symbol, UNKNOWN_ID) for symbol in symbols]
 
 
 def speaker_symbol(name: str) -> str:
-    """The first symbol of an utterance; no phoneme or character is longer than its bracket."""
+    """The first symbol of an utterance; with its brackets it never equals a phoneme or a character."""
     return f"<speaker {name}>"

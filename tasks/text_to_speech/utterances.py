@@ -1,10 +1,8 @@
-"""Utterances: what is spoken, by whom, and the frames that were measured from its sound; kept in the cache folder."""
+"""Utterances: text, speaker and the frames measured from the sound; and the files in the cache that keep them."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.files import replacing
 from tasks.text_to_speech import audio
 from tasks.text_to_speech.metrics import Cepstra, cepstra
 from tasks.text_to_speech.pitch import pitch
@@ -28,18 +27,18 @@ class Utterance(NamedTuple):
     mel: Tensor  # float32 (frames, NUM_MELS), natural logarithm
     pitch: Tensor  # float32 (frames,), Hz
     energy: Tensor  # float32 (frames,), L2 norm of the magnitudes
-    durations: Tensor  # int64 (symbols,), frames; empty where unknown
+    durations: Tensor  # int64 (symbols,), frames; empty if unknown
 
 
 class Reference(NamedTuple):
-    """What a test or validation utterance is compared with."""
+    """The cepstra that the synthesis of a validation or test utterance is compared with."""
 
-    vocoded: Cepstra  # its own spectrogram through the vocoder: of mcd and msd
-    recorded: Cepstra  # the recording: of mcd_db
+    vocoded: Cepstra  # of the true spectrogram through the vocoder, for mcd and msd
+    recorded: Cepstra  # of the recording, for mcd_db
 
 
 def measure_frames(samples: Tensor, pitch_method: str) -> dict[str, Tensor]:
-    """mel, pitch and energy of a recording (samples,)."""
+    """``mel``, ``pitch`` and ``energy``, as ``Utterance`` has them.  samples: (n,)."""
     magnitude = audio.magnitudes(samples)
     return {
         "mel": audio.log_mel(magnitude),
@@ -49,13 +48,16 @@ def measure_frames(samples: Tensor, pitch_method: str) -> dict[str, Tensor]:
 
 
 def make_reference(samples: Tensor, mel: Tensor, vocoder: Callable[[Tensor], Tensor]) -> Reference:
-    """vocoder: log-mel (frames, NUM_MELS) -> waveform (samples,)."""
+    """The reference of one utterance.
+
+    samples: (n,) of the recording.  mel: its (frames, NUM_MELS).  vocoder: mel -> waveform (samples,).
+    """
     rate = audio.SAMPLE_RATE
     return Reference(cepstra(vocoder(mel), rate), cepstra(samples, rate))
 
 
 def save_utterances(path: Path, utterances: Sequence[Utterance], notes: dict[str, Any]) -> None:
-    """All in one file without pickled objects: arrays side by side, and names, texts and notes as JSON."""
+    """Writes one file without pickled objects: the arrays of all utterances joined; names, texts and notes as JSON."""
     words = [{"name": u.name, "text": u.text, "symbols": u.symbols} for u in utterances]
     arrays = {
         "mel": torch.cat([u.mel for u in utterances]).numpy(),
@@ -70,7 +72,7 @@ def save_utterances(path: Path, utterances: Sequence[Utterance], notes: dict[str
 
 
 def load_utterances(path: Path) -> tuple[list[Utterance], dict[str, Any]] | None:
-    """What save_utterances wrote; None where there is nothing of use."""
+    """What ``save_utterances`` wrote; None if there is no usable file."""
     arrays = load_arrays(path)
     if arrays is None:
         return None
@@ -86,7 +88,7 @@ def load_utterances(path: Path) -> tuple[list[Utterance], dict[str, Any]] | None
 
 
 def save_references(path: Path, references: Sequence[Reference], recordings: Mapping[str, Tensor]) -> None:
-    """recordings: name -> samples, kept in 16 bits: they are listened to, not measured."""
+    """recordings: name -> samples; 16 bits are kept, because they are listened to and not measured."""
     kinds = [cepstra for reference in references for cepstra in reference]
     arrays: dict[str, np.ndarray] = {"frames": np.array([len(kind.mfcc) for kind in kinds])}
     arrays |= {name: np.concatenate([getattr(kind, name) for kind in kinds]) for name in Cepstra._fields}
@@ -96,7 +98,7 @@ def save_references(path: Path, references: Sequence[Reference], recordings: Map
 
 
 def load_references(path: Path) -> tuple[list[Reference], dict[str, Tensor]] | None:
-    """What save_references wrote, in order; None where there is nothing of use."""
+    """What ``save_references`` wrote, in its order; None if there is no usable file."""
     arrays = load_arrays(path)
     if arrays is None:
         return None
@@ -108,7 +110,7 @@ def load_references(path: Path) -> tuple[list[Reference], dict[str, Tensor]] | N
 
 
 def count_notes(notes: Iterable[str]) -> dict[str, int]:
-    """Text -> how often."""
+    """Note -> how often it occurs."""
     counts: dict[str, int] = {}
     for note in notes:
         counts[note] = counts.get(note, 0) + 1
@@ -120,15 +122,13 @@ def _as_bytes(content: Any) -> np.ndarray:
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """To a temporary name, then renamed: another worker may be writing the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+    """Writes arrays by name; whole or not at all, because another worker may be writing the same."""
+    with replacing(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # its own keywords are bool
-    os.replace(file.name, path)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """None where there is no file of use: one that is cut, or of another kind, is made anew."""
+    """The arrays of a file by name; None if there is no file, or a damaged one, which the caller makes anew."""
     try:
         with np.load(path, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}

@@ -1,4 +1,4 @@
-"""Vocoders: log-mel spectrogram to waveform.  Griffin-Lim, or a HiFi-GAN generator where its files are given."""
+"""Vocoders, from log-mel spectrogram to waveform: Griffin-Lim, or a HiFi-GAN generator from its files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ SLOPE = 0.1  # of the leaky ReLUs
 
 
 class Vocoder(Protocol):
-    """``key`` names what it does, for caches and records."""
+    """From a log-mel spectrogram to a waveform."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Names the vocoder and everything that its sound depends on, for caches and records."""
+        ...
 
     def __call__(self, mel: Tensor) -> Tensor:
         """mel: (frames, NUM_MELS), natural logarithm.  Returns (samples,) on the CPU."""
@@ -33,21 +35,23 @@ class Vocoder(Protocol):
 
 
 class GriffinLim:
-    """As published: no momentum, first phases drawn from a fixed seed."""
+    """Griffin-Lim as published, without momentum; a fixed seed draws the phases that it starts from."""
 
     def __init__(self, num_iterations: int) -> None:
         self.num_iterations = num_iterations
 
     @property
     def key(self) -> str:
+        """Name and number of iterations."""
         return f"griffin-lim, {self.num_iterations} iterations"
 
     def __call__(self, mel: Tensor) -> Tensor:
+        """mel: (frames, NUM_MELS), natural logarithm.  Returns (samples,) on the CPU."""
         return griffin_lim(mel, self.num_iterations)
 
 
 class HifiGanSettings(Settings):
-    """What of a generator's ``config.json`` says how it is built, and which spectrogram it reads."""
+    """The part of a generator's ``config.json`` that says how it is built and which spectrogram it reads."""
 
     resblock: str = Field(pattern="^[12]$")
     upsample_rates: list[int] = Field(min_length=1)
@@ -61,11 +65,11 @@ class HifiGanSettings(Settings):
     sampling_rate: int
     fmax: float | None
 
-    model_config = Settings.model_config | {"extra": "ignore"}  # its training's settings stand there too
+    model_config = Settings.model_config | {"extra": "ignore"}  # the file has settings of the training too
 
 
 class HifiGanGenerator(nn.Module):
-    """The generator of HiFi-GAN (Kong et al., 2020, arXiv 2010.05646), names of parameters as in its checkpoints."""
+    """The generator of HiFi-GAN (Kong et al., 2020, arXiv 2010.05646); its parameters have the names of the checkpoints."""
 
     def __init__(self, config: HifiGanSettings) -> None:
         super().__init__()
@@ -92,7 +96,10 @@ class HifiGanGenerator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Dilated convolutions, each added; ``paired``: each followed by one without dilation (resblock "1")."""
+    """Dilated convolutions, each added to its input.
+
+    paired  True: one without dilation follows each (resblock "1")
+    """
 
     def __init__(self, channels: int, kernel: int, dilations: list[int], *, paired: bool) -> None:
         super().__init__()
@@ -105,6 +112,7 @@ class ResidualBlock(nn.Module):
             self.convs = nn.ModuleList(dilated)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, samples) -> (batch, channels, samples)"""
         if not self.paired:
             for convolution in self.convs:
                 x = x + convolution(F.leaky_relu(x, SLOPE))
@@ -120,7 +128,11 @@ def _convolution(channels: int, kernel: int, dilation: int) -> nn.Module:
 
 
 class HifiGan:
-    """A trained generator; it must have been trained on spectrograms of our sizes, which its configuration states."""
+    """A trained generator of HiFi-GAN.
+
+    Raises ValueError with one line for files that can't be read or don't fit each other, and for a generator whose
+    configuration states another kind of spectrogram than ours.
+    """
 
     def __init__(self, checkpoint: Path, config: Path) -> None:
         content = _read(config)
@@ -150,10 +162,12 @@ class HifiGan:
 
     @property
     def key(self) -> str:
+        """Name and digest of both files."""
         return f"hifi-gan {self.digest[:16]}"
 
     @torch.no_grad()
     def __call__(self, mel: Tensor) -> Tensor:
+        """mel: (frames, NUM_MELS), natural logarithm.  Returns (samples,) on the CPU."""
         return self.generator(at_least(mel.detach().float().cpu(), LEAST_FRAMES).mT[None])[0]
 
 
@@ -165,7 +179,7 @@ def _read(path: Path) -> bytes:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
-    """The generator's tensors under torch's present names of weight norm.  Nothing but tensors is unpickled."""
+    """The generator's tensors, with torch's present names of weight norm.  Only tensors are unpickled."""
     _read(path)
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

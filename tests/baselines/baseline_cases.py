@@ -6,20 +6,9 @@ import itertools
 import baseline_oracles
 import torch
 
-from baselines.cosformer import CosformerAttention
-from baselines.flash import FlashAttention
-from baselines.none import NoAttention
-from baselines.performer import PerformerAttention
-from baselines.softmax import SoftmaxAttention
+from benchmark.registry import build_attention
 
-CLASSES = {
-    "softmax": SoftmaxAttention,
-    "flash": FlashAttention,
-    "performer": PerformerAttention,
-    "cosformer": CosformerAttention,
-    "none": NoAttention,
-}
-NAMES = tuple(CLASSES)
+NAMES = ("softmax", "flash", "performer", "cosformer", "none")
 PATTERNS = ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
 MAX_LENGTH = 1000
 LENGTHS = (1, 7, 8, 9, 63, 64, 65, 127, 781)  # around the chunk of 64, the window of 8, and primes
@@ -32,7 +21,7 @@ def build(name, pattern, *, num_heads=2, head_dim=8, **options):
         options = {"num_features": 20, "seed": 3, **options}  # 20 is no multiple of 8: a block of Ω is cut
     if name == "cosformer":
         options = {"max_length": MAX_LENGTH, **options}
-    return CLASSES[name](pattern=pattern, num_heads=num_heads, head_dim=head_dim, **options).eval()
+    return build_attention(name, pattern=pattern, num_heads=num_heads, head_dim=head_dim, **options).eval()
 
 
 def oracle(name, attention, pattern):

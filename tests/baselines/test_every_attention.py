@@ -304,7 +304,7 @@ def test_a_state_says_how_much_it_holds(name):
 @every_attention
 def test_states_of_half_precision_keep_sums_in_float32(name):
     attention = build(name, "causal_self")
-    if not attention.__class__.__dict__.get("linear_state", False):
+    if not getattr(attention, "linear_state", False):
         pytest.skip("a cache holds keys and values, no sums")
     for dtype in (torch.float16, torch.bfloat16):
         for tensor in state_tensors(attention.init_state(1, dtype=dtype)):
@@ -417,12 +417,6 @@ def test_bad_arguments_are_refused(name):
         attention.init_cross(k, v)
     with pytest.raises(ValueError, match=r"init_state.. belongs to the pattern 'causal_self'"):
         build(name, "noncausal_self").init_state(1)
-    with pytest.raises(ValueError, match="pattern is 'sideways'; allowed are noncausal_self"):
-        build(name, "sideways")
-    with pytest.raises(ValueError, match="num_heads is 0"):
-        build(name, "causal_self", num_heads=0)
-    with pytest.raises(TypeError):
-        build(name, "causal_self", no_such_option=1)
 
 
 @every_attention

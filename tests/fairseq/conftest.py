@@ -1,4 +1,4 @@
-"""A corpus with something to learn, binarised by fairseq, and the plug-in loaded as ``--user-dir`` loads it."""
+"""A small corpus, binarised by fairseq, and the plug-in, loaded as ``--user-dir`` loads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Not "fairseq": this folder's own name would be found.
+# Not "fairseq", because that would find this folder.
 pytest.importorskip("fairseq.models", reason="fairseq is not installed: pip install lavo-bench[fairseq]")
 
 
@@ -23,7 +23,7 @@ def _plug_in():
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """{train,valid,test}.{src,tgt}: runs of counting words, and the same lines backwards."""
+    """A folder with {train,valid,test}.{src,tgt}: words that count upwards, and the same lines backwards."""
     folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(0)
     for part, size in (("train", 160), ("valid", 30), ("test", 20)):
@@ -38,6 +38,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def lm_bin(corpus) -> Path:
+    """The sources, binarised for language modelling."""
     from fairseq_commands import preprocess
 
     prefixes = [f"--{part}pref={corpus / part}.src" for part in ("train", "valid", "test")]
@@ -46,6 +47,7 @@ def lm_bin(corpus) -> Path:
 
 @pytest.fixture(scope="session")
 def pair_bin(corpus) -> Path:
+    """Sources and targets, binarised with one dictionary."""
     from fairseq_commands import preprocess
 
     prefixes = [f"--{part}pref={corpus / part}" for part in ("train", "valid", "test")]

@@ -1,4 +1,4 @@
-"""fairseq's commands in this process: its import takes seconds, so no interpreter is started for each."""
+"""fairseq's commands, run in this process because importing fairseq takes seconds."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ import copy
 import functools
 import importlib
 import io
+import math
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from fairseq import checkpoint_utils, options, tasks
-from fairseq.data.data_utils import collate_tokens
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import FairseqDecoder
 
 ROOT = Path(__file__).parents[2]
-ALL_EXAMPLES = "--required-batch-size-multiple=1"  # fairseq's 8 drops the last batch of a set (docs/fairseq.md)
+USER_DIR = f"--user-dir={ROOT / 'lavo_fairseq'}"
+ATTENTIONS = ["lavo", "softmax", "flash", "performer", "cosformer"]
+ALL_EXAMPLES = "--required-batch-size-multiple=1"  # the default, 8, drops the last batch (docs/fairseq.md)
 
 
 def command(line: str) -> str:
-    """What ``fairseq-…`` prints."""
+    """Runs a ``fairseq-…`` command and returns what it prints."""
     name, *arguments = shlex.split(line)
     module = importlib.import_module("fairseq_cli." + name.removeprefix("fairseq-").replace("-", "_"))
-    # fairseq keeps the best loss of a process's earlier trainings, and would save no best checkpoint above it.
+    # fairseq remembers the best loss of earlier trainings in this process, and saves a best checkpoint only below it.
     vars(checkpoint_utils.save_checkpoint).pop("best", None)
     out, before = io.StringIO(), sys.argv
     sys.argv = [name, *arguments]
@@ -39,21 +43,22 @@ def command(line: str) -> str:
 
 
 def preprocess(folder: Path, *arguments: str) -> Path:
+    """The folder, with the data that ``fairseq-preprocess`` made in it."""
     command(shlex.join(["fairseq-preprocess", f"--destdir={folder}", "--workers=1", *arguments]))
     return folder
 
 
 @functools.cache
 def configured(data: Path, *arguments: str) -> tuple[Any, Any]:
-    """fairseq's configuration of a training, and its task.  Cached: fairseq takes most of a second to read its flags."""
+    """fairseq's configuration of a training, and its task; cached, because reading the flags takes most of a second."""
     parser = options.get_training_parser()
-    common = [str(data), "--user-dir", str(ROOT / "lavo_fairseq"), "--cpu", "--seed=1", ALL_EXAMPLES]
+    common = [str(data), USER_DIR, "--cpu", "--seed=1", ALL_EXAMPLES]
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, [*common, *arguments]))
     return cfg, tasks.setup_task(cfg.task)
 
 
 def built(data: Path, *arguments: str, **flags: Any) -> tuple[Any, Any, Any]:
-    """Configuration, task and model as ``fairseq-train`` builds them.  flags: of the model, on top of the arguments."""
+    """Configuration, task and model as ``fairseq-train`` builds them; ``flags`` of the model override the arguments."""
     cfg, task = configured(data, *arguments)
     cfg = copy.deepcopy(cfg)
     for name, value in flags.items():
@@ -70,17 +75,17 @@ def batch_of(task: Any, part: str, *, size: int) -> Any:
 
 
 def hypotheses(printed: str) -> dict[int, tuple[float, str]]:
-    """example -> score and text of the best, from what ``fairseq-generate`` prints."""
+    """example -> score and text of its best hypothesis, from the output of ``fairseq-generate``."""
     rows = [line[2:].split("\t") for line in printed.splitlines() if line.startswith("H-")]
     return {int(number): (float(score), text) for number, score, text in rows}
 
 
 class WithoutState(FairseqDecoder):
-    """A decoder that fairseq can't stream: each step computes the whole prefix anew."""
+    """A decoder without a state, so that fairseq computes the whole prefix at each step."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__(decoder.dictionary)
-        self.whole = (decoder,)  # not registered: fairseq would reorder a state that isn't there
+        self.whole = (decoder,)  # in a tuple, unregistered: fairseq would reorder a state that doesn't exist
 
     def forward(self, prev_output_tokens: torch.Tensor, encoder_out: Any = None) -> Any:
         return self.whole[0](prev_output_tokens, encoder_out=encoder_out)
@@ -90,12 +95,35 @@ class WithoutState(FairseqDecoder):
 
 
 def generated(task: Any, cfg: Any, model: Any, sample: Any, *, beam: int, prefix: torch.Tensor | None = None) -> Any:
-    """[(tokens, score) of every beam] by example, from fairseq's generator."""
+    """For each example the (tokens, score) of every beam, from fairseq's generator."""
     cfg.generation.beam, cfg.generation.max_len_b, cfg.generation.nbest = beam, 12, beam
     generator = task.build_generator([model], cfg.generation)
     found = task.inference_step(generator, [model], sample, prefix_tokens=prefix)
     return [[(row["tokens"].tolist(), float(row["score"])) for row in rows] for rows in found]
 
 
-def padded(rows: list[list[int]], pad: int, *, left: bool = False) -> torch.Tensor:
-    return collate_tokens([torch.tensor(row) for row in rows], pad, left_pad=left)
+def assert_same_hypotheses(found: Any, expected: Any) -> None:
+    """Two results of ``generated`` have the same tokens, and the same scores within rounding."""
+    assert [[tokens for tokens, _ in rows] for rows in found] == [[tokens for tokens, _ in rows] for rows in expected]
+    scores, expected_scores = ([score for rows in result for _, score in rows] for result in (found, expected))
+    assert scores == pytest.approx(expected_scores, rel=1e-4, abs=1e-4)
+
+
+@torch.no_grad()
+def greedy(
+    logits_of: Callable[[torch.Tensor], torch.Tensor], prefix: list[int], dictionary: Any, *, length: int
+) -> str:
+    """The text of the most probable token at each step, computed without a state.
+
+    logits_of: tokens (1, n) -> logits (1, n, vocabulary).  An empty text is not allowed, as with fairseq's --min-len 1.
+    """
+    tokens = [dictionary.eos(), *prefix]
+    while len(tokens) <= length:
+        logits = logits_of(torch.tensor([tokens]))[0, -1]
+        logits[dictionary.pad()] = -math.inf
+        if len(tokens) == 1:
+            logits[dictionary.eos()] = -math.inf
+        tokens.append(int(logits.argmax()))
+        if tokens[-1] == dictionary.eos():
+            break
+    return dictionary.string(torch.tensor(tokens[1:]))

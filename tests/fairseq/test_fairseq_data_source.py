@@ -1,4 +1,4 @@
-"""What our reader makes of fairseq's own files is what fairseq makes of them."""
+"""Our reader of fairseq's files agrees with fairseq."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.language_modeling.task import LanguageModeling, LanguageModelingSetti
 SIZES = {"embed_dim": 16, "num_layers": 1, "num_heads": 2}
 
 
-def test_dictionary_and_texts_are_those_that_fairseq_reads(lm_bin):
+def test_dictionary_and_texts_equal_those_that_fairseq_reads(lm_bin):
     words = read_dictionary(lm_bin / "dict.txt", "dict.txt")
     dictionary = Dictionary.load(str(lm_bin / "dict.txt"))
     assert list(words) == dictionary.symbols
@@ -25,8 +25,8 @@ def test_dictionary_and_texts_are_those_that_fairseq_reads(lm_bin):
         assert [one.tolist() for one in split] == [items[index].tolist() for index in range(len(items))]
 
 
-def test_loss_on_it_is_what_fairseq_computes_with_the_same_weights(lm_bin, tmp_path):
-    """One block a part: there fairseq reads </s> first, as our blocks do."""
+def test_loss_equals_that_of_fairseq_with_the_same_weights(lm_bin, tmp_path):
+    """Each part is one block, which begins with </s> in fairseq as in our reader."""
     length = int(np.fromfile(lm_bin / "test.bin", np.uint16).size)
     settings = LanguageModelingSettings(
         data={"tokens": "fairseq", "context_length": length}, model=SIZES, eval={"lengths": [1]}

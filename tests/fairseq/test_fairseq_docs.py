@@ -1,4 +1,4 @@
-"""The commands of docs/fairseq.md, all of them, from the first to the last."""
+"""All commands of docs/fairseq.md run, in their order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmark import cli
 
 @pytest.fixture(scope="module")
 def commands():
-    """Lines of the bash blocks, joined where one goes on."""
+    """The commands of the bash blocks, with continued lines joined."""
     text = (ROOT / "docs" / "fairseq.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
@@ -27,7 +27,7 @@ def test_the_commands_of_the_docs_run(commands, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     printed = {}
     for line in commands:
-        # The plug-in is loaded already, by its full path.
+        # The fixture has loaded the plug-in by its full path, and fairseq refuses a second path for it.
         here = line.replace("--user-dir lavo_fairseq", f"--user-dir {ROOT / 'lavo_fairseq'}")
         if line.startswith("fairseq-"):
             printed[line.split()[0]] = command(here)

@@ -1,6 +1,8 @@
-"""``attention_transformer``: our Transformer inside fairseq, trained and decoded by fairseq's own commands on a CPU."""
+"""``attention_transformer``: our Transformer, trained and decoded by fairseq's own commands on a CPU."""
 
 from __future__ import annotations
+
+import functools
 
 import pytest
 import torch
@@ -8,21 +10,24 @@ from fairseq import checkpoint_utils
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq_commands import (
     ALL_EXAMPLES,
-    ROOT,
+    ATTENTIONS,
+    USER_DIR,
     WithoutState,
+    assert_same_hypotheses,
     batch_of,
     built,
     command,
     generated,
+    greedy,
     hypotheses,
 )
 
 from benchmark.multihead import AttentionSites
 from benchmark.registry import attention_declarations
 from lavo_fairseq.encoder_decoder import PATTERNS, pad_right
-from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+from tasks.cross_entropy import PADDED, token_nats
+from tasks.summarization.transformer import Transformer
 
-ATTENTIONS = ["lavo", "softmax", "flash", "performer", "cosformer"]
 SITES = [
     (attention, pattern)
     for attention in ATTENTIONS
@@ -40,12 +45,13 @@ SIZES = (
 
 
 def transformer(pair_bin, attention="lavo", pattern="causal_cross", **flags):
+    """Configuration, task and model of ``attention_transformer`` with the sizes of SIZES."""
     arguments = ("--task=translation", "--arch=attention_transformer", *POSITIONS, *SIZES)
     return built(pair_bin, *arguments, attention=attention, attention_pattern=pattern, **flags)
 
 
 def our_transformer(vocab_size, attention, pattern):
-    """The backbone of the summarisation task with the sizes of SIZES, as that task builds it."""
+    """The Transformer of the summarisation task, with the sizes of SIZES."""
     torch.manual_seed(2)
     return Transformer(
         AttentionSites(attention, pattern, {}),
@@ -71,7 +77,7 @@ def test_logits_and_loss_are_those_of_our_transformer_with_the_same_weights(pair
     assert bool((inputs["src_tokens"][:, 0] == pad).any())  # fairseq pads sources on the left
 
     logits, _ = model(**inputs)
-    for row in range(5):  # one by one, without any padding
+    for row in range(5):  # each row alone, without padding
         source = inputs["src_tokens"][row][inputs["src_tokens"][row] != pad]
         target = inputs["prev_output_tokens"][row][inputs["prev_output_tokens"][row] != pad]
         alone = ours(source[None], target[None])[0]
@@ -80,10 +86,10 @@ def test_logits_and_loss_are_those_of_our_transformer_with_the_same_weights(pair
     criterion = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
     loss, _, logged = criterion(model, sample)
     labels = targets.masked_fill(targets == pad, PADDED)
-    torch.testing.assert_close(torch.as_tensor(logged["nll_loss"]), smoothed_nats(logits, labels).sum())
+    torch.testing.assert_close(torch.as_tensor(logged["nll_loss"]), token_nats(logits, labels).sum())
     # fairseq spreads the smoothing over the other words, we over all of them.
     share = 0.1 * len(task.target_dictionary) / (len(task.target_dictionary) - 1)
-    torch.testing.assert_close(loss, smoothed_nats(logits, labels, label_smoothing=share).sum())
+    torch.testing.assert_close(loss, token_nats(logits, labels, label_smoothing=share).sum())
 
 
 @pytest.mark.parametrize(("attention", "pattern"), SITES)
@@ -108,29 +114,28 @@ def test_step_by_step_with_reordered_beams_equals_whole_targets(pair_bin, attent
 
 @pytest.mark.parametrize("beam", [1, 4])
 @pytest.mark.parametrize(("attention", "pattern"), [("lavo", "causal_cross"), ("performer", "causal_self")])
-def test_decoding_through_the_states_finds_what_decoding_anew_finds(pair_bin, attention, pattern, beam):
+def test_decoding_with_a_state_finds_what_decoding_without_one_finds(pair_bin, attention, pattern, beam):
     cfg, task, model = transformer(pair_bin, attention, pattern)
-    with torch.no_grad():  # first weights give near-uniform probabilities, where rounding would choose the beam
+    with (
+        torch.no_grad()
+    ):  # untrained weights give nearly equal probabilities, and rounding would choose between the beams
         model.backbone.output.weight.normal_(std=1.0, generator=torch.Generator().manual_seed(4))
     sample = batch_of(task, "test", size=6)
     streamed = generated(task, cfg, model, sample, beam=beam)
     model.decoder = WithoutState(model.decoder)
-    anew = generated(task, cfg, model, sample, beam=beam)
-    assert [[tokens for tokens, _ in rows] for rows in streamed] == [[tokens for tokens, _ in rows] for rows in anew]
-    assert [score for rows in streamed for _, score in rows] == pytest.approx(
-        [score for rows in anew for _, score in rows], rel=1e-4, abs=1e-4
-    )
+    recomputed = generated(task, cfg, model, sample, beam=beam)
+    assert_same_hypotheses(streamed, recomputed)
 
 
 @pytest.fixture(scope="module")
 def trained(pair_bin, tmp_path_factory):
-    """A few steps of ``fairseq-train``: the checkpoint's path."""
+    """The checkpoint after a few steps of ``fairseq-train``."""
     folder = tmp_path_factory.mktemp("checkpoints")
     training = "--optimizer=adam --lr=0.02 --batch-size=16 --max-epoch=6 --clip-norm=1 --no-epoch-checkpoints --cpu"
     model = "--arch=attention_transformer --attention=lavo --attention-pattern=causal_cross --dropout=0"
     loss = "--criterion=label_smoothed_cross_entropy --label-smoothing=0.1"
     command(
-        f"fairseq-train {pair_bin} --user-dir={ROOT / 'lavo_fairseq'} {model} {' '.join(SIZES)} {' '.join(POSITIONS)} "
+        f"fairseq-train {pair_bin} {USER_DIR} {model} {' '.join(SIZES)} {' '.join(POSITIONS)} "
         f"{training} {loss} {ALL_EXAMPLES} --save-dir={folder} --seed=1"
     )
     return folder / "checkpoint_best.pt"
@@ -139,7 +144,7 @@ def trained(pair_bin, tmp_path_factory):
 @pytest.mark.parametrize("beam", [1, 4])
 def test_generation_by_fairseq_covers_every_example(pair_bin, trained, beam):
     printed = command(
-        f"fairseq-generate {pair_bin} --user-dir={ROOT / 'lavo_fairseq'} --path={trained} --cpu --batch-size=8 "
+        f"fairseq-generate {pair_bin} {USER_DIR} --path={trained} --cpu --batch-size=8 "
         f"--beam={beam} --max-len-b=10 {ALL_EXAMPLES}"
     )
     found = hypotheses(printed)
@@ -152,30 +157,15 @@ def test_generation_by_fairseq_covers_every_example(pair_bin, trained, beam):
         task.load_dataset("test")
         for number in (0, 7):
             source = task.dataset("test")[number]["source"][None]
-            assert found[number][1] == greedy(ours, source, task.target_dictionary, length=10)
+            assert found[number][1] == greedy(functools.partial(ours, source), [], task.target_dictionary, length=10)
 
 
-@torch.no_grad()
-def greedy(model, source, dictionary, *, length):
-    """The most probable token at each step, by our Transformer, everything recomputed."""
-    tokens = [dictionary.eos()]
-    while len(tokens) <= length:
-        logits = model(source, torch.tensor([tokens]))[0, -1]
-        logits[dictionary.pad()] = float("-inf")
-        if len(tokens) == 1:
-            logits[dictionary.eos()] = float("-inf")  # fairseq's --min-len 1
-        tokens.append(int(logits.argmax()))
-        if tokens[-1] == dictionary.eos():
-            break
-    return dictionary.string(torch.tensor(tokens[1:]))
-
-
-def test_the_state_dict_holds_each_weight_once(pair_bin):
+def test_the_state_dict_has_each_weight_once(pair_bin):
     _, _, model = transformer(pair_bin)
     assert {name.partition(".")[0] for name in model.state_dict()} == {"backbone"}
 
 
-def test_padding_moves_to_the_end_and_the_order_stays():
+def test_padding_moves_to_the_end_and_the_order_of_tokens_stays():
     tokens, padding = pad_right(torch.tensor([[1, 1, 7, 5, 9], [8, 4, 6, 3, 2]]), pad=1)
     assert tokens.tolist() == [[7, 5, 9, 1, 1], [8, 4, 6, 3, 2]]
     assert padding.tolist() == [[False, False, False, True, True], [False] * 5]

@@ -1,4 +1,4 @@
-"""``attention_lm``: our GPT inside fairseq, trained, evaluated and decoded by fairseq's own commands on a CPU."""
+"""``attention_lm``: our GPT, trained, evaluated and decoded by fairseq's own commands on a CPU."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
+from fairseq.data.data_utils import collate_tokens
 from fairseq_commands import (
     ALL_EXAMPLES,
-    ROOT,
+    ATTENTIONS,
+    USER_DIR,
     WithoutState,
+    assert_same_hypotheses,
     batch_of,
     built,
     command,
     generated,
+    greedy,
     hypotheses,
-    padded,
 )
 
 from benchmark.multihead import AttentionSites
-from tasks.language_modeling.gpt import GPT, PADDED, token_nats
+from tasks.cross_entropy import PADDED, token_nats
+from tasks.language_modeling.gpt import GPT
 
-ATTENTIONS = ["lavo", "softmax", "flash", "performer", "cosformer"]
 LINES = ("--task=language_modeling", "--sample-break-mode=eos", "--tokens-per-sample=24")
 SIZES = ("--decoder-embed-dim=16", "--decoder-layers=2", "--decoder-attention-heads=2")
 
 
 def language_model(lm_bin, attention="lavo", **flags):
+    """Configuration, task and model of ``attention_lm`` with the sizes of SIZES."""
     return built(lm_bin, *LINES, "--arch=attention_lm", *SIZES, attention=attention, **flags)
 
 
 def our_gpt(vocab_size, attention, options=None):
-    """The backbone of the language-modelling task with the sizes of SIZES, as that task builds it."""
+    """The GPT of the language-modelling task, with the sizes of SIZES."""
     torch.manual_seed(2)
     sites = AttentionSites(attention, "causal_self", options or {})
     sizes = {"embed_dim": 16, "num_layers": 2, "num_heads": 2, "context_length": 24}
@@ -79,34 +83,33 @@ def test_step_by_step_with_reordered_beams_equals_whole_prefixes(lm_bin, attenti
 
 @pytest.mark.parametrize("beam", [1, 4])
 @pytest.mark.parametrize("attention", ["lavo", "softmax", "cosformer"])
-def test_decoding_through_the_state_finds_what_decoding_anew_finds(lm_bin, attention, beam):
+def test_decoding_with_a_state_finds_what_decoding_without_one_finds(lm_bin, attention, beam):
     cfg, task, model = language_model(lm_bin, attention)
     sharpen(model.decoder.backbone.embedding)
     sample = batch_of(task, "test", size=4)
-    prefix = padded([[5, 6, 7], [8, 9], [4], [7, 8, 9]], task.source_dictionary.pad())  # rows of unequal length
+    prefixes = [torch.tensor(row) for row in ([5, 6, 7], [8, 9], [4], [7, 8, 9])]
+    prefix = collate_tokens(prefixes, task.source_dictionary.pad())
     streamed = generated(task, cfg, model, sample, beam=beam, prefix=prefix)
     model.decoder = WithoutState(model.decoder)
-    anew = generated(task, cfg, model, sample, beam=beam, prefix=prefix)
-    assert [[tokens for tokens, _ in rows] for rows in streamed] == [[tokens for tokens, _ in rows] for rows in anew]
-    scores, expected = ([score for rows in found for _, score in rows] for found in (streamed, anew))
-    assert scores == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    recomputed = generated(task, cfg, model, sample, beam=beam, prefix=prefix)
+    assert_same_hypotheses(streamed, recomputed)
 
 
 def sharpen(embedding):
-    """First weights give near-uniform probabilities, where rounding would choose the beam."""
+    """Makes probabilities unequal: with untrained weights rounding would choose between the beams."""
     with torch.no_grad():
         embedding.weight.normal_(std=1.0, generator=torch.Generator().manual_seed(4))
 
 
 @pytest.fixture(scope="module")
 def trained(lm_bin, tmp_path_factory):
-    """A few steps of ``fairseq-train``: the checkpoint's path and the losses of the epochs, in bits."""
+    """The checkpoint after a few steps of ``fairseq-train``, and the validation loss of each epoch in bits."""
     folder = tmp_path_factory.mktemp("checkpoints")
     training = "--optimizer=adam --lr=0.01 --batch-size=16 --max-epoch=3 --clip-norm=1 --no-epoch-checkpoints --cpu"
     model = f'--arch=attention_lm --attention=lavo --attention-options=\'{{"window": 4, "rank": 4}}\' {" ".join(SIZES)}'
     log = folder / "log"
     command(
-        f"fairseq-train {lm_bin} --user-dir={ROOT / 'lavo_fairseq'} {' '.join(LINES)} {model} {training} {ALL_EXAMPLES} "
+        f"fairseq-train {lm_bin} {USER_DIR} {' '.join(LINES)} {model} {training} {ALL_EXAMPLES} "
         f"--save-dir={folder} --log-file={log} --log-format=json --seed=1"
     )
     losses = [float(loss) for loss in re.findall(r'"valid_loss": "([0-9.]+)"', log.read_text())]
@@ -114,7 +117,7 @@ def trained(lm_bin, tmp_path_factory):
 
 
 def restored(lm_bin, trained):
-    """What the checkpoint holds: fairseq's model, and our GPT with its weights."""
+    """fairseq's model with the weights of the checkpoint, and our GPT with the same."""
     cfg, task, _ = language_model(lm_bin)
     (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(trained[0])], task=task)
     ours = our_gpt(len(task.source_dictionary), "lavo", {"window": 4, "rank": 4})
@@ -123,7 +126,7 @@ def restored(lm_bin, trained):
     return cfg, task, model.eval(), ours
 
 
-def test_training_learns(trained, lm_bin):
+def test_training_lowers_the_loss(trained):
     _, losses = trained
     assert losses[-1] < losses[0] < math.log2(40)
 
@@ -131,7 +134,7 @@ def test_training_learns(trained, lm_bin):
 def test_evaluation_by_fairseq_gives_our_own_loss(lm_bin, trained, caplog):
     _, task, _, ours = restored(lm_bin, trained)
     command(
-        f"fairseq-eval-lm {lm_bin} --user-dir={ROOT / 'lavo_fairseq'} --path={trained[0]} --cpu --batch-size=8 "
+        f"fairseq-eval-lm {lm_bin} {USER_DIR} --path={trained[0]} --cpu --batch-size=8 "
         "--gen-subset=test --sample-break-mode=eos --tokens-per-sample=24"
     )
     printed = next(text for text in reversed(caplog.messages) if text.startswith("Loss (base 2)"))
@@ -146,7 +149,7 @@ def test_evaluation_by_fairseq_gives_our_own_loss(lm_bin, trained, caplog):
 @pytest.mark.parametrize("beam", [1, 4])
 def test_generation_by_fairseq_covers_every_example(lm_bin, trained, beam):
     printed = command(
-        f"fairseq-generate {lm_bin} --user-dir={ROOT / 'lavo_fairseq'} --path={trained[0]} --cpu --batch-size=8 "
+        f"fairseq-generate {lm_bin} {USER_DIR} --path={trained[0]} --cpu --batch-size=8 "
         f"{' '.join(LINES)} --gen-subset=test --beam={beam} --prefix-size=2 --max-len-b=10 {ALL_EXAMPLES}"
     )
     found = hypotheses(printed)
@@ -159,19 +162,7 @@ def test_generation_by_fairseq_covers_every_example(lm_bin, trained, beam):
             assert found[number][1] == text
 
 
-def greedy(gpt, prefix, dictionary, *, length):
-    """The most probable token at each step, by our GPT, everything recomputed."""
-    tokens = [dictionary.eos(), *prefix]
-    while len(tokens) <= length:
-        logits = gpt(torch.tensor([tokens]))[0, -1]
-        logits[dictionary.pad()] = -math.inf
-        tokens.append(int(logits.argmax()))
-        if tokens[-1] == dictionary.eos():
-            break
-    return dictionary.string(torch.tensor(tokens[1:]))
-
-
-def test_the_longest_input_is_known_where_the_attention_or_the_positions_end(lm_bin):
+def test_the_longest_input_is_that_of_the_attention_or_of_the_positions(lm_bin):
     assert language_model(lm_bin, "softmax")[2].max_positions() == 10**6
     assert language_model(lm_bin, "cosformer")[2].max_positions() == 24
     assert language_model(lm_bin, "cosformer", attention_options='{"max_length": 20}')[2].max_positions() == 20
@@ -188,7 +179,7 @@ def test_the_longest_input_is_known_where_the_attention_or_the_positions_end(lm_
         ({"attention_options": '{"ranks": 3}'}, r"option 'ranks' of attention lavo: unknown \(did you mean rank\?\)"),
     ],
 )
-def test_a_wrong_flag_is_told_in_one_line(lm_bin, flags, message):
+def test_a_wrong_flag_is_refused_in_one_line(lm_bin, flags, message):
     with pytest.raises(ValueError, match=message) as caught:
         language_model(lm_bin, **flags)
     assert "\n" not in str(caught.value)

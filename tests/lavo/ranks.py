@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.multihead import MultiHeadAttention
 from lavo.parallel import Part, parallel_lavo_attention, sequence_part, share_length, split_length
-from tasks.language_modeling.gpt import GPT, token_nats
+from tasks.cross_entropy import token_nats
+from tasks.language_modeling.gpt import GPT
 
 WINDOW = 8
 # Lengths of the parts: whole windows; one rank; unequal; shorter than a window (a window over four ranks); empty ones.

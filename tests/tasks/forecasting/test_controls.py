@@ -1,4 +1,4 @@
-"""Controls by closed form."""
+"""Controls compared with closed forms."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ LENGTHS = Lengths(48, 24, 30)
 
 
 def parts_of(values: torch.Tensor, lengths: Lengths = LENGTHS) -> tuple[Windows, Windows, Windows]:
+    """Half of the rows for training, a quarter each for validation and test."""
     n = len(values)
     bounds = [(lengths.seq_len, n // 2), (n // 2, 3 * n // 4), (3 * n // 4, n)]
     return tuple(Windows(values, values, first=first, stop=stop, lengths=lengths) for first, stop in bounds)
@@ -40,7 +41,7 @@ def test_dlinear_comes_near_the_least_squares_bound():
     train, validation, test = parts_of(values[:, None], lengths)
     model = train_dlinear(train, validation)
     error = window_errors(model, train)["mse"].mean()
-    # DLinear is one linear map of the history, so no choice of its weights is below ordinary least squares.
+    # DLinear is one linear map of the history, so no weights can give it less error than ordinary least squares.
     x = np.hstack([train.histories()[:, :, 0].numpy(), np.ones((len(train), 1))]).astype(np.float64)
     y = train.futures()[:, :, 0].numpy().astype(np.float64)
     bound = np.mean((x @ np.linalg.lstsq(x, y, rcond=None)[0] - y) ** 2)
@@ -67,7 +68,7 @@ def test_control_errors_are_cached_by_data_and_lengths(tmp_path):
     assert files[0].stat().st_mtime_ns == changed
     control_errors(parts_of(parts[0].values * 2), season=24, fingerprint="a" * 64, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    assert torch.equal(state, torch.random.get_rng_state())  # a control must not move the cell's random numbers
+    assert torch.equal(state, torch.random.get_rng_state())  # a control must not change the cell's random numbers
 
 
 def test_dlinear_is_the_same_twice():

@@ -13,6 +13,7 @@ SMALL = {"seq_len": 48, "label_len": 24, "pred_len": 12}
 
 
 def load(path=None, root=None, **settings):
+    """The data of a file, or the embedded ones, in small windows."""
     file = {} if path is None else {"file": str(path)}
     return load_forecast_data(DataSettings.model_validate({**file, **SMALL, **settings}), root)
 
@@ -106,7 +107,7 @@ def test_embedded_data_are_the_same_bytes_for_a_seed():
     assert first.splits.name == "embedded"
     assert first.splits.fingerprint == second.splits.fingerprint != other.splits.fingerprint
     assert make_series(50, 2, 0).tobytes() == make_series(50, 2, 0).tobytes()
-    # A generator that makes other values is a new version of the task.
+    # If the generator makes other values, the task's version must be raised.
     assert make_series(3, 2, 0).round(3).tolist() == [[28.21, 19.17], [32.206, 18.098], [25.836, 17.206]]
 
 

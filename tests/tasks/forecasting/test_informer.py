@@ -1,4 +1,4 @@
-"""The model: sizes, causality, what the published faults change."""
+"""The model: sizes, causality, and the effects of the published faults."""
 
 import pytest
 import torch
@@ -12,11 +12,13 @@ LENGTHS = {"seq_len": 13, "label_len": 6, "pred_len": 4}
 
 
 def informer(**options):
+    """A small Informer in evaluation mode, the same weights each time."""
     torch.manual_seed(0)
     return Informer(3, 4, attention_for=softmax_for, **{**SIZES, **LENGTHS, **options}).eval()
 
 
 def inputs(batch_size=2):
+    """Random history, history times and decoder times for ``informer``."""
     generator = torch.Generator().manual_seed(1)
     lengths = ((13, 3), (13, 4), (10, 4))
     return [torch.randn(batch_size, *shape, generator=generator) for shape in lengths]
@@ -41,7 +43,7 @@ def test_rows_of_a_batch_are_independent_in_evaluation():
 
 
 def decoder_jacobian(model):
-    """|d output step / d decoder value step|, one row an output.  (decoder length, decoder length)"""
+    """|d output step / d decoder input step|, a row for each output.  (decoder length, decoder length)"""
     model = model.double()
     source = torch.randn(1, 7, 16, dtype=torch.float64)
     times = torch.randn(1, 10, 4, dtype=torch.float64)
@@ -76,7 +78,7 @@ def test_the_decoder_s_self_attention_module_is_causal():
 
 
 def test_mix_is_the_published_reshaping():
-    # Published: (b, n, h, d).transpose(2, 1).contiguous().view(b, n, h d), then the output projection.
+    # The published code: (b, n, h, d).transpose(2, 1).contiguous().view(b, n, h d), then the output projection.
     model, mixed = informer(), informer(mix=True)
     x = torch.randn(2, 10, 16)
     layer = model.decoder[0].self_attention
@@ -129,7 +131,7 @@ def test_layers_are_asked_for_with_the_lengths_they_meet():
 
 
 def published_parameters(columns, features, d, ff, encoder_layers, decoder_layers):
-    """Counted from the publication's layers, not from this code."""
+    """The number of parameters, counted from the publication's layers and not from this code."""
     embedding = (3 * columns * d + d) + (features * d + d)
     attention, feed_forward, norm = 4 * (d * d + d), (d * ff + ff) + (ff * d + d), 2 * d
     encoder = encoder_layers * (attention + feed_forward + 2 * norm)

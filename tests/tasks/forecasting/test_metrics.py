@@ -1,3 +1,5 @@
+"""Errors compared with values worked out by hand."""
+
 import math
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Files: what is read, and every fault that is refused by name of line and column."""
+"""Files: the variants that are read, and the faults that are refused with line and column."""
 
 import gzip
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from .conftest import csv_lines
 
 
 def with_line(number: int, line: str | None) -> list[str]:
-    """The good file with a line (1 is the header) replaced or, where None, left out."""
+    """The good file with one line replaced, or left out if ``line`` is None.  Line 1 is the header."""
     lines = csv_lines()
     if line is None:
         del lines[number - 1]
@@ -24,33 +24,38 @@ def with_line(number: int, line: str | None) -> list[str]:
 
 
 def cells(number: int) -> list[str]:
+    """The cells of a line of the good file."""
     return csv_lines()[number - 1].split(",")
 
 
 def with_cell(number: int, column: int, cell: str) -> list[str]:
+    """The good file with one cell replaced."""
     changed = cells(number)
     changed[column] = cell
     return with_line(number, ",".join(changed))
 
 
 def swapped() -> list[str]:
+    """The good file with lines 21 and 22 exchanged."""
     lines = csv_lines()
     lines[20], lines[21] = lines[21], lines[20]
     return lines
 
 
 def monthly() -> list[str]:
+    """A file with a row for each calendar month."""
     return ["date,a", *(f"{2000 + m // 12}-{m % 12 + 1:02d}-01,{m}" for m in range(120))]
 
 
 def irregular() -> list[str]:
+    """A file whose time stamps have growing distances."""
     start, lines = datetime(2017, 1, 1), ["date,a"]
     for i in range(60):
         lines.append(f"{start + timedelta(minutes=i * i * 7)},{i}")
     return lines
 
 
-# name -> (lines of the file, what the message says)
+# name -> (lines of the file, parts of the message)
 BAD_TEXT: dict[str, tuple[list[str], list[str]]] = {
     "empty file": ([], ["empty", "'date'"]),
     "header alone": (csv_lines(0), ["0 rows", "at least 3"]),
@@ -74,10 +79,16 @@ BAD_TEXT: dict[str, tuple[list[str], list[str]]] = {
     "a decimal comma": (with_cell(12, 1, '"1,5"'), ["line 12", "'a'", "'1,5'", "decimal point"]),
     "a thousands sign": (with_cell(12, 1, "1_000"), ["line 12", "'a'", "'1_000'"]),
     "an open quotation mark": (with_cell(300, 2, '"1.0'), ["line 301", "unexpected end"]),
-    "an empty time stamp": (with_cell(13, 0, ""), ["line 13", "'date'", "a date like"]),
+    "an empty time stamp": (with_cell(13, 0, ""), ["line 13", "'date'", "an existing date like"]),
     "a word as time stamp": (with_cell(13, 0, "noon"), ["line 13", "'date'", "'noon'"]),
-    "a day that doesn't exist": (with_cell(13, 0, "2017-02-30 10:00:00"), ["line 13", "'date'", "exists"]),
-    "an hour that doesn't exist": (with_cell(13, 0, "2017-03-01 25:00:00"), ["line 13", "'date'", "exists"]),
+    "a day that doesn't exist": (
+        with_cell(13, 0, "2017-02-30 10:00:00"),
+        ["line 13", "'date'", "not an existing date"],
+    ),
+    "an hour that doesn't exist": (
+        with_cell(13, 0, "2017-03-01 25:00:00"),
+        ["line 13", "'date'", "not an existing date"],
+    ),
     "another order of day and month": (with_cell(2, 0, "31/03/2017"), ["line 2", "'date'", "data.date_format"]),
     "parts of a second": (with_cell(13, 0, "2017-03-01 11:00:00.5"), ["line 13", "'date'", "second"]),
     "an offset from UTC in one row": (with_cell(13, 0, "2017-03-01 11:00:00+01:00"), ["line 13", "offset"]),
@@ -106,6 +117,7 @@ BAD_TEXT: dict[str, tuple[list[str], list[str]]] = {
 
 
 def load(path: Path, **settings):
+    """The data of a file in small windows."""
     lengths = {"seq_len": 48, "label_len": 24, "pred_len": 12}
     return load_forecast_data(DataSettings.model_validate({"file": str(path), **lengths, **settings}), None)
 
@@ -171,7 +183,7 @@ def test_a_missing_file_names_what_is_there(write_csv, tmp_path):
         ({"pred_len": 31}, "30 rows in the validation part, at least 31"),
         ({"step": "30min", "missing": "refuse"}, "2017-03-01 00:30:00 is missing"),
         ({"step": "2h"}, "between two steps"),
-        ({"date_format": "%d.%m.%Y"}, "not of the format '%d.%m.%Y'"),
+        ({"date_format": "%d.%m.%Y"}, "not an existing date of the format '%d.%m.%Y'"),
     ],
 )
 def test_settings_that_do_not_fit_the_file_are_refused(settings, said, write_csv):
@@ -227,7 +239,7 @@ def test_other_date_formats_and_offsets(write_csv):
     assert read_series(write_csv(european), date_format="%d.%m.%Y %H:%M").dates[1] == np.datetime64(
         "2017-03-01T01:00:00"
     )
-    # The hour that summer time skips is no gap where the offset is given.
+    # With offsets, the hour that summer time skips is no gap.
     berlin = ["date,a"] + [
         f"2017-03-26T{hour:02d}:00:00{'+01:00' if hour < 2 else '+02:00'},{hour}" for hour in (0, 1, 3, 4, 5)
     ]
@@ -265,7 +277,7 @@ def test_interpolation_never_looks_from_a_part_into_a_later_one(write_csv):
 
 
 def test_a_gap_at_the_beginning_cannot_be_filled(write_csv):
-    with pytest.raises(ValueError, match=r"column 'a': no value on the first row.*nothing to go on from"):
+    with pytest.raises(ValueError, match=r"column 'a': no value on the first row.*no earlier value to fill with"):
         load(write_csv(with_cell(2, 1, "")), missing="interpolate")
 
 
@@ -280,7 +292,7 @@ def test_doubled_time_stamps_are_merged_as_the_option_says(write_csv):
     lines = csv_lines(300)
     lines[51] = f"{lines[50].split(',')[0]},30,7"
     lines[50] = f"{lines[50].split(',')[0]},10,5"
-    del lines[52]  # …so row 50 is missing, as when clocks are set back and forth
+    del lines[52]  # so row 50 is missing
     path = write_csv(lines)
     for option, expected in (("first", [10, 5]), ("mean", [20, 6])):
         series = read_series(path, duplicates=option, missing="interpolate")
@@ -291,7 +303,9 @@ def test_doubled_time_stamps_are_merged_as_the_option_says(write_csv):
 def test_the_hour_repeated_in_autumn_is_a_repeat_and_not_disorder(write_csv):
     stamps = ["01:00", "01:30", "02:00", "02:30", "02:00", "02:30", "03:00", "03:30"]
     path = write_csv(["date,a", *(f"2017-10-29 {stamp},{i}" for i, stamp in enumerate(stamps))])
-    with pytest.raises(ValueError, match=r"line 6: time stamp 2017-10-29 02:00:00 stands on line 4.*summer time ends"):
+    with pytest.raises(
+        ValueError, match=r"line 6: time stamp 2017-10-29 02:00:00 is already on line 4.*summer time ends"
+    ):
         read_series(path)
     np.testing.assert_array_equal(read_series(path, duplicates="mean").values[:, 0], [0, 1, 3, 4, 6, 7])
     np.testing.assert_array_equal(read_series(path, duplicates="first").values[:, 0], [0, 1, 2, 3, 6, 7])

@@ -1,4 +1,4 @@
-"""The task as the engine calls it."""
+"""The task, called as the engine calls it."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ PRESET_FILE = Path(task_module.__file__).with_name("presets.yaml")
 
 
 def preset(name):
-    """The groups of a preset laid over those of ``base``."""
+    """The groups of a preset on top of those of ``base``, and its seeds."""
     content = yaml.safe_load(PRESET_FILE.read_text())
     base, own = content["base"], content[name]
     groups = {key: {**base.get(key, {}), **own.get(key, {})} for key in ("data", "model", "eval", "train")}
@@ -29,13 +29,14 @@ def preset(name):
 
 
 def evaluate(task, model, part, batch_size):
+    """The columns of all examples of a part."""
     model.eval()
     with torch.no_grad():
         scores = [task.score(model, task.collate(part[i : i + batch_size])) for i in range(0, len(part), batch_size)]
     return {name: torch.cat([score[name] for score in scores]).double().numpy() for name in scores[0]}
 
 
-def test_the_class_declares_what_the_protocol_wants():
+def test_the_class_has_the_declarations_of_the_protocol():
     assert (Forecasting.name, Forecasting.version, Forecasting.selection) == ("forecasting", 1, "mse")
     assert next(iter(Forecasting.metrics)) == "mse"
     assert set(Forecasting.metrics) == {"mse", "mae"}
@@ -185,8 +186,8 @@ def test_the_paper_preset_has_the_published_sizes(features, columns, tmp_path):
     model = task.build_model(softmax_for)
     assert sum(p.numel() for p in model.parameters()) == published_parameters(columns, 4, 512, 2048, 2, 1)
     assert task.data.lengths == ((48, 48, 24) if features == "M" else (720, 168, 24))
-    assert task.options.model.mix
-    assert task.options.model.circular
+    assert task.settings.model.mix
+    assert task.settings.model.circular
 
 
 def test_faults_are_off_by_default():

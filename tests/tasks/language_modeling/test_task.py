@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmark.multihead import AttentionSites
+from tasks.cross_entropy import PADDED
 from tasks.language_modeling.data import TokenizedPart
-from tasks.language_modeling.gpt import PADDED
 from tasks.language_modeling.lengths import LengthLoss, position_curve
 from tasks.language_modeling.task import EvalSettings, LanguageModeling, LanguageModelingSettings, ModelSettings
 

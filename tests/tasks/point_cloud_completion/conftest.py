@@ -1,4 +1,4 @@
-"""Parts of the point-cloud tests: one thread, small tasks, the real data."""
+"""Shared by the point-cloud tests: one thread, small tasks, the real data."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def softmax_sites() -> AttentionSites:
 
 
 def settings_of(**groups: dict[str, Any]) -> CompletionSettings:
+    """Small settings; a group's own values replace them."""
     content: dict[str, dict[str, Any]] = {
         "data": {"num_shapes": 14, "num_eval_shapes": 7, "num_input": 48, "num_target": 64, "resolution": 32},
         "model": SMALL_MODEL,
@@ -45,7 +46,7 @@ def settings_of(**groups: dict[str, Any]) -> CompletionSettings:
 
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread():
-    """Tensors are tiny here: more threads only wait for each other."""
+    """Tensors are so small here that more threads would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -54,7 +55,7 @@ def _one_thread():
 
 @pytest.fixture
 def make_task(tmp_path: Path) -> Callable[..., PointCloudCompletion]:
-    """make_task(data_root, data={…}): the task with its data loaded."""
+    """make_task(data_root, data={…}) gives the task with its data loaded."""
 
     def make(data_root: Path | None = None, **groups: dict[str, Any]) -> PointCloudCompletion:
         task = PointCloudCompletion(settings_of(**groups), backbone="pointr")
@@ -66,7 +67,7 @@ def make_task(tmp_path: Path) -> Callable[..., PointCloudCompletion]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The data root with ``pcc/``; tests that need it are skipped without."""
+    """The data root with ``pcc/``; where there is none, the tests that need it are skipped."""
     root = Path(os.environ.get("LAVO_BENCH_DATA", Path(__file__).parents[4] / "shared" / "data"))
     if not (root / "pcc" / "sweethome3d").is_dir():
         pytest.skip(f"no real data in {root}: set LAVO_BENCH_DATA")

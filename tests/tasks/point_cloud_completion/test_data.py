@@ -26,7 +26,7 @@ def test_solids_fill_their_unit_box_and_differ(category):
 
 
 def test_points_are_spread_by_area():
-    """A plate of 1 x 1 and one of 2 x 1, the second cut into many triangles."""
+    """On a plate of 1 x 1, and one of 2 x 1 that is cut into many triangles."""
     strip = [moved(box(2 / 40, 0, 1), x=5 + i / 20) for i in range(40)]
     points = sample_surface(joined([box(1, 0, 1), *strip]), 3000, np.random.default_rng(0))
     assert (points[:, 0] > 2).mean() == pytest.approx(2 / 3, abs=0.01)
@@ -34,7 +34,7 @@ def test_points_are_spread_by_area():
     assert ((quarter[:, 0] < 0) & (quarter[:, 2] < 0)).mean() == pytest.approx(0.25, abs=0.03)
 
 
-def test_a_camera_sees_the_front_and_what_stands_before_hides_what_is_behind():
+def test_a_camera_sees_the_front_and_a_screen_hides_the_wall_behind_it():
     wall, screen = moved(box(4, 4, 0.01), z=-1), moved(box(1, 1, 0.01), z=1)
     seen = visible_points(joined([wall, screen]), np.array([0.0, 0.0, 1.0]), 64)
     assert seen[:, 2].min() == pytest.approx(-0.995)  # the front of the wall, never its back
@@ -82,12 +82,13 @@ def test_prepared_groups_are_what_the_model_finds(make_task):
         known, new = getattr(batch.groups, name), getattr(found, name)
         if name == "of_points":
             known, new = known[real], new[real]
-        # The frame's rounding may swap equally near points of the pixel grid.
+        # Points of the pixel grid may be equally near, and the frame's rounding may then swap them.
         assert (known != new).float().mean() < 0.05, name
     assert torch.equal(batch.groups.centre_padding, found.centre_padding)
 
 
 def write_mesh(path, seed):
+    """Writes an embedded chair as .npz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mesh = make_solid("chair", np.random.default_rng(seed))
     np.savez(path, vertices=mesh.vertices.astype(np.float32), faces=mesh.faces.astype(np.int32))
@@ -95,6 +96,7 @@ def write_mesh(path, seed):
 
 @pytest.fixture
 def mesh_root(tmp_path):
+    """A data root with three chairs in each part of ``pcc/own``."""
     root = tmp_path / "root"
     for number, part in enumerate(("train", "validation", "test")):
         for shape in range(3):
@@ -115,6 +117,7 @@ def test_meshes_by_category_and_part(make_task, mesh_root):
 
 
 def cloud(count, seed):
+    """A random cloud in the unit cube.  float32 (count, 3)"""
     return np.random.default_rng(seed).random((count, 3)).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Files of meshes and clouds: what is read, what is handled, and what is refused in one line that names file and fault."""
+"""Files of meshes and clouds: the variants that are read, and those that are refused in a line with file and fault."""
 
 import struct
 
@@ -15,6 +15,8 @@ FOUR = [[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]]
 
 @pytest.fixture
 def write(tmp_path):
+    """write(name, content) gives the path of a new file."""
+
     def put(name, content):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -52,7 +54,7 @@ def test_obj_with_negative_indices_counts_from_what_was_read(write):
     mesh = read_mesh(write("a.obj", "v 9 9 9\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf -3 -2 -1\nv 0 0 1\nf -4 -1 -2\n"))
     found = sorted(sorted(map(tuple, mesh.vertices[face].tolist())) for face in mesh.faces)
     assert found == sorted([sorted([(0, 0, 0), (1, 0, 0), (0, 1, 0)]), sorted([(0, 0, 0), (0, 0, 1), (0, 1, 0)])])
-    assert mesh.vertices.max() == 1  # the stray vertex is gone: it would shrink the shape in its box
+    assert mesh.vertices.max() == 1  # the unused vertex is gone; it would make the bounding box too large
 
 
 PLY_HEAD = "ply\nformat {} 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
@@ -74,11 +76,6 @@ def test_ply_text_and_binary_are_the_same(write):
 def test_npz_meshes(tmp_path):
     np.savez(tmp_path / "a.npz", vertices=CUBE.astype(np.float32), faces=np.array([[0, 1, 2]], np.int32))
     assert read_mesh(tmp_path / "a.npz").faces.tolist() == [[0, 1, 2]]
-
-
-def npz(path, **arrays):
-    np.savez(path, **arrays)
-    return path.read_bytes()
 
 
 BAD_MESHES = [
@@ -119,6 +116,7 @@ def test_a_mesh_that_wants_pickle_is_refused(tmp_path):
 
 
 def pcd_header(data, points, fields="x y z", sizes="4 4 4", types="F F F", counts="1 1 1"):
+    """The header of a .pcd file, by default of three float32 coordinates."""
     return (
         f"# .PCD v0.7\nVERSION 0.7\nFIELDS {fields}\nSIZE {sizes}\nTYPE {types}\nCOUNT {counts}\nWIDTH {points}\n"
         f"HEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {points}\nDATA {data}\n"

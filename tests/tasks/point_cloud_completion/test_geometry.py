@@ -1,4 +1,4 @@
-"""Search and sampling against SciPy's trees and against loops."""
+"""Search and sampling compared with SciPy's trees and with loops."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,12 @@ from tasks.point_cloud_completion.geometry import farthest_points, gather, neare
 
 
 def clouds(*shape, seed=0, offset=0.0):
+    """Normally distributed clouds (*shape, 3), moved by the offset."""
     return torch.randn(*shape, 3, generator=torch.Generator().manual_seed(seed)) + offset
 
 
 def distances(points, source, index):
+    """The distance of each point to the source points of its indices, in float64."""
     return (points.double()[..., None, :] - gather(source.double(), index)).norm(dim=-1).numpy()
 
 
@@ -48,7 +50,7 @@ def test_a_source_with_fewer_points_gives_its_nearest_again():
 
 
 def sampled_by_loop(cloud, num):
-    """Farthest-point sampling as it is defined, in float64."""
+    """Farthest-point sampling by its definition, in float64."""
     cloud = cloud.double().numpy()
     chosen = [int(np.linalg.norm(cloud - cloud.mean(0), axis=1).argmax())]
     while len(chosen) < num:
@@ -65,7 +67,7 @@ def test_farthest_point_sampling_is_its_definition(offset):
     assert torch.equal(farthest_points(points, 7)[0], chosen[:, :7])
 
 
-def test_sampling_sees_no_padded_point_and_says_where_points_run_out():
+def test_sampling_takes_no_padded_point_and_marks_where_points_run_out():
     points = clouds(2, 30)
     padding = torch.zeros(2, 30, dtype=torch.bool)
     padding[0, 12:], points[0, 12:] = True, float("nan")

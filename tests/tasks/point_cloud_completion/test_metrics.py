@@ -1,4 +1,4 @@
-"""Chamfer distances and F-score against closed forms and SciPy."""
+"""Chamfer distances and F-score compared with closed forms and with SciPy."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,12 @@ from tasks.point_cloud_completion.metrics import chamfer_l1, chamfer_l2, f_score
 
 
 def cloud(*shape, seed=0):
+    """Clouds (*shape, 3) in the unit cube."""
     return torch.rand(*shape, 3, generator=torch.Generator().manual_seed(seed))
 
 
 def by_tree(predicted, target, threshold):
+    """Chamfer L1, Chamfer L2 and F-score with SciPy's search."""
     forth = cKDTree(target).query(predicted)[0]
     back = cKDTree(predicted).query(target)[0]
     precision, recall = (forth < threshold).mean(), (back < threshold).mean()
@@ -74,11 +76,11 @@ def test_a_point_at_the_origin_counts():
         (torch.zeros(2, 3), torch.zeros(0, 3), "target: an empty cloud"),
         (torch.zeros(2, 2), torch.zeros(2, 3), "predicted: a floating-point cloud"),
         (torch.zeros(1, 2, 3), torch.zeros(2, 3), "both"),
-        (torch.zeros(1, 2, 3), torch.zeros(2, 2, 3), "as many"),
+        (torch.zeros(1, 2, 3), torch.zeros(2, 2, 3), "must be equal"),
         (torch.full((2, 3), float("nan")), torch.zeros(2, 3), "no finite number"),
     ],
 )
-def test_what_has_no_distance_is_an_error(metric, predicted, target, message):
+def test_clouds_without_a_distance_are_an_error(metric, predicted, target, message):
     with pytest.raises(ValueError, match=message):
         metric(predicted, target)
 

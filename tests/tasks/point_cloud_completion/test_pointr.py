@@ -1,4 +1,4 @@
-"""The model: size, padding, order of points, what its shortcuts compute, learning by heart."""
+"""The model: its size, padding, the order of points, its shortcuts, learning by heart."""
 
 import pytest
 import torch
@@ -13,23 +13,25 @@ from .conftest import SMALL_MODEL, softmax_sites
 
 
 def small_model(**options):
+    """A small PoinTr with softmax, the same weights each time."""
     torch.manual_seed(0)
     return PoinTr(attention_for=softmax_sites(), **{**SMALL_MODEL, **options})
 
 
 def cloud(*shape, seed=0):
+    """Clouds (*shape, 3) in the cube from -1 to 1."""
     return torch.rand(*shape, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def test_the_published_size():
     with torch.device("meta"):
         count = sum(p.numel() for p in PoinTr(attention_for=softmax_sites()).parameters())
-    # The published code builds the maps of the branches in all 6 + 8 blocks and uses those of the first two.
+    # The published code builds the branches' maps in all 6 + 8 blocks and uses them in two.
     branch = (2 * 384 * 384 + 384) * 2
     assert count == 31_276_806 == 42_498_054 - (5 + 2 * 7) * branch
 
 
-def test_what_is_asked_for_and_how_long_it_is():
+def test_attentions_are_asked_for_with_the_lengths_they_meet():
     asked = []
 
     def attention_for(pattern, **options):
@@ -66,7 +68,7 @@ def test_padding_changes_nothing_whatever_it_holds(training):
     model = small_model().train(training)
     points = cloud(3, 48)
     padding = torch.zeros(3, 48, dtype=torch.bool)
-    padding[0, 40:], padding[1, 9:] = True, True  # the second has fewer points than centres, and than proxies
+    padding[0, 40:], padding[1, 9:] = True, True  # the second has fewer points than there are centres and proxies
     outputs = []
     for content in (0.0, 5.0, float("nan")):
         outputs.append(model(points.masked_fill(padding[..., None], content), padding))
@@ -101,7 +103,7 @@ def test_a_point_at_the_origin_is_seen():
 def test_an_edge_convolution_is_its_definition():
     torch.manual_seed(0)
     layer = EdgeConvolution(5, 8).double()
-    nn.init.normal_(layer.norm.weight)  # of both signs: the shortcut by maxima depends on it
+    nn.init.normal_(layer.norm.weight)  # of both signs, because the shortcut treats them differently
     nn.init.normal_(layer.norm.bias)
     source, centre = torch.randn(2, 9, 5).double(), torch.randn(2, 6, 5).double()
     index = torch.randint(0, 9, (2, 6, 3))
@@ -121,7 +123,7 @@ def test_a_folding_map_is_its_definition():
 
 
 def test_a_handful_of_clouds_is_learnt_by_heart():
-    """Predicted points end at the targets: as many as there are, so that the distance can vanish."""
+    """The model predicts more points than the targets have, so that the distance can vanish."""
     model = small_model(embed_dim=32, num_queries=16, fold_size=1, num_centres=24, global_dim=64, fold_dim=32)
     points, target = cloud(4, 32), cloud(4, 12, seed=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -1,4 +1,4 @@
-"""The task as the engine calls it."""
+"""The task, called as the engine calls it."""
 
 from pathlib import Path
 
@@ -23,11 +23,12 @@ PRESET_FILE = Path(task_module.__file__).with_name("presets.yaml")
 
 
 def model_of(task):
+    """The task's model, the same weights each time."""
     torch.manual_seed(0)
     return task.build_model(softmax_sites())
 
 
-def test_the_class_declares_what_the_protocol_wants():
+def test_the_class_has_the_declarations_of_the_protocol():
     assert PointCloudCompletion.name == "point_cloud_completion"
     assert next(iter(PointCloudCompletion.metrics)) == PointCloudCompletion.selection == "chamfer_l1"
     assert set(PointCloudCompletion.metrics) == {"chamfer_l1", "chamfer_l2", "f_score"}
@@ -51,7 +52,7 @@ def test_a_score_is_that_of_the_data_s_coordinates(make_task):
 
 @pytest.mark.parametrize("batch_size", [3, 8])
 def test_no_batch_size_changes_a_score(make_task, batch_size):
-    task = make_task(data={"num_input": 400, "resolution": 24})  # most clouds have fewer points: padding differs
+    task = make_task(data={"num_input": 400, "resolution": 24})  # most clouds have fewer points, so padding differs
     assert {int((~task.data.splits.test[i].padding).sum()) for i in range(7)} != {400}
     model = model_of(task)
     alone, together = (evaluate(task, model, task.data.splits.test, batch_size=size) for size in (1, batch_size))
@@ -81,7 +82,7 @@ def test_mirroring_moves_pairs_together_and_in_training_alone(make_task):
     assert torch.equal(task.loss(model, batch).total, plain.loss(model, batch).total)
 
 
-def test_controls_are_what_they_say(make_task):
+def test_controls_score_the_input_and_are_kept_in_the_cache(make_task):
     task = make_task()
     controls = task.controls()
     assert set(controls) == {"partial", "mean_shape"}
@@ -148,6 +149,7 @@ def test_the_camera_only_turns():
 
 
 def preset(name):
+    """The groups of a preset on top of those of ``base``, and its seeds."""
     content = yaml.safe_load(PRESET_FILE.read_text())
     base, own = content["base"], content[name]
     groups = {key: {**base.get(key, {}), **own.get(key, {})} for key in ("data", "model", "eval", "train")}

@@ -1,4 +1,4 @@
-"""Parts of the summarisation tests: a tiny backbone, small settings, files to read, the real data."""
+"""Shared by the summarisation tests: a tiny backbone, small settings, files to read, the real data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEGIN, END, VOCAB = 20, 21, 22
 
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread():
-    """Tensors are tiny here: more threads only wait for each other."""
+    """Tensors are so small here that more threads would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def _one_thread():
 
 
 def tiny(attention: str = "softmax", pattern: str = "causal_self", **sizes: Any) -> Transformer:
-    """In float64 and evaluation mode, so that two ways of computing agree to rounding."""
+    """A backbone in float64 and evaluation mode, so that two ways of computing agree to rounding."""
     torch.manual_seed(3)
     settings: dict[str, Any] = {
         "vocab_size": VOCAB,
@@ -46,13 +46,13 @@ def tiny(attention: str = "softmax", pattern: str = "causal_self", **sizes: Any)
 
 
 def sources(lengths: tuple[int, ...] = (150, 90, 7)) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random sources of these lengths, and where they are padded."""
+    """Random sources of these lengths, and their padding."""
     tokens = torch.randint(0, BEGIN, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(1))
     return tokens, torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
 
 
 def settings(**groups: dict[str, Any]) -> SummarizationSettings:
-    """Small ones."""
+    """Small settings; a group's own values replace them."""
     small: dict[str, dict[str, Any]] = {
         "data": {"vocab_size": 300, "max_source_tokens": 64, "max_target_tokens": 16},
         "model": {
@@ -70,7 +70,7 @@ def settings(**groups: dict[str, Any]) -> SummarizationSettings:
 
 @pytest.fixture
 def own_task(tmp_path: Path) -> Callable[..., Summarization]:
-    """A loaded task on a user's own files.  Each part: a list of (source, target)."""
+    """Makes a loaded task on a user's own files.  Each part is a list of (source, target)."""
 
     def make(
         train: list[Any], test: list[Any] | None = None, validation: list[Any] | None = None, **groups: dict[str, Any]
@@ -86,13 +86,14 @@ def own_task(tmp_path: Path) -> Callable[..., Summarization]:
 
 
 def write_lines(path: Path, rows: list[Any]) -> None:
+    """Writes JSON lines."""
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The data root with ``sum/``; tests that need it are skipped without."""
+    """The data root with ``sum/``; where there is none, the tests that need it are skipped."""
     root = Path(os.environ.get("LAVO_BENCH_DATA", Path(__file__).parents[4] / "shared" / "data"))
     if not (root / "sum" / "scitldr" / "train.jsonl").is_file():
         pytest.skip(f"no real data in {root}: set LAVO_BENCH_DATA")

@@ -1,4 +1,4 @@
-"""Reading, splitting, tokenising and cutting; and what bad data say."""
+"""Reading, splitting, tokenising and cutting, and the messages about bad data."""
 
 import json
 
@@ -44,6 +44,7 @@ class Second:
 
 
 def small(**values):
+    """Small data settings."""
     return DataSettings.model_validate({"vocab_size": 300, "max_source_tokens": 64, "max_target_tokens": 16} | values)
 
 
@@ -142,6 +143,7 @@ def test_half_a_surrogate_pair_is_refused(own_task):
 
 
 def parts_of(folder, ending, content):
+    """Writes the same content as all three parts."""
     folder.mkdir(exist_ok=True)
     for part in ("train", "val", "test"):
         (folder / f"{part}.{ending}").write_bytes(content)
@@ -167,12 +169,12 @@ def test_a_csv_may_hold_newlines_quotes_and_long_fields(tmp_path):
         (
             "jsonl",
             b'{"source": "a", "target": "b"}\n{"source": "a", "tar',
-            r"own/train.jsonl, line 2, column \d+: no whole JSON",
+            r"own/train.jsonl, line 2, column \d+: not valid JSON",
         ),
         ("jsonl", b"[1]\n", r"own/train.jsonl, line 1: a list; an object with 'source'"),
         ("jsonl", b'{"source": 3, "target": "b"}\n', r"line 1: 'source' must be a text or a list of texts, got '3'"),
         ("jsonl", b'{"source": "a", "target": []}\n', r"line 1: 'target' must be a text or a list of texts"),
-        ("txt", b"", r"own: no file of the train part; one of train.jsonl, train.csv is wanted"),
+        ("txt", b"", r"own: no file of the train part; one of train.jsonl, train.csv is needed"),
     ],
 )
 def test_bad_files_are_named_with_their_line(tmp_path, ending, content, message):
@@ -226,7 +228,7 @@ def test_qmsum_questions_are_examples(tmp_path):
     with pytest.raises(ValueError, match=r"m.json, general_query_list\[0\]: has no 'answer'"):
         read_qmsum(tmp_path)
     path.write_text('{"meeting_transcripts": [\n{"speaker"')
-    with pytest.raises(ValueError, match=r"sum/qmsum/test/m.json, line 2, column \d+: no whole JSON"):
+    with pytest.raises(ValueError, match=r"sum/qmsum/test/m.json, line 2, column \d+: not valid JSON"):
         read_qmsum(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Streaming and search against whole recomputation, for every attention."""
+"""Streaming and search compared with recomputing everything, for every attention."""
 
 import math
 
@@ -14,6 +14,7 @@ EVERYWHERE = [(attention, pattern) for attention in ATTENTIONS for pattern in PA
 
 
 def search(model, source, padding=None, **options):
+    """``beam_search`` from a source on; greedy unless the options say otherwise."""
     options = {"beam_size": 1, "max_length": 12, "begin": BEGIN, "end": END} | options
     with torch.no_grad():
         state = model.init_state(model.encode(source, padding), padding)
@@ -21,7 +22,7 @@ def search(model, source, padding=None, **options):
 
 
 def recomputed_search(model, source, *, beam_size, max_length, length_penalty=0.0, min_length=1):
-    """Beam search written anew: one example, lists of prefixes, and the whole model from the start for each of them."""
+    """Beam search written independently: one example, lists of prefixes, and the whole model run anew for each prefix."""
     alive, done = [((), 0.0)], []
     for length in range(1, max_length + 1):
         candidates = []
@@ -94,7 +95,7 @@ def test_neither_neighbours_nor_padding_change_a_summary(beam_size):
 def test_lengths_hold_and_the_end_is_by_itself_or_forced():
     model = tiny()
     model.output.weight.data[END] = 0
-    model.target_embedding.norm.bias.data += 1  # no special token ends it soon
+    model.target_embedding.norm.bias.data += 1  # so that no summary ends early by itself
     source, _ = sources((12,))
     (long,) = search(model, source, max_length=30, min_length=30)
     assert len(long.tokens) == 29  # the end mark counts
@@ -117,9 +118,9 @@ def test_a_state_serves_two_searches():
 
 
 def test_examples_that_have_ended_leave_the_batch():
-    """The work is the sum of what each example needs, whatever stands beside it."""
+    """The work is the sum of what each example needs alone."""
     model = tiny()
-    model.output.weight.data[END] *= -1.5  # of this start: examples end at different places
+    model.output.weight.data[END] *= -1.5  # with this seed, examples then end at different places
     source, _ = sources((30, 22, 14, 6, 3, 2))
     rows = []
     extend = model.extend
@@ -135,7 +136,7 @@ def test_examples_that_have_ended_leave_the_batch():
 
 
 def work_of_a_token(attention, pattern, num_read):
-    """FLOPs of the next token, and bytes of the state, after ``num_read`` tokens of a target."""
+    """FLOPs for the next token, and bytes of the state, after ``num_read`` tokens of a target."""
     model = tiny(attention, pattern, max_target_length=1100, num_target_positions=1100)
     source, _ = sources((32,))
     target = torch.randint(0, BEGIN, (1, num_read))
@@ -159,7 +160,7 @@ def test_a_token_of_softmax_costs_more_after_many():
     assert late[1] > 4 * early[1]
 
 
-def test_nothing_but_numbers_that_are_none_leaves_no_summary():
+def test_logits_that_are_all_nan_give_an_empty_summary():
     model = tiny()
     model.output.weight.data.fill_(math.nan)
     source, _ = sources((5,))

@@ -1,11 +1,11 @@
-"""ROUGE against values worked out by hand, and what its tokenizer can't see."""
+"""ROUGE compared with values worked out by hand, and letters that its tokenizer can't see."""
 
 import pytest
 
 from tasks.summarization.metrics import dropped_share, one_sentence_a_line, rouge, sentences
 
 
-def test_each_type_says_which_it_is():
+def test_the_four_types_differ_on_exchanged_sentences():
     found = rouge("the dog ran.\nthe cat sat.", ["the cat sat.\nthe dog ran."])
     assert found == pytest.approx({"rouge1": 100, "rouge2": 80, "rougeL": 50, "rougeLsum": 100})
     assert rouge("the dog ran. the cat sat.", ["the cat sat. the dog ran."])["rougeLsum"] == pytest.approx(50)
@@ -34,7 +34,7 @@ def test_a_prediction_without_a_word_scores_nothing(prediction):
     assert set(rouge("a cat", [prediction]).values()) == {0.0}
 
 
-def test_what_the_tokenizer_does_not_see_is_measured_and_refused():
+def test_letters_that_the_tokenizer_does_not_see_are_measured_and_refused():
     assert rouge("cafe", ["café"])["rouge1"] == 0
     assert dropped_share(["café"]) == 0.25
     assert dropped_share(["A b, 1!", "…"]) == 0
@@ -46,7 +46,7 @@ def test_what_the_tokenizer_does_not_see_is_measured_and_refused():
 
 @pytest.mark.parametrize("references", [[], "a text"])
 def test_references_are_a_list(references):
-    with pytest.raises(ValueError, match="a list of at least one text"):
+    with pytest.raises(ValueError, match="a list of at least one text is needed"):
         rouge("a", references)
 
 

@@ -1,4 +1,4 @@
-"""The task as the engine calls it."""
+"""The task, called as the engine calls it."""
 
 import believable
 import numpy as np
@@ -11,10 +11,10 @@ from benchmark.multihead import AttentionSites
 from benchmark.running.trainer import evaluate, measured_metrics
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.resolve import resolve
+from tasks.cross_entropy import PADDED
 from tasks.summarization.exhibits import exhibits
 from tasks.summarization.metrics import TYPES
 from tasks.summarization.task import Summarization, lead
-from tasks.summarization.transformer import PADDED
 
 from .conftest import ATTENTIONS, settings
 
@@ -28,6 +28,7 @@ ROWS = [
 
 
 def model_of(task, attention="softmax", pattern="causal_cross"):
+    """The task's model in float64, the same weights each time."""
     torch.manual_seed(0)
     return task.build_model(AttentionSites(attention, pattern, {})).double()
 
@@ -61,7 +62,7 @@ def test_every_example_counts_and_no_batch_size_changes_a_figure(own_task, atten
     assert {figure.n for figure in measured_metrics(task.metrics, found[0]).values()} == {5}
 
 
-def test_validation_wants_the_loss_alone(own_task):
+def test_validation_computes_the_loss_alone(own_task):
     task = own_task(ROWS)
     columns = evaluate(task, model_of(task), task.data.splits.validation, batch_size=2)
     assert set(columns) == {"nats", "num_tokens"}

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmark.multihead import AttentionSites
-from tasks.summarization.transformer import PADDED, Transformer, smoothed_nats
+from tasks.cross_entropy import PADDED, token_nats
+from tasks.summarization.transformer import Transformer
 
 from .conftest import ATTENTIONS, BEGIN, END, VOCAB, sources, tiny
 
@@ -39,7 +40,7 @@ def test_the_paper_model_has_its_published_size():
     assert count == published_parameters(50265, 512, 2048, 6, 4096, 512) == 123_706_880
 
 
-def test_a_layer_of_ours_is_pytorchs_with_the_same_weights():
+def test_a_layer_equals_pytorch_s_with_the_same_weights():
     model, (source, padding) = tiny(), sources((20, 11))
     encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, activation="gelu", batch_first=True).double().eval()
     decoder = nn.TransformerDecoderLayer(16, 2, 32, dropout=0.0, activation="gelu", batch_first=True).double().eval()
@@ -61,6 +62,7 @@ def test_a_layer_of_ours_is_pytorchs_with_the_same_weights():
 
 
 def copy_attention(ours, theirs):
+    """Copies the weights of a MultiHeadAttention into PyTorch's."""
     weights = [getattr(ours, f"{name}_proj") for name in "qkv"]
     theirs.in_proj_weight.data = torch.cat([part.weight.data for part in weights])
     theirs.in_proj_bias.data = torch.cat([part.bias.data for part in weights])
@@ -68,6 +70,7 @@ def copy_attention(ours, theirs):
 
 
 def copy_rest(ours, theirs, norms):
+    """Copies feed-forward and norms of a layer into PyTorch's."""
     theirs.linear1.load_state_dict(ours.feed_forward.expand.state_dict())
     theirs.linear2.load_state_dict(ours.feed_forward.contract.state_dict())
     for number, name in enumerate(norms, start=1):
@@ -88,7 +91,7 @@ def test_a_target_does_not_see_its_future(attention):
 
 @pytest.mark.parametrize("pattern", ["noncausal_self", "causal_cross"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_what_a_padded_place_holds_changes_nothing(attention, pattern):
+def test_padding_content_and_amount_change_nothing(attention, pattern):
     model, (source, padding) = tiny(attention, pattern), sources((80, 70, 3))
     target = torch.randint(0, VOCAB, (3, 20))
     with torch.no_grad():
@@ -114,15 +117,15 @@ def test_tokens_beyond_the_learned_positions_are_refused():
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_the_loss_is_that_of_the_definition_in_pieces_too(label_smoothing):
+def test_the_loss_is_its_definition_whole_and_in_pieces(label_smoothing):
     logits = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 7, (2, 5))
     targets[1, 3:] = PADDED
     nats = -logits.log_softmax(-1)
     expected = (1 - label_smoothing) * nats.gather(2, targets.clamp_min(0)[..., None])[..., 0]
     expected = (expected + label_smoothing * nats.mean(-1)).masked_fill(targets == PADDED, 0)
-    whole = smoothed_nats(logits, targets, label_smoothing=label_smoothing)
-    pieces = smoothed_nats(logits, targets, label_smoothing=label_smoothing, at_once=15)
+    whole = token_nats(logits, targets, label_smoothing=label_smoothing)
+    pieces = token_nats(logits, targets, label_smoothing=label_smoothing, at_once=15)
     assert torch.allclose(whole.double(), expected, atol=1e-5)
     assert torch.equal(whole, pieces)
     (gradient,) = torch.autograd.grad(pieces.sum(), logits, retain_graph=True)
@@ -132,7 +135,7 @@ def test_the_loss_is_that_of_the_definition_in_pieces_too(label_smoothing):
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_a_handful_is_learnt_by_heart(attention):
-    """Loss near zero, and greedy search gives the summaries back."""
+    """The loss comes near zero, and greedy search gives the summaries back."""
     from tasks.summarization.decoding import beam_search
 
     model, (source, padding) = tiny(attention, "causal_cross").float().train(), sources((16, 12, 14, 9))
@@ -144,7 +147,7 @@ def test_a_handful_is_learnt_by_heart(attention):
     inputs = F.pad(wanted, (1, 0), value=BEGIN)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(80):
-        loss = smoothed_nats(model(source, inputs, padding), targets).mean()
+        loss = token_nats(model(source, inputs, padding), targets).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -158,7 +161,7 @@ def test_a_handful_is_learnt_by_heart(attention):
 
 @pytest.mark.slow
 def test_a_step_of_the_paper_model_fits_into_memory():
-    """Two sources of 4,096 tokens, as a micro-batch of the paper preset has them, forwards and backwards."""
+    """One forward and backward pass over two sources of 4,096 tokens, a micro-batch of the paper preset."""
     import resource
 
     torch.manual_seed(0)
@@ -168,7 +171,7 @@ def test_a_step_of_the_paper_model_fits_into_memory():
         parameter.detach().clone() for parameter in (model.output.weight, model.encoder[0].feed_forward.expand.bias)
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    loss = smoothed_nats(model(source, target), target, label_smoothing=0.1).mean()
+    loss = token_nats(model(source, target), target, label_smoothing=0.1).mean()
     loss.backward()
     optimizer.step()
     assert loss.isfinite()

@@ -1,12 +1,15 @@
 """The backbones: padding, lengths, streaming, dropout by row, published sizes."""
 
+import math
+
 import pytest
 import torch
 
 from benchmark.multihead import AttentionSites
+from tasks.text_to_speech.backbone import SpeechBatch
 from tasks.text_to_speech.fastspeech2 import mean_by_symbol, regulate_length
 from tasks.text_to_speech.layers import ConvolutionStack, MaskedBatchNorm, padding_mask
-from tasks.text_to_speech.task import SpeechBatch, TextToSpeech
+from tasks.text_to_speech.task import TextToSpeech
 
 ATTENTIONS = ("lavo", "softmax", "flash", "performer", "cosformer")
 BACKBONES = ("fastspeech2", "transformer_tts")
@@ -66,7 +69,7 @@ def test_what_stands_in_padding_changes_nothing(make_task, build, backbone, atte
     with torch.no_grad():
         for other in (batch, wider):
             for one, many in zip(
-                task._taught(model, alone, alone.numbers), task._taught(model, other, other.numbers), strict=True
+                model.teaching_loss(alone, alone.numbers), model.teaching_loss(other, other.numbers), strict=True
             ):
                 torch.testing.assert_close(many[number], one[0], atol=1e-5, rtol=1e-4)
             short, long = task.synthesise(model, alone)[0], task.synthesise(model, other)[number]
@@ -123,6 +126,18 @@ def test_generation_always_ends_and_has_a_frame(make_task, build):
         spoken = model(batch.symbols, batch.num_symbols)
         assert spoken.num_frames.tolist() == [frames, frames]
         assert spoken.stopped.tolist() == [frames == 1] * 2
+
+
+def test_synthesis_ends_at_the_slowest_rate_of_training(make_task, build):
+    """A stop that never comes costs 1.25 times the most frames for a symbol of the training part, in whole groups."""
+    task = make_task("transformer_tts")
+    model = build(task).eval()
+    torch.nn.init.constant_(model.stop_projection.bias, -100.0)
+    batch = some_batch(task, 3)
+    slowest = max(len(utterance.mel) / len(utterance.symbols) for utterance in task.speech.parts[0])
+    for spoken, num_symbols in zip(task.synthesise(model, batch), batch.num_symbols.tolist(), strict=True):
+        bound = 4 * math.ceil(math.ceil(1.25 * slowest * num_symbols) / 4)
+        assert (len(spoken.mel), spoken.stopped) == (min(bound, 4 * model.max_steps), False)
 
 
 def paper(backbone, tmp_path):

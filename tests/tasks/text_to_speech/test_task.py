@@ -11,10 +11,11 @@ from benchmark.interface import PRESETS
 from benchmark.multihead import AttentionSites
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.resolve import resolve
+from tasks.text_to_speech.backbone import SpeechBatch
 from tasks.text_to_speech.exhibits import exhibits
 from tasks.text_to_speech.figures import figures
 from tasks.text_to_speech.shown import unpack
-from tasks.text_to_speech.task import SpeechBatch, TextToSpeech
+from tasks.text_to_speech.task import TextToSpeech
 from tasks.text_to_speech.vocoder import HifiGan, HifiGanGenerator, HifiGanSettings
 
 BACKBONES = ("fastspeech2", "transformer_tts")
@@ -51,15 +52,15 @@ def test_the_loss_does_not_depend_on_the_grouping(make_task, build, backbone):
     torch.manual_seed(0)
     with torch.no_grad():
         seeds = torch.arange(6)
-        whole = task._taught(model, task.collate(train[:6]), seeds)[0]
-        parts = [task._taught(model, task.collate(train[i : i + 2]), seeds[i : i + 2])[0] for i in (0, 2, 4)]
+        whole = model.teaching_loss(task.collate(train[:6]), seeds).loss
+        parts = [model.teaching_loss(task.collate(train[i : i + 2]), seeds[i : i + 2]).loss for i in (0, 2, 4)]
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_handful_is_learnt_by_heart(make_task, backbone):
-    """The prenet's dropout, which is always on, is the same at every step here: else there would be no end of noise."""
+    """The prenet's dropout stays the same at every step here, because otherwise its noise would hide the loss."""
     task = make_task(backbone, model=WIDER[backbone])
     torch.manual_seed(0)
     model = task.build_model(AttentionSites("softmax", "noncausal_self", {}))
@@ -68,7 +69,7 @@ def test_a_handful_is_learnt_by_heart(make_task, backbone):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, 180)
     losses = []
     for _ in range(180):
-        loss = task._taught(model, batch, batch.numbers)[0].mean()
+        loss = model.teaching_loss(batch, batch.numbers).loss.mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -107,7 +108,7 @@ def test_controls_have_a_row_for_each_test_utterance(make_task):
     assert 0 < value["vocoded_truth"]["mcd_db"] < value["mean_frame"]["mcd_db"]
     assert value["mean_frame"]["mcd"] > 1
     assert value["mean_frame"]["duration_error"] == 0
-    # What stands for the floor without the vocoder is what the vocoder gives.
+    # The floor is computed without the vocoder, and must equal what the vocoder gives.
     utterance = task.speech.parts[2][0]
     found = task._distortions(utterance, utterance.mel)
     for name, wanted in found.items():
@@ -192,6 +193,14 @@ def old_names(state):
     }
 
 
+def test_a_backbone_without_cross_attention_shows_no_alignment(make_task, build):
+    task = make_task("fastspeech2")
+    model = build(task, "softmax", "noncausal_self").train()
+    curves = task.curves(model)
+    assert curves["utterances"][0]["alignment"] is None
+    assert model.training
+
+
 def test_a_hifi_gan_checkpoint_is_loaded_and_used(tmp_path, make_task):
     torch.manual_seed(0)
     generator = HifiGanGenerator(HifiGanSettings.model_validate(CONFIG)).eval()
@@ -238,6 +247,6 @@ def test_presets_are_valid(name, backbone):
     assert backbone in TextToSpeech.backbones
 
 
-def test_a_backbone_that_is_none_is_refused():
+def test_an_unknown_backbone_is_refused():
     with pytest.raises(ValueError, match="backbone 'gpt'"):
         TextToSpeech(None, backbone="gpt")

@@ -1,0 +1,86 @@
+"""The work of ``lavo-bench run``: the cells of the plan, and the short sweep beside their records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmark.measuring.points import FILE_NAME
+from benchmark.results import Status
+from benchmark.running import runner, workers
+from benchmark.running.progress import Display
+from benchmark.settings.cell import Cell
+from benchmark.settings.choices import choose_attentions
+from benchmark.settings.command import Run
+from benchmark.settings.plan import plan_cells
+
+Say = Callable[[str], None]
+
+
+def run_plan(
+    runs: Sequence[Run],
+    place: runner.Place,
+    console: Console,
+    say: Say,
+    *,
+    jobs: int | None,
+    rerun: bool,
+    retry_failed: bool,
+) -> int:
+    """Runs the cells that have no record yet.  Gives the exit status: 1 where a cell has failed, else 0.
+
+    Where torchrun started several processes, each takes its part in every cell and only the first one says anything.
+    Raises ConfigError before anything is trained, and MachineFault where the machine fails on the way.
+    """
+    cells = plan_cells(runs, place.cache)
+    waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
+    if place.rank:
+        runner.run_together(waiting, place)
+        return 0
+    runner.clean(place.output, cells, rerun=rerun)
+    together = place.processes > 1
+    shared = f"; {place.processes} processes a cell" if together else ""
+    say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already{shared}; records in {place.output}")
+    outcomes: dict[str, Status] = {}
+    if waiting:
+        with Display(len(waiting), console) as display:
+
+            def listen(event: runner.Event) -> None:
+                """Shows the event, and remembers how the cell ended."""
+                display(event)
+                if event.record is not None:
+                    outcomes[event.cell.hash] = event.record.status
+
+            if together:
+                runner.run_together(waiting, place, listen)
+            else:
+                jobs = jobs or workers.default_jobs(place.device, max(cell.threads for cell in waiting))
+                workers.run_cells(waiting, place, jobs=jobs, listen=listen)
+    return _sum_up(cells, outcomes, place.output, say)
+
+
+def _sum_up(cells: Sequence[Cell], outcomes: Mapping[str, Status], output: Path, say: Say) -> int:
+    """Says which cells have failed; the exit status.
+
+    outcomes: of this run.  A second run that fails leaves a completed record of the first, and has failed all the same.
+    """
+    statuses = [(cell.title, outcomes.get(cell.hash) or runner.status_of(cell, output)) for cell in cells]
+    failed = [(title, status) for title, status in statuses if status not in ("completed", "unsupported")]
+    for title, status in failed:
+        say(f"{status}: {title}")
+    if failed:
+        say(f"{len(failed)} of {len(cells)} cells failed; --retry-failed runs them again")
+    return 1 if failed else 0
+
+
+def measure_once(runs: Sequence[Run], place: runner.Place, say: Say) -> None:
+    """Measures the efficiency of the runs' attentions briefly, where the output folder has no such table yet."""
+    from benchmark.measuring.sweep import short_sweep
+
+    if (place.output / FILE_NAME).is_file():
+        return
+    names = list(dict.fromkeys(spec.name for settings, _ in runs for spec in choose_attentions(settings.attentions)))
+    say(f"efficiency of {', '.join(names)} by length, on {place.device}")
+    short_sweep(names, place.output, place.device)

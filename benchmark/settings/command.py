@@ -1,0 +1,121 @@
+"""What the options of a command mean: names, runs with their overrides, options of attentions, device and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.registry import check_options, include_file, load_attention
+from benchmark.settings.messages import ConfigError, validate
+from benchmark.settings.models import Override, RunSettings
+from benchmark.settings.yaml_files import parse_assignment, read_run_file
+
+Run = tuple[RunSettings, list[Override]]
+
+_FLAGS = {"attentions": "--attention", "backbones": "--backbone", "patterns": "--pattern"}
+
+
+def names_in(text: str | None, flag: str) -> list[str] | None:
+    """The names in a text with commas between them; None for None.  Raises ConfigError where the text has no name."""
+    if text is None:
+        return None
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise ConfigError(f"{flag} {text!r}: one or more are wanted, with commas between")
+    return names
+
+
+def run_settings(values: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run, checked.  Raises ConfigError that names the option of the command line."""
+
+    def origin(key: str) -> str:
+        first = key.partition(".")[0]
+        return _FLAGS.get(first, f"--{first.replace('_', '-')}")
+
+    return validate(RunSettings, values, origin)
+
+
+def runs_of(config: Path | None, options: Mapping[str, Any], assignments: Sequence[str]) -> list[Run]:
+    """The runs of the file, or one run without a file, changed by what the command line gives.
+
+    options       field of ``RunSettings`` -> value; None leaves what the file or the default says
+    assignments   the texts of ``--set``; they come after those of the file
+
+    Raises ConfigError.
+    """
+    if not options.get("tasks") and config is None:
+        raise ConfigError("run: name a task, all, or a file of runs with --config")
+    given = {key: value for key, value in options.items() if value is not None}
+    overrides = [parse_assignment(text) for text in assignments]
+    runs = read_run_file(config) if config is not None else [(RunSettings(), [])]
+    changed = []
+    for settings, own in runs:
+        whole = run_settings({**settings.model_dump(exclude_unset=True), **given})
+        changed.append((whole.with_origin(settings.origin), [*own, *overrides]))
+    return changed
+
+
+def output_of(runs: Sequence[Run], config: Path | None) -> Path:
+    """The folder of records where none is named: ``results/`` and the file's name, or the preset's without a file."""
+    return Path("results") / (config.stem if config is not None else runs[0][0].preset)
+
+
+def options_by_attention(texts: Sequence[str], attentions: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``lavo.window=32`` as attention -> option -> value.
+
+    Raises ConfigError for one of another form or of an attention that is not among these, ValueError for an option that
+    the attention doesn't have.
+    """
+    options: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        key, value = parse_assignment(text, "--option")[:2]
+        name, _, own = key.partition(".")
+        if not own or name not in attentions:
+            raise ConfigError(
+                f"--option {text}: must be ATTENTION.OPTION=VALUE, as lavo.window=32, of one that is measured"
+            )
+        options.setdefault(name, {})[own] = value
+    for name, chosen in options.items():
+        check_options(name, load_attention(name), chosen)
+    return options
+
+
+def include_files(paths: Sequence[Path] | None) -> tuple[Path, ...]:
+    """Registers the attentions of these files and gives their full paths.  Raises ValueError that names the file."""
+    for path in paths or []:
+        try:
+            include_file(path)
+        except SystemExit as error:
+            raise ConfigError(f"--include-path {path.name}: ends the program when it is read") from error
+    return tuple(path.resolve() for path in paths or [])
+
+
+def cache_folder(path: Path | None) -> Path:
+    """The folder for tokenised data, made where it is missing; None is the user's cache.  Raises ConfigError."""
+    if path is None:
+        import pooch
+
+        path = Path(pooch.os_cache("lavo-bench"))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--cache {path}: no folder can be made there: {error.strerror}") from None
+    return path
+
+
+def device_of(name: str | None) -> str:
+    """The device by name; None is the GPU where there is one, else the CPU.  Raises ConfigError for one that isn't there."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device {name}: unknown; allowed: cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index is not None):
+        raise ConfigError(f"--device {name}: allowed: cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return name

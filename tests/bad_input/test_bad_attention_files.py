@@ -1,0 +1,86 @@
+"""Files of attentions (``--include-path``) that can't be loaded, and attentions that can't be built."""
+
+from __future__ import annotations
+
+import pytest
+from command_line import lavo_bench
+from refused import NAME_RULE, PATTERNS, assert_refused, cases, write
+
+from benchmark import registry
+
+HEAD = "from benchmark import register_attention\nfrom torch import nn\n"
+BODY = "class A(nn.Module):\n    version = 1\n    unsupported = {}\n"
+
+INCLUDED = {
+    "file that raises": ("1 / 0\n", "ZeroDivisionError", "division by zero"),
+    "file that is no Python": ("def f(:\n", "SyntaxError", "line 1"),
+    "file that ends the program": ("import sys; sys.exit(3)\n", "ends the program"),
+    "file that isn't UTF-8": ("x = 'é'\n".encode("latin-1"), "SyntaxError"),
+    "file that imports what isn't there": (
+        "import nowhere_to_be_found\n",
+        "ModuleNotFoundError",
+        "nowhere_to_be_found",
+    ),
+    "file that registers nothing": ("x = 1\n", "registers no attention", "@register_attention"),
+    "name with a slash": (f"{HEAD}@register_attention('a/b')\n{BODY}", "'a/b'", NAME_RULE),
+    "name in capitals": (f"{HEAD}@register_attention('Mine')\n{BODY}", "'Mine'", NAME_RULE),
+    "name of nothing": (f"{HEAD}@register_attention('')\n{BODY}", "''", NAME_RULE),
+    "name too long": (f"{HEAD}@register_attention('a' * 65)\n{BODY}", "aaa", "at most 64"),
+    "name that is a number": (f"{HEAD}@register_attention(3)\n{BODY}", "attention 3", NAME_RULE),
+    "decorator without a name": (f"{HEAD}@register_attention\n{BODY}", NAME_RULE),
+    "name that is taken": (f"{HEAD}@register_attention('lavo')\n{BODY}", "'lavo'", "choose another"),
+    "name given twice": (
+        f"{HEAD}@register_attention('tw')\n{BODY}@register_attention('tw')\nclass B(A): pass\n",
+        "'tw'",
+        "choose another",
+    ),
+    "no version": (
+        f"{HEAD}@register_attention('v')\nclass A(nn.Module):\n    unsupported = {{}}\n",
+        "A.version",
+        "whole",
+    ),
+    "no declaration of patterns": (
+        f"{HEAD}@register_attention('u')\nclass A(nn.Module):\n    version = 1\n",
+        "A.unsupported",
+        PATTERNS,
+    ),
+    "declaration of an unknown pattern": (
+        f"{HEAD}@register_attention('p')\nclass A(nn.Module):\n    version = 1\n    unsupported = {{'causal': 'no'}}\n",
+        "A.unsupported",
+        PATTERNS,
+    ),
+}
+
+
+@cases(INCLUDED)
+def test_a_wrong_file_of_attentions_is_refused(case, tmp_path):
+    content, *words = case
+    path = write(tmp_path / "mine.py", content)
+    before = registry.attention_names()
+    assert_refused(lavo_bench("list", "attentions", "--include-path", path), ["--include-path mine.py", *words])
+    assert registry.attention_names() == before
+
+
+@pytest.mark.parametrize("name", ["gone.py", "notes.txt", "."], ids=["not there", "not Python", "a folder"])
+def test_a_path_that_is_no_python_file_is_refused(name, tmp_path):
+    write(tmp_path / "notes.txt", "x")
+    assert_refused(lavo_bench("list", "--include-path", name), ["--include-path", "not a Python file"])
+
+
+CONSTRUCTORS = {
+    "constructor without the protocol's arguments": ("def __init__(self):", "super().__init__()", "'pattern'"),
+    "constructor that raises": (
+        "def __init__(self, *, pattern, num_heads, head_dim):",
+        "raise KeyError('x')",
+        "KeyError",
+    ),
+}
+
+
+@cases(CONSTRUCTORS)
+@pytest.mark.usefixtures("own_registry")
+def test_an_attention_that_cannot_be_built_is_refused(case, tmp_path):
+    signature, body, word = case
+    path = write(tmp_path / "mine.py", f"{HEAD}@register_attention('mine')\n{BODY}    {signature}\n        {body}\n")
+    answer = lavo_bench("run", "lm", "--preset", "smoke", "-a", "mine", "--include-path", path, "-o", "out")
+    assert_refused(answer, ["attention mine at causal_self of gpt", word])

@@ -1,0 +1,97 @@
+"""Records, folders of results and sweeps that can't be used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import lavo_bench
+from refused import assert_refused, cases, write
+
+from benchmark import results
+
+CELL = dict.fromkeys(results.CELL_NAMES, "x")
+RECORD = {"schema_version": 1, "cell": CELL, "status": "completed", "metrics": {}}
+RECORDS = {
+    "record that breaks off": ("{", "not a record"),
+    "empty record": ("", "not a record"),
+    "record that is a list": ("[]", "'cell'"),
+    "record that isn't UTF-8": (b"\xff\xfe{}", "not a record", "0xff"),
+    "record of another version": (json.dumps({**RECORD, "schema_version": 99}), "schema_version 99", "reads 1"),
+    "record without a status": (json.dumps({"schema_version": 1, "cell": CELL}), "'status'"),
+    "record of an unknown status": (json.dumps({**RECORD, "status": "fine"}), "'fine'", "completed, failed"),
+    "record without its cell's names": (json.dumps({**RECORD, "cell": {"task": "lm"}}), "lacks backbone, pattern"),
+    "record whose cell is a number": (json.dumps({**RECORD, "cell": 3}), "lacks task"),
+    "record with NaN": (json.dumps({**RECORD, "seconds": float("nan")}), "NaN", "null"),
+    "record with half a metric": (json.dumps({**RECORD, "metrics": {"loss": {"value": 1}}}), "loss", "value and n"),
+}
+
+
+@pytest.mark.parametrize("command", ["report", "compare", "list"])
+@cases(RECORDS)
+def test_a_wrong_record_is_refused(case, command, tmp_path):
+    content, *words = case
+    write(tmp_path / "runs" / "lm" / "a.json", content)
+    arguments = {
+        "report": ("report", "runs", "-o", "report"),
+        "compare": ("compare", "runs", "runs"),
+        "list": ("list", "results", "-o", "runs"),
+    }
+    assert_refused(lavo_bench(*arguments[command]), [str(Path("runs/lm/a.json")), *words])
+
+
+FOLDERS = {
+    "report of no folder": (["report", "gone"], "gone", "no such folder"),
+    "comparison with no folder": (["compare", "gone", "bare"], "gone", "no such folder"),
+    "list of no folder": (["list", "results", "-o", "gone"], "gone", "no such folder"),
+    "report of a file": (["report", "plain"], "plain", "no such folder"),
+    "report of an empty folder": (["report", "bare"], "bare", "no records"),
+    "comparison of empty folders": (["compare", "bare", "bare"], "bare", "no records"),
+    "report of the folder above": (["report", "above"], "above", "no records", "quick"),
+    "report with a table that is none": (["report", "sweep"], "efficiency.csv", "columns a, b", "mode, pattern"),
+}
+
+
+@cases(FOLDERS)
+def test_a_folder_without_results_is_refused(case, tmp_path):
+    arguments, *words = case
+    (tmp_path / "bare").mkdir()
+    write(tmp_path / "plain", "x")
+    write(tmp_path / "above" / "quick" / "lm" / "a.json", "{}")
+    write(tmp_path / "sweep" / "efficiency.csv", "a,b\n1,2\n")
+    assert_refused(lavo_bench(*arguments), words)
+
+
+EFFICIENCY = {
+    "no length": ("--lengths ,", "lengths", "FROM:TO"),
+    "length that is text": ("--lengths abc", "'abc'", "FROM:TO"),
+    "range without an end": ("--lengths 256:", "'256:'", "FROM:TO"),
+    "range backwards": ("--lengths 1024:256", "'1024:256'", "at most TO"),
+    "range of three": ("--lengths 256:512:1024", "'256:512:1024'", "FROM:TO"),
+    "length of nothing": ("--lengths 0", "[0]", "at least 1"),
+    "length with a fraction": ("--lengths 1.5", "'1.5'", "FROM:TO"),
+    "unknown mode": ("--mode forwad", "mode 'forwad'", "forward, backward, prefill, decode"),
+    "no mode": ("--mode ,", "--mode ','"),
+    "unknown pattern to measure": ("--pattern causal", "'causal'", "did you mean causal_self?"),
+    "unknown number format": ("--dtype float8", "dtype 'float8'", "float32"),
+    "too few rounds": ("--rounds 2", "rounds 2", "at least 5"),
+    "batch of nothing": ("--batch 0", "--batch 0", "greater than or equal to 1"),
+    "time below zero": ("--budget=-1", "--budget -1", "greater than or equal to 0.1"),
+    "tokens of nothing": ("--tokens 0", "--tokens 0", "greater than or equal to 1"),
+    "option without a value": ("--option lavo.window", "--option lavo.window", "key=value"),
+    "option of no attention": ("--option window=3", "--option window=3", "ATTENTION.OPTION=VALUE"),
+    "option of one that isn't measured": ("--option flash.window=3", "--option flash.window=3", "that is measured"),
+    "option that it doesn't have": ("--option lavo.windw=3", "'windw'", "did you mean window?"),
+    "unknown attention to measure": ("-a lavoo", "'lavoo'", "did you mean lavo?"),
+    "table of another program in the folder": ("-o sweep", "efficiency.csv", "columns a, b"),
+}
+
+
+@cases(EFFICIENCY)
+def test_a_wrong_sweep_is_refused(case, tmp_path):
+    options, *words = case
+    write(tmp_path / "sweep" / "efficiency.csv", "a,b\n1,2\n")
+    given = options.split(" ")
+    base = ["efficiency", "-o", "out", "-a", "lavo", "--lengths", "64"]
+    assert_refused(lavo_bench(*base, *given), words)
