@@ -359,7 +359,7 @@ def test_a_record_by_name_that_is_none_is_named(tmp_path):
 def test_a_list_of_results_names_damaged_records(tmp_path):
     from rich.console import Console
 
-    from benchmark import listing
+    from benchmark.report import listing
 
     write_record(tmp_path / "quick" / "task" / "a.json", record())
     (tmp_path / "quick" / "task" / "torn.json").write_text("{")
