@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +21,21 @@ if TYPE_CHECKING:
 _DRAWS = 1000  # of the test over examples
 
 
-def compare(a: Sequence[Path], b: Sequence[Path]) -> pd.DataFrame:
+def compare(a: Sequence[Path], b: Sequence[Path], *, damaged: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
     """One row a cell (over seeds) and metric that is in A, in B or in both; differences are B - A.
 
     ``p_seeds`` is the paired t test's over seeds that both have, ``p_examples`` the randomisation test's over test
     examples of the first such seed, where both recorded the same ones.  Examples that overlap (windows of one series) are
     not independent; ``p_examples`` is then too small, and tells only a changed model from an equal one.
-    ``p_holm`` is ``p_seeds`` adjusted for the number of tests in this comparison.  Warns with one line of each damaged
-    record; raises ValueError for a folder that isn't there.
+    ``p_holm`` is ``p_seeds`` adjusted for the number of tests in this comparison.
+
+    damaged: called with one line for each record that can't be read, and so is left out.
+    Raises ValueError for a folder that isn't there.
     """
     import pandas as pd
 
-    first, second = (_cells(group_records(records([Path(folder) for folder in side]))) for side in (a, b))
+    sides = (records([Path(folder) for folder in side], damaged=damaged) for side in (a, b))
+    first, second = (_cells(group_records(side)) for side in sides)
     rows = [row for key in dict.fromkeys([*first, *second]) for row in _compared(first.get(key), second.get(key))]
     frame = pd.DataFrame(rows, columns=list(_COLUMNS))
     frame["p_holm"] = holm([None if pd.isna(p) else p for p in frame["p_seeds"]])

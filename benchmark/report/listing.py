@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from benchmark.interface import PATTERNS, PRESETS
@@ -55,9 +54,10 @@ def presets() -> Table:
     return table
 
 
-def results(directory: Path) -> Table:
-    """Records below a folder, counted by folder, task and status; damaged ones are named below the table.
+def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) -> Table:
+    """Records below a folder, counted by folder, task and status.
 
+    damaged: called with one line for each record that can't be read, and so isn't counted.
     Raises ValueError where there is no such folder.
     """
     from benchmark.results import load
@@ -66,14 +66,15 @@ def results(directory: Path) -> Table:
         raise ValueError(f"{directory}: no such folder of results")
     table = Table("folder", "task", "cells", "completed", "other", title=f"results in {directory}")
     folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
-    with warnings.catch_warnings(record=True, category=UserWarning) as damaged:
+    with warnings.catch_warnings(record=True, category=UserWarning) as warned:
         warnings.simplefilter("always", UserWarning)
         for folder in folders:
             cells = load(folder)
             for task, group in cells.groupby("task") if len(cells) else []:
                 completed = int((group["status"] == "completed").sum())
                 table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
-    table.caption = "\n".join(dict.fromkeys(f"left out: {escape(str(one.message))}" for one in damaged)) or None
+    for line in dict.fromkeys(str(one.message) for one in warned):  # two of the folders may hold the same record
+        damaged(line)
     return table
 
 
