@@ -237,7 +237,7 @@ class Task(Protocol):
 
     name, version   the version is raised whenever results change
     backbones       backbone -> the patterns that can be replaced in it (a plain literal)
-    settings        backbone -> pydantic model with the fields ``data``, ``model`` and ``eval``, which forbids unknown keys and
+    settings_of     backbone -> pydantic model with the fields ``data``, ``model`` and ``eval``, which forbids unknown keys and
                     is checked before anything runs.  ``presets.yaml`` beside the module fills it.
     metrics         name -> Metric, computed from the columns that ``score`` gives; the first is the headline
     selection       the metric that chooses the checkpoint, on validation data
@@ -247,7 +247,7 @@ class Task(Protocol):
     name: ClassVar[str]
     version: ClassVar[int]
     backbones: ClassVar[Mapping[str, tuple[Pattern, ...]]]
-    settings: ClassVar[Mapping[str, type[BaseModel]]]
+    settings_of: ClassVar[Mapping[str, type[BaseModel]]]
     metrics: ClassVar[Mapping[str, Metric]]
     selection: ClassVar[str]
 

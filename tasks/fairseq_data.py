@@ -67,10 +67,10 @@ def read_binarised(prefix: Path, name: str, vocab_size: int) -> Binarised:
     wanted, found = int(ends[-1]) * dtype.itemsize, _path(prefix, "bin").stat().st_size
     if found != wanted:
         raise ValueError(
-            f"{name}.bin: has {found:,} bytes, {name}.idx tells of {wanted:,}: cut off, or not the file of this index"
+            f"{name}.bin: has {found:,} bytes, {name}.idx states {wanted:,}: cut off, or not the file of this index"
         )
     if not wanted:
-        raise ValueError(f"{name}.bin: holds no token; a part needs text")
+        raise ValueError(f"{name}.bin: has no token; a part needs text")
     tokens = np.memmap(_path(prefix, "bin"), dtype=dtype, mode="r")
     _check_tokens(tokens, f"{name}.bin", vocab_size)
     return Binarised(tokens, ends)

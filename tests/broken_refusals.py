@@ -7,7 +7,7 @@ from correct_attentions import Linear, Softmax
 
 
 @fails("mask_refused", "noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
-class AddsFloatMask(Softmax):
+class AcceptsFloatMask(Softmax):
     """Accepts a mask of numbers."""
 
     def forward(self, q, k, v, key_padding_mask=None):

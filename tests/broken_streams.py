@@ -101,7 +101,7 @@ class SelectsInOrder(Softmax):
 
 
 @fails("select", "causal_self", "causal_cross")
-class SelectsKeysOnly(Linear):
+class SelectsPartOfState(Linear):
     """Selects the rows of one part of the state and not of the other."""
 
     def select(self, state, rows):

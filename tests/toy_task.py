@@ -86,7 +86,7 @@ class Toy:
     name = "toy"
     version = 1
     backbones = {"net": ("causal_self",)}
-    settings: Any = {"net": ToySettings}  # of an object: the settings that it was given
+    settings_of = {"net": ToySettings}
     metrics = {"mse": mean_of("mse", unit="", card="squared error, mean over points, then over examples")}
     selection = "mse"
 

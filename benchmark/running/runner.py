@@ -236,7 +236,7 @@ def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
 
     settings = {key: cell.config[key] for key in cell.config if key not in ("train", "options", "limit")}
     cls: Any = load_task(cell.task)
-    task: Task = cls(cls.settings[cell.backbone].model_validate(settings), backbone=cell.backbone)
+    task: Task = cls(cls.settings_of[cell.backbone].model_validate(settings), backbone=cell.backbone)
     try:
         splits = task.load_data(cell.data_root, place.cache)
     except OSError as error:  # the plan has read the same files a moment ago

@@ -14,6 +14,7 @@ from benchmark.registry import (
 
 MOST_CHARACTERS = 300  # of a message: a line that a terminal shows whole
 _MOST_OF_A_VALUE = 60
+_SHOWN_VALUES = 6  # of a list or mapping
 
 
 class ConfigError(ValueError):
@@ -31,10 +32,16 @@ def shortened(text: str, limit: int = _MOST_OF_A_VALUE) -> str:
 
 def shown(value: Any) -> str:
     """A value as a message names it, however large it is."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_MOST_OF_A_VALUE:
-        return "a number of very many digits"
     if isinstance(value, Mapping | list | tuple):
-        return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}" if value else repr(value)
+        inner = [*value, *value.values()] if isinstance(value, Mapping) else value
+        small = len(value) <= _SHOWN_VALUES and not any(isinstance(one, Mapping | list | tuple) for one in inner)
+        if not small:
+            return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
+        if isinstance(value, Mapping):
+            return shortened("{" + ", ".join(f"{shown(key)}: {shown(one)}" for key, one in value.items()) + "}")
+        return shortened(f"[{', '.join(map(shown, value))}]")
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_MOST_OF_A_VALUE:
+        return "a number of very many digits"  # Python refuses to print some of them
     return shortened(str(value) if isinstance(value, Path) else repr(value))
 
 
@@ -86,7 +93,7 @@ def _keys(model: type[BaseModel], content: Any, location: Sequence[Any]) -> list
             isinstance(content, list | tuple) and isinstance(part, int) and part < len(content)
         ):
             content = content[part]
-        elif str(part) not in _fields(model, keys):
+        elif not (isinstance(part, int) or str(part) in _fields(model, keys)):
             continue
         keys.append(str(part))
     return keys or [str(part) for part in location[-1:]]

@@ -104,7 +104,7 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
         return inside[-1] if inside else preset_file
 
     train = validate(TrainSettings, merged.pop("train", {}), origin, prefix="train.")
-    settings = validate(load_task(task).settings[backbone], merged, origin)
+    settings = validate(load_task(task).settings_of[backbone], merged, origin)
     return Resolved(settings, train, full_options(attention.name, options), seeds)
 
 

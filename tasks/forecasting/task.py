@@ -75,7 +75,7 @@ class Forecasting:
     name = "forecasting"
     version = 1
     backbones = {"informer": ("noncausal_self", "causal_self", "noncausal_cross")}
-    settings: Any = {"informer": ForecastingSettings}  # of an object: the settings that it was given
+    settings_of = {"informer": ForecastingSettings}
     metrics = {
         "mse": mean_of(
             "mse",

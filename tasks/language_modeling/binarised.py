@@ -111,7 +111,7 @@ def load_binarised(data_root: Path | None, kind: str, max_bytes: Mapping[str, in
     if data_root is None:
         raise ValueError(
             f"data.tokens {kind}: needs --data-root with a folder that fairseq-preprocess wrote (dict.txt, train.bin, …); "
-            "without: bytes, bpe"
+            "allowed without one: bytes, bpe"
         )
     label, folder = next(
         (

@@ -118,7 +118,7 @@ def find_books(data_root: Path) -> Sources:
     for part in PARTS:
         if not (folder / part).is_dir():
             raise ValueError(
-                f"lm/{part}: no such folder in the data root {data_root.name!r}; one with .txt files is wanted"
+                f"lm/{part}: no such folder in the data root {data_root.name!r}; one with .txt files is needed"
             )
         paths = sorted((folder / part).glob("*.txt"))
         if not paths:
@@ -235,7 +235,7 @@ def make_tokenizer(
     if kind == "gpt2":
         if data_root is None:
             raise ValueError(
-                "data.tokens gpt2: needs a data root with lm/gpt2/vocab.json and merges.txt; without: bytes, bpe"
+                "data.tokens gpt2: needs a data root with lm/gpt2/vocab.json and merges.txt; allowed without one: bytes, bpe"
             )
         return load_gpt2(data_root / "lm" / "gpt2", "lm/gpt2")
     path = cached("bpe.json")

@@ -118,7 +118,7 @@ class LanguageModeling:
     name = "language_modeling"
     version = 1
     backbones = {"gpt": ("causal_self",)}
-    settings: Any = {"gpt": LanguageModelingSettings}  # of an object: the settings that it was given
+    settings_of = {"gpt": LanguageModelingSettings}
     metrics = {
         "loss": _ratio(metrics.loss, "num_tokens", "nats/token", "sum of -ln p over all tokens / number of tokens"),
         "perplexity": _ratio(metrics.perplexity, "num_tokens", "per token", "exp(nats / number of tokens)"),

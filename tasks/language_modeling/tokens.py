@@ -120,7 +120,7 @@ def _read_vocabulary(path: Path, name: str) -> dict[str, int]:
     try:
         vocabulary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{name}: no JSON ({error}); a mapping from piece to number is wanted") from None
+        raise ValueError(f"{name}: not valid JSON ({error}); a mapping from piece to number is needed") from None
     if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise ValueError(f"{name}: must map each piece to a number of its own, from 0 without gaps")
     missing = [piece for piece in ("<|endoftext|>", *byte_characters().values()) if piece not in vocabulary]

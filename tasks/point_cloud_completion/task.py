@@ -107,7 +107,7 @@ class PointCloudCompletion:
     name = "point_cloud_completion"
     version = 1
     backbones = {"pointr": ("noncausal_self", "noncausal_cross")}
-    settings: Any = {"pointr": CompletionSettings}  # of an object: the settings that it was given
+    settings_of = {"pointr": CompletionSettings}
     metrics = {
         "chamfer_l1": mean_of(
             "chamfer_l1",

@@ -112,7 +112,7 @@ class Summarization:
     name = "summarization"
     version = 1
     backbones = {"transformer": ("noncausal_self", "causal_self", "causal_cross")}
-    settings: Any = {"transformer": SummarizationSettings}  # of an object: the settings that it was given
+    settings_of = {"transformer": SummarizationSettings}
     metrics = {
         **{name: _rouge(name, False) for name in TYPES},
         **{f"{name}_forced": _rouge(name, True) for name in TYPES},

@@ -44,17 +44,17 @@ def read_wav(path: Path, name: str) -> Recording:
             samples = file.read(dtype="float32", always_2d=True)  # (n, channels), full scale is 1
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).replace(str(path), name).split())
-        raise ValueError(f"{name}: can't be read ({reason}); expected is {WANTED}") from None
+        raise ValueError(f"{name}: can't be read ({reason}); expected: {WANTED}") from None
     if len(samples) < promised or _is_cut(path):
         raise ValueError(
-            f"{name}: cut short, its header promises more than the {len(samples)} samples it holds; expected is {WANTED}"
+            f"{name}: cut short, its header promises more than the {len(samples)} samples it holds; expected: {WANTED}"
         )
     if len(samples) * SAMPLE_RATE / rate <= N_FFT:
         raise ValueError(
             f"{name}: {len(samples)} samples at {rate} Hz are no utterance; more than {N_FFT} at {SAMPLE_RATE} Hz are needed"
         )
     if not np.isfinite(samples).all():
-        raise ValueError(f"{name}: a sample is not a finite number; expected is {WANTED}")
+        raise ValueError(f"{name}: a sample is not a finite number; expected: {WANTED}")
     conversions = []
     if subtype != "PCM_16":
         conversions.append(f"{subtype} to float")

@@ -72,7 +72,7 @@ class DataSettings(Settings):
     @classmethod
     def _one_level(cls, name: str | None) -> str | None:
         if name is not None and (name in ("", ".", "..") or "/" in name or "\\" in name):
-            raise ValueError(f"{name!r}: the name of a folder is wanted, not a path")
+            raise ValueError(f"{name!r}: the name of a folder is needed, not a path")
         return name
 
 

@@ -39,9 +39,7 @@ def find_folder(data_root: Path, folder: str | None) -> Path:
     root = data_root / "tts"
     if folder is not None:
         if not (root / folder / TABLE).is_file():
-            raise ValueError(
-                f"data.folder {folder!r}: tts/{folder}/{TABLE} is not there; expected are {TABLE} and wavs/"
-            )
+            raise ValueError(f"data.folder {folder!r}: tts/{folder}/{TABLE} is missing; expected: {TABLE} and wavs/")
         return root / folder
     if not (root / FULL / TABLE).is_file() and (root / ARCHIVE).is_file():
         unpack(root / ARCHIVE, root)
@@ -77,17 +75,17 @@ def read_table(path: Path) -> list[Row]:
     for number, fields in fields_by_line:
         where, name = f"{path.name}, line {number}", fields[0].strip()
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-            raise ValueError(f"{where}: {name[:40]!r} can't be the name of a wav file; expected is {COLUMNS}")
+            raise ValueError(f"{where}: {name[:40]!r} can't be the name of a wav file; expected: {COLUMNS}")
         if name in seen:
-            raise ValueError(f"{where}: {name} stands on line {seen[name]} already; expected is one line an utterance")
+            raise ValueError(f"{where}: {name} is already on line {seen[name]}; expected: one line for each utterance")
         if not (path.parent / "wavs" / f"{name}.wav").is_file():
             header = " (is it a header?)" if number == 1 else ""
-            raise ValueError(f"{where}: wavs/{name}.wav is not there{header}; expected is {COLUMNS}")
+            raise ValueError(f"{where}: wavs/{name}.wav is missing{header}; expected: {COLUMNS}")
         seen[name] = number
         third = fields[2] if len(fields) > 2 else ""
         rows.append(Row(name, fields[1], third) if is_phonemes else Row(name, third or fields[1], None))
     if not rows:
-        raise ValueError(f"{path.name}: has no line; expected is {COLUMNS}")
+        raise ValueError(f"{path.name}: has no line; expected: {COLUMNS}")
     return sorted(rows)
 
 
@@ -101,13 +99,13 @@ def _fields(path: Path) -> list[tuple[int, list[str]]]:
             byte = raw[error.start]
             raise ValueError(
                 f"{path.name}, line {number}: byte {byte:#04x} at column {error.start + 1} is not UTF-8 (Latin-1, perhaps?); "
-                f"expected is {COLUMNS}"
+                f"expected: {COLUMNS}"
             ) from None
         if not line.strip():
             continue
         fields = line.split("|")
         if not 2 <= len(fields) <= 3:
-            raise ValueError(f"{path.name}, line {number}: {len(fields)} fields between |; expected is {COLUMNS}")
+            raise ValueError(f"{path.name}, line {number}: {len(fields)} fields between |; expected: {COLUMNS}")
         found.append((number, fields))
     return found
 

@@ -47,7 +47,7 @@ class TextToSpeech:
         "fastspeech2": ("noncausal_self",),
         "transformer_tts": ("noncausal_self", "causal_self", "causal_cross"),
     }
-    settings: Any = {  # of an object: the settings that it was given
+    settings_of = {
         "fastspeech2": FastSpeech2Settings,
         "transformer_tts": TransformerTTSSettings,
     }

@@ -9,8 +9,10 @@ import pytest
 from command_line import lavo_bench
 from refused import assert_refused, cases, write
 
+from benchmark import results
+
 CELL = {**dict.fromkeys(("task", "backbone", "pattern", "attention", "preset"), "x"), "seed": 0, "hash": "0123456789ab"}
-RECORD = {"schema_version": 2, "cell": CELL, "status": "completed", "metrics": {}}
+RECORD = {"schema_version": results.SCHEMA_VERSION, "cell": CELL, "status": "completed", "metrics": {}}
 NAME = "gpt.causal_self.lavo.s0.0123456789ab.json"
 RECORDS = {
     "record that breaks off": ("{", "not a record"),

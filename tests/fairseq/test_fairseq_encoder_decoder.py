@@ -87,7 +87,7 @@ def test_logits_and_loss_are_those_of_our_transformer_with_the_same_weights(pair
     loss, _, logged = criterion(model, sample)
     labels = targets.masked_fill(targets == pad, PADDED)
     torch.testing.assert_close(torch.as_tensor(logged["nll_loss"]), token_nats(logits, labels).sum())
-    # fairseq spreads the smoothing over the other words, we over all of them.
+    # fairseq spreads the smoothing over the other words, our loss over all words.
     share = 0.1 * len(task.target_dictionary) / (len(task.target_dictionary) - 1)
     torch.testing.assert_close(loss, token_nats(logits, labels, label_smoothing=share).sum())
 

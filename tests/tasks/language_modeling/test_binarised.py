@@ -139,7 +139,7 @@ def _cut(path, size):
         ),
         (lambda lm: (lm / "valid.idx").unlink(), "lm/valid.idx: no such file"),
         (lambda lm: (lm / "test.bin").unlink(), "lm/test.bin: no such file"),
-        (lambda lm: _cut(lm / "train.bin", 11), r"lm/train.bin: has 11 bytes, lm/train.idx tells of [\d,]+: cut off"),
+        (lambda lm: _cut(lm / "train.bin", 11), r"lm/train.bin: has 11 bytes, lm/train.idx states [\d,]+: cut off"),
         (lambda lm: _cut(lm / "train.idx", 12), "lm/train.idx: ends within its header, after 12 bytes"),
         (lambda lm: _cut(lm / "train.idx", 90), r"lm/train.idx: has 90 bytes, 48 items take [\d,]+: cut off"),
         (lambda lm: (lm / "train.idx").write_bytes(b"PK\3\4" + bytes(40)), "does not begin with MMIDIDX"),

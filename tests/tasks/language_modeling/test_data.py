@@ -129,7 +129,7 @@ def copy_to_test(root):
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
-        (remove_part, r"^lm/validation: no such folder in the data root 'data'; one with \.txt files is wanted$"),
+        (remove_part, r"^lm/validation: no such folder in the data root 'data'; one with \.txt files is needed$"),
         (rename_books, r"^lm/test: has no \.txt file; each part needs at least one book$"),
         (write("train/2-book.txt", b""), r"^lm/train/2-book\.txt: is empty; a book must have text"),
         (

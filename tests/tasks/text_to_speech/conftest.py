@@ -65,7 +65,7 @@ def make_task(tmp_path_factory) -> Callable[..., TextToSpeech]:
             "model": MODELS[backbone] | groups.get("model", {}),
             "eval": QUICK_SOUND | groups.get("eval", {}),
         }
-        task = TextToSpeech(TextToSpeech.settings[backbone].model_validate(settings), backbone=backbone)
+        task = TextToSpeech(TextToSpeech.settings_of[backbone].model_validate(settings), backbone=backbone)
         task.load_data(data_root, cache)
         return task
 

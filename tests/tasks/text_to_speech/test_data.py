@@ -60,14 +60,14 @@ def test_a_byte_order_mark_and_crlf_change_nothing(write_folder):
         (["id|text|phonemes", *GOOD], "line 1", "is it a header"),
         ([*GOOD[:3], "c3", *GOOD[4:]], "line 4", "1 fields"),
         ([*GOOD[:3], "c3|a|b|c", *GOOD[4:]], "line 4", "4 fields"),
-        ([*GOOD, GOOD[2]], "line 9", "c2 stands on line 3"),
+        ([*GOOD, GOOD[2]], "line 9", "c2 is already on line 3"),
         (["../../x|text", *GOOD], "line 1", "can't be the name"),
         ("\n".join(GOOD).replace("some", "caf\xe9").encode("latin-1", "replace"), "line 1", "0xe9.*not UTF-8"),
         (b"", "", "has no line"),
     ],
 )
 def test_faults_of_a_table_are_told_with_their_line(make_task, write_folder, lines, where, fault):
-    with pytest.raises(ValueError, match=f"metadata.csv.*{where}.*{fault}.*expected is") as caught:
+    with pytest.raises(ValueError, match=f"metadata.csv.*{where}.*{fault}.*expected: ") as caught:
         load(make_task, write_folder(lines))
     assert "\n" not in str(caught.value)
 
