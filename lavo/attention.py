@@ -8,9 +8,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lavo import chunked, streaming
+from lavo import streaming
 from lavo.basis import BASES, fold_columns, fold_rows, make_basis
-from lavo.blocks import accumulation_dtype, carry_dtype
+from lavo.blocks import Tokens, accumulation_dtype, carry_dtype
+from lavo.cross import read_memory, source_mean
 from lavo.functional import OUTPUTS, check_inputs, full_precision, lavo_attention, lavo_cross_attention, resolve_backend
 from lavo.parallel import Part, parallel_lavo_attention, split_length
 from lavo.streaming import CrossState, SelfState
@@ -186,12 +187,12 @@ class LAVOAttention(nn.Module):
             if self.kernel == "triton":
                 from lavo import fused_streaming
 
-                found = fused_streaming.extend(q, k, v, basis, self.bias, state, output=output)
+                found = fused_streaming.extend(Tokens(q, k, v), basis, self.bias, state, output=output)
                 if found is not None:
                     return found
             self.kernel = "torch"
             basis = None if basis is None else basis.to(accumulation_dtype(q))
-            return streaming.extend(q, k, v, basis, self.bias, state, output=output)
+            return streaming.extend(Tokens(q, k, v), basis, self.bias, state, output=output)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CrossState:
         """Reads the whole source once (``causal_cross``).  k, v: (batch, heads, source length, head_dim), k unused."""
@@ -200,7 +201,7 @@ class LAVOAttention(nn.Module):
         self._check_heads(v, "v")
         check_inputs({"k": k, "v": v}, None, key_padding_mask)
         with full_precision(v):
-            return CrossState(chunked.source_mean(v, self.basis(), key_padding_mask))
+            return CrossState(source_mean(v, self.basis(), key_padding_mask))
 
     def read(self, q: Tensor, state: CrossState) -> tuple[Tensor, CrossState]:
         """The output for the next queries, (batch, heads, any number, head_dim); the state stays as it is."""
@@ -208,7 +209,7 @@ class LAVOAttention(nn.Module):
         self._check_batch(q, state.mean)
         self.kernel = "torch"
         with full_precision(q):
-            return chunked.read_memory(q, state.mean, self.basis()), state
+            return read_memory(q, state.mean, self.basis()), state
 
     def select(self, state: State, rows: Tensor) -> State:
         """The state of these rows of the batch, repeated or left out.  rows: (new batch,) int64."""

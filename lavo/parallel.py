@@ -25,10 +25,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lavo import chunked
-from lavo.blocks import Workspace, accumulation_dtype, carry_dtype, chunks, store
-from lavo.chunked import Computed, Kept
+from lavo.blocks import Tokens, Workspace, accumulation_dtype, blocks, carry_dtype, chunks, store
 from lavo.functional import check_self, full_precision
+from lavo.memory import CausalMemory, Gradients, Memory, Read
+from lavo.windows import Local, LocalGradients, Windows, bias_matrix
 
 
 @dataclass
@@ -135,7 +135,7 @@ def parallel_lavo_attention(
         return _Memory.apply(q, e, lse, before, basis, output, part.start)
 
 
-def _local(q, k, v, bias, window: int, part: Part) -> tuple[Tensor, Tensor]:
+def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, window: int, part: Part) -> tuple[Tensor, Tensor]:
     """e (b, h, n, d) and its log-sum-exps (b, h, n), of windows that may begin before this part."""
     borrowed = 0
     if any(start % window for start in part.starts()):
@@ -148,7 +148,7 @@ def _local(q, k, v, bias, window: int, part: Part) -> tuple[Tensor, Tensor]:
         if bias is not None:  # in the graph as in every process: whoever sums gradients waits for all of them
             lse = lse + bias[:, :1].to(lse.dtype)[:, :0]
         return v[:, :, borrowed:].to(lse.dtype), lse
-    matrix = chunked.bias_matrix(bias, min(window, q.shape[2]), window, True, q)
+    matrix = bias_matrix(bias, min(window, q.shape[2]), window, True, q)
     e, lse = _Windows.apply(q, k, v, matrix)
     return e[:, :, borrowed:], lse[:, :, borrowed:]
 
@@ -220,20 +220,20 @@ def loans(part: Part, window: int, borrower: int) -> list[tuple[int, int]]:
     return [loan for loan in reversed(found) if loan[1]]
 
 
-# What each process computes for itself: the two halves of chunked._Causal, between which the scan comes.
+# What each process computes for itself: the windows, and after the exchange of sums the memory.
 
 
 class _Windows(torch.autograd.Function):
-    """Exact attention inside windows: e (b, h, n, d) and its log-sum-exps (b, h, n), in float32 at least."""
+    """The local summaries e (b, h, n, d) and their log-sum-exps (b, h, n), in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        work, cut = Workspace(q), chunked.blocks(q, bias)
-        e = torch.empty(q.shape, dtype=work.dtype, device=q.device)
-        lse = torch.empty(q.shape[:3], dtype=work.dtype, device=q.device)
+        work, tokens, cut = Workspace(q), Tokens(q, k, v), blocks(q, bias)
+        e, lse = (torch.empty(shape, dtype=work.dtype, device=q.device) for shape in (q.shape, q.shape[:3]))
+        windows, summaries = Windows(bias, work), Local(e, lse)
         for block in cut:
-            query, key, value = (work.read(name, block.of(x)) for name, x in (("q", q), ("k", k), ("v", v)))
-            chunked.local_block(block, query, key, value, bias, None, Kept(e, lse), e, work)
+            local, _ = windows.forward(block, tokens.read(block, work), work.target("e", block.of(e)))
+            summaries.store(block, local)
         ctx.save_for_backward(q, k, v, bias, e)
         ctx.cut = cut
         return e, lse
@@ -242,72 +242,65 @@ class _Windows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, de: Tensor, dlse: Tensor) -> tuple:
         q, k, v, bias, e = ctx.saved_tensors
-        work = Workspace(q)
-        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        work, tokens = Workspace(q), Tokens(q, k, v)
+        dtokens = Tokens(*map(torch.empty_like, tokens))
         dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
+        windows = Windows(bias, work)
         for block in ctx.cut:
-            query, key, value = (work.read(name, block.of(x)) for name, x in (("q", q), ("k", k), ("v", v)))
-            local, given = work.read("e", block.of(e)), work.read("dx", block.of(de))
-            dquery = work.target("dq", block.of(dq)).zero_()
-            lses = block.of(dlse).reshape(*given.shape[:2], 1)
-            chunked.local_block_backward(
-                block, query, key, value, bias, None, None, local, given, lses, dquery, dk, dv, dbias, work
-            )
-            store(block.of(dq), dquery)
-        return dq, dk, dv, dbias
+            own, into = tokens.read(block, work), dtokens.targets(block, work)
+            into.q.zero_()
+            given = work.read("de", block.of(de))
+            dlocal = LocalGradients(given, block.of(dlse).reshape(*given.shape[:2], 1))
+            windows.backward(block, own, work.read("e", block.of(e)), None, dlocal, into, dbias)
+            dtokens.store(block, into)
+        return *dtokens, dbias
 
 
 class _Memory(torch.autograd.Function):
     """The output from the local summaries e (b, h, n, d), the sum ``before`` (b, h, r) and the ``start`` tokens in it."""
 
     @staticmethod
-    def forward(ctx: Any, q, e, lse, before, basis, output: str, start: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        e: Tensor,
+        lse: Tensor | None,
+        before: Tensor,
+        basis: Tensor | None,
+        output: str,
+        start: int,
+    ) -> Tensor:
         cut = chunks(q, None) if q.shape[2] else []
-        work, out, sums, starts = Workspace(q), torch.empty_like(q), before.clone(), []
+        work, out, sums, summaries = Workspace(q), torch.empty_like(q), [], Local(e, lse)
+        memory = CausalMemory(Memory(basis, output, work), before.clone(), start)
         for chunk in cut:
-            mean = chunked.RunningMean(chunk, start, work)
-            starts.append(sums[chunk.rows].transpose(0, 1).clone())
+            sums.append(memory.enter(chunk))
             for block in chunk.blocks(q.shape[1]):
-                query, local = work.read("q", block.of(q)), work.read("e", block.of(e))
-                B = None if basis is None else basis[block.heads]
-                c = chunked.in_basis("scratch", local, B, work)
-                H, so_far = work.take("H", *c.shape), block.carried(sums)
-                so_far.copy_(mean.forward(c, so_far, H))
-                sizes = None if lse is None else block.of(lse)
-                chunked.read_block(block, query, block.tokens(H), B, local, sizes, output, out, work, Computed())
-        ctx.save_for_backward(q, e, lse, before, basis, *starts)
+                query, target = work.read("q", block.of(q)), work.target("out", block.of(out))
+                memory.forward(block, query, summaries.read(block, work), target)
+                store(block.of(out), target)
+        ctx.save_for_backward(q, e, lse, before, basis, *sums)
         ctx.cut, ctx.output, ctx.start = cut, output, start
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        q, e, lse, before, basis, *starts = ctx.saved_tensors
-        work, output = Workspace(q), ctx.output
-        dq, de = torch.zeros_like(q), torch.empty_like(e)
+        q, e, lse, before, basis, *sums = ctx.saved_tensors
+        work, summaries = Workspace(q), Local(e, lse)
+        dq, de, later = torch.zeros_like(q), torch.empty_like(e), torch.zeros_like(before)
         dlse = None if lse is None else torch.zeros_like(lse)
         dbasis = torch.zeros_like(basis) if basis is not None and ctx.needs_input_grad[4] else None
-        later = torch.zeros_like(before)
-        for chunk, so_far in zip(reversed(ctx.cut), reversed(starts), strict=True):
-            mean = chunked.RunningMean(chunk, ctx.start, work)
+        memory = CausalMemory(Memory(basis, ctx.output, work), later, ctx.start)
+        for chunk, sum_before in zip(reversed(ctx.cut), reversed(sums), strict=True):
+            memory.enter(chunk, sum_before)
             for block in chunk.blocks(q.shape[1]):
-                query, local, given = (work.read(name, block.of(x)) for name, x in (("q", q), ("e", e), ("grad", grad)))
+                query, local = work.read("q", block.of(q)), summaries.read(block, work)
                 dquery, target = work.target("dq", block.of(dq)), work.target("de", block.of(de))
-                B, dB = (None if x is None else x[block.heads] for x in (basis, dbasis))
-                sizes = None if lse is None else block.of(lse)
-                c = chunked.in_basis("scratch", local, B, work)
-                H = work.take("H", *c.shape)
-                mean.forward(c, so_far[block.heads], H)
-                dH, gradient, share = chunked.read_block_backward(
-                    block, query, block.tokens(H), B, local, sizes, output, given, dquery, dB, work, Computed()
-                )
-                dc, after = work.take("product", *H.shape), block.carried(later)
-                after.copy_(mean.backward(dH, after, dc))
-                if dB is not None:
-                    dB.baddbmm_(dc.mT, local)
-                chunked.combine(dc, B, None if output == "memory" else given, share, target)
-                if dlse is not None and gradient is not None:
-                    block.of(dlse).copy_(gradient.view(block.shape))
+                given = Gradients(work.read("grad", block.of(grad)), dquery, block.basis(dbasis))
+                dlocal = memory.backward(block, query, local, Read(), given, target)
                 store(block.of(dq), dquery)
                 store(block.of(de), target)
+                if dlse is not None and dlocal.lse is not None:
+                    block.of(dlse).copy_(dlocal.lse.view(block.shape))
         return dq, de, dlse, later, dbasis, None, None

@@ -22,7 +22,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from lavo import kernels, kernels_backward
+from lavo import kernels, kernels_backward, one_pass
+from lavo.launch import OUTPUTS
 
 H100 = GPUTarget("cuda", 90, 32)
 TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -44,7 +45,6 @@ OF_INPUTS = {
     "memory_dq_ptr",
 }
 SHARED_BYTES = 227 * 1024  # that a block may have on an H100
-OUTPUTS = {"joint": 0, "sum": 1, "memory": 2}
 
 
 def variants() -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -62,7 +62,7 @@ def variants() -> Iterator[tuple[Any, dict[str, Any]]]:
             memory = {"OUTPUT": OUTPUTS[output], "IDENTITY": identity, "R": D if identity else max(16, D // 2)}
             yield kernels.output_kernel, shape | memory
             if causal:
-                yield kernels.one_pass_kernel, shape | memory | {"GROUP": 32}
+                yield one_pass.one_pass_kernel, shape | memory | {"GROUP": 32}
                 yield kernels.decode_kernel, shape | memory
             yield kernels_backward.memory_backward_kernel, shape | memory | {"BASIS_GRADIENT": not identity}
         for output in ("joint", "sum"):

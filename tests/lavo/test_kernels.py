@@ -215,14 +215,14 @@ def programs_that_share_the_work_change_nothing():
     """The work of a sequence over one program, and over one a tile: sums of gradients in another order."""
     import torch
 
-    from lavo import fused, lavo_attention
+    from lavo import launch, lavo_attention
 
-    runs, before = [], fused.PROGRAMS
-    for fused.PROGRAMS in (1, 4096):
+    runs, before = [], launch.PROGRAMS
+    for launch.PROGRAMS in (1, 4096):
         tensors = [x.clone().requires_grad_() for x in small(n=70)]
         out = lavo_attention(*tensors[:4], window=8, bias=tensors[4], causal=True, backend="triton")
         runs.append(torch.autograd.grad(out.square().sum(), tensors))
-    fused.PROGRAMS = before
+    launch.PROGRAMS = before
     return all(torch.allclose(a, b, atol=1e-5, rtol=1e-5) for a, b in zip(*runs, strict=True))
 
 
@@ -284,20 +284,20 @@ def the_one_pass_form_gives_the_same():
     """Look-back in place of a scan of its own: groups of 2 tiles, so that there are several."""
     import torch
 
-    from lavo import fused
+    from lavo import fused, one_pass
 
-    before, fused.GROUP = fused.GROUP, 2
+    before, one_pass.GROUP = one_pass.GROUP, 2
     same = []
     for window, output, axes in ((8, "joint", False), (24, "sum", True), (50, "memory", False)):
         runs = []
-        for look_back in (False, True):
+        for in_one_pass in (False, True):
             q, k, v, basis, bias = (x.clone().requires_grad_() for x in small(n=70, window=window))
             options = {"window": window, "bias": bias, "causal": True, "output": output, "dissect": True}
             B = None if axes else basis
-            out = fused.self_attention(q, k, v, B, lengths=None, look_back=look_back, **options)
+            out = fused.self_attention(q, k, v, B, lengths=None, one_pass=in_one_pass, **options)
             runs.append([out, *torch.autograd.grad(out.square().sum(), [q, k, v, bias])])
         same += [torch.allclose(a, b, atol=1e-5, rtol=1e-5) for a, b in zip(*runs, strict=True)]
-    fused.GROUP = before
+    one_pass.GROUP = before
     return all(same)
 
 
