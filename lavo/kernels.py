@@ -1,12 +1,13 @@
-"""The Triton kernels of LAVO, forward and decoding; ``fused.py`` launches them and says in which order.
+"""The Triton kernels of LAVO, forward and decoding; fused.py launches them and says in which order.
 
 A program works on a tile: BLOCK consecutive tokens of one window of one head, in registers.  A window has TILES tiles, of
-which the last may reach beyond it; the tiles of a head are numbered in order of time.  The memory is held by its running
-sum over the summaries e, in the head's own axes: B of a sum is the sum of B, so a tile hands on d numbers.
+which the last may reach beyond it; the tiles of a head are numbered in order of time.  The memory travels as the running
+sum of the summaries e in the head's own axes, d numbers a tile; B is applied to the sum, since it is linear.
 
-Names as in docs/notation.md.  x_… are the strides of q, k, v, y_… those of the outputs and their gradients; the stride
+Names are those of docs/notation.md.  x_… are the strides of q, k, v, y_… those of the outputs and their gradients; the stride
 along head_dim is 1.  Capitals are constants of the compilation: D and R are head_dim d and rank r up to a power of two.
 Products are taken in the inputs' precision with sums in float32; softmax, means and the memory are float32.
+Arguments are many because Triton takes addresses and numbers, no structures; launch.py passes them by name.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import triton
 import triton.language as tl
 
 # fmt: off
-# One argument a line, as the formatter would have it, the kernels would be twice as long and half as readable.
+# The formatter would put each argument on a line of its own, which would double the length of the kernels.
 
 JOINT, SUM, MEMORY = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-HIDDEN = tl.constexpr(-1e30)  # a score; finite, so that a row that sees nothing gives numbers, which are then masked
+HIDDEN = tl.constexpr(-1e30)  # a score; finite, so that a row without keys gives numbers and no nan before it is masked
 
 
 @triton.jit
 def dot(a, b, DOT: tl.constexpr):
-    """a @ b with sums in float32.  DOT: how products of float32 are taken."""
+    """a @ b with sums in float32.  DOT: how products of float32 are taken (launch.precision)."""
     return tl.dot(a, b.to(a.dtype), input_precision=DOT)
 
 
@@ -37,6 +38,7 @@ def load_rows(base, tokens, stride, valid, d, D: tl.constexpr):
 
 @triton.jit
 def store_rows(base, tokens, stride, valid, d, x, D: tl.constexpr):
+    """x: (BLOCK, D)"""
     columns = tl.arange(0, D)
     at = base + tokens.to(tl.int64)[:, None] * stride + columns[None, :]
     tl.store(at, x.to(base.dtype.element_ty), mask=valid[:, None] & (columns < d)[None, :])
@@ -96,7 +98,7 @@ def summaries(
     q, k_base, v_base, x_token, bias_ptr, first, part, n, window, d, scale, BLOCK: tl.constexpr, TILES: tl.constexpr,
     D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWS: tl.constexpr, BIASED: tl.constexpr, DOT: tl.constexpr,
 ):
-    """e, zeros where there is no token, and lse; without windows the values as they are."""
+    """e (BLOCK, D), zeros where there is no token, and lse (BLOCK,); without windows e is v."""
     rows = part * BLOCK + tl.arange(0, BLOCK)
     valid = (rows < window) & (first + rows < n)
     if WINDOWS:
@@ -148,7 +150,7 @@ def read_memory(
     return out
 
 
-# Forward: sums of the tiles, then their scan, then the output; or the last two in one pass by look-back.
+# Forward: the sum of each tile, then the sums before each tile, then the output.
 
 
 @triton.jit
@@ -159,6 +161,7 @@ def sums_kernel(
     D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr,
     DOT: tl.constexpr,
 ):
+    """The sum of e over each tile."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     if RAGGED:
@@ -185,7 +188,7 @@ def scan_kernel(sums_ptr, out_ptr, num_tiles, d, REVERSE: tl.constexpr, SPAN: tl
         steps = start + tl.arange(0, SPAN)
         tiles = num_tiles - 1 - steps if REVERSE else steps
         before = tiles + 1 if REVERSE else tiles - 1
-        # Shifted by one and summed: a difference of sums would round with what it must not depend on.
+        # Tiles are shifted by one and then summed.  A sum minus its own tile would still depend on that tile by rounding.
         there = (before >= 0) & (before < num_tiles) & (steps < num_tiles)
         x = tl.load(
             sums_ptr + base + before[:, None] * d + columns[None, :],
@@ -213,6 +216,7 @@ def output_kernel(
     WINDOWS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr, DOT: tl.constexpr,
 ):
+    """The output of each tile.  Computing e again moves as much data as keeping it would, and needs no memory for it."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     if RAGGED:
@@ -225,7 +229,7 @@ def output_kernel(
     q = load_rows(q_ptr + offset, tokens, x_token, valid, d, D)
     e = tl.zeros((BLOCK, D), tl.float32)
     lse = tl.full((BLOCK,), HIDDEN, tl.float32)
-    if CAUSAL or (WINDOWS and OUTPUT != MEMORY):  # else nobody asks for e
+    if CAUSAL or (WINDOWS and OUTPUT != MEMORY):  # else e is not needed
         e, lse = summaries(
             q, k_ptr + offset, v_ptr + offset, x_token, bias_ptr + head * entries, first, part, n, window, d, scale,
             BLOCK, TILES, D, CAUSAL, WINDOWS, BIASED, DOT,
@@ -256,7 +260,7 @@ def decode_kernel(
     BLOCK: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BIASED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr,
 ):
-    """The output for one token and the state after it, in new memory: a state is never written to."""
+    """The output for one token and the state after it, which is new, because a state is never written to."""
     row = tl.program_id(0).to(tl.int64)
     head, filled = row % num_heads, num_read % window
     columns, units = tl.arange(0, D), tl.arange(0, R)
@@ -282,7 +286,7 @@ def decode_kernel(
         scores = tl.where(seen, scores, HIDDEN)
         higher = tl.maximum(peak, tl.max(scores, 0))
         weights, shrink = tl.exp(scores - higher), tl.exp(peak - higher)
-        # What the buffer holds beyond the filled part may be anything: nan times a weight of 0 is nan.
+        # The buffer may hold nan beyond its filled part, and nan times a weight of 0 is nan.
         seen_values = tl.where(seen[:, None], values.to(tl.float32), 0.0)
         e = e * shrink + tl.sum(weights[:, None] * seen_values, 0)
         total = total * shrink + tl.sum(weights, 0)

@@ -53,7 +53,7 @@ class RunningMean:
         flat, spans = self._spans(c, out, before)
         torch.bmm(self.ones.expand(len(flat), -1, -1), flat, out=spans.view(flat.shape))
         totals = torch.cat([before[:, :, None], spans[:, :, :, -1].to(before.dtype)], 2)
-        starts = totals.cumsum(2)  # a total minus a later part would let the future into the past by rounding
+        starts = totals.cumsum(2)  # summed from the start: a difference of sums would let rounding leak the future
         spans.add_(starts[:, :, :-1, None].to(c.dtype)).mul_(self.weight)
         return starts[:, :, -1]
 

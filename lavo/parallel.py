@@ -1,15 +1,15 @@
-"""One sequence over several processes: each holds a part of it, and what passes between them doesn't grow with it.
+"""One causal sequence over several processes: each holds a part, and what they exchange does not grow with the sequence.
 
-Causal LAVO remembers r numbers a head, so the memory before a part is an exclusive scan over the processes of one such
-vector each; the backward pass scans their gradients the other way round.  A window that a boundary cuts lends its tokens
-to the part after it: less than a window of keys and values, and nothing where parts end with windows
-(``split_length``).  Both are all-gathers, so any backend of torch.distributed will do.
+Causal LAVO remembers r numbers a head.  So the memory before a part is the sum of one such vector from each process before
+it, and the backward pass sums gradients from the processes after it.  If a boundary cuts a window, the part after it borrows
+the beginning of that window: less than a window of keys and values, and nothing where parts end with windows
+(``split_length``).  Both exchanges are all-gathers, which every backend of torch.distributed has.
 
-    part = share_length(tokens.shape[1], group)          # once a batch; or Part(lengths, rank, group), which asks nobody
-    with sequence_part(model, part):                     # all LAVOAttention of the model
-        nats = loss_sum(model(tokens), targets)          # of the own tokens; positions, if any, begin at part.start
-        nats.backward()                                  # on every process, whole or not at all
-    # then the sums of losses, tokens and gradients over the processes: as in data parallel training
+    part = share_length(tokens.shape[1], group)          # once a batch; Part(lengths, rank, group) needs no exchange
+    with sequence_part(model, part):                     # sets it in all LAVOAttention of the model
+        nats = loss_sum(model(tokens), targets)          # of this process's tokens, whose positions begin at part.start
+        nats.backward()                                  # on all processes, or on none
+    # then sum losses, numbers of tokens and gradients over the processes, as in data parallel training
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Part:
     """Which part of a sequence this process holds: the ``rank``-th of consecutive parts of these lengths.
 
     ``bytes_sent`` counts what this process gave to others since the part was made, one copy a receiver.
+    Raises ValueError for a negative length, and for a rank that has no part.
     """
 
     lengths: tuple[int, ...]
@@ -51,14 +52,15 @@ class Part:
 
     @property
     def start(self) -> int:
-        """The position of the first own token."""
+        """The position of this part's first token."""
         return sum(self.lengths[: self.rank])
 
     def starts(self) -> list[int]:
+        """The positions of all parts' first tokens."""
         return [0, *accumulate(self.lengths)][:-1]
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        """The tensor of every process, in order; all must be of one shape."""
+        """The tensors of all processes, in order; they must have one shape."""
         if len(self.lengths) == 1:
             return [x]
         x = x.contiguous()
@@ -69,7 +71,7 @@ class Part:
 
 
 def share_length(length: int, group: Any = None, *, device: torch.device | str = "cpu") -> Part:
-    """Tells every process of the group how long the parts of all are.  device: one that the group's backend can send."""
+    """The part of this process, from an exchange of all lengths.  device: one that the group's backend can send from."""
     world, rank = dist.get_world_size(group), dist.get_rank(group)
     part = Part((0,) * world, rank, group)
     lengths = part.gather(torch.tensor([length], device=device))
@@ -77,7 +79,7 @@ def share_length(length: int, group: Any = None, *, device: torch.device | str =
 
 
 def split_length(length: int, num_parts: int, window: int) -> tuple[int, ...]:
-    """Lengths of parts as equal as whole windows allow; nothing but the memory then passes between processes."""
+    """Lengths of parts of whole windows, as equal as can be; with them processes exchange the memory alone."""
     windows, rest = divmod(-(-length // window), num_parts)
     ends = [min(length, (i * windows + min(i, rest)) * window) for i in range(num_parts + 1)]
     return tuple(b - a for a, b in pairwise(ends))
@@ -85,7 +87,10 @@ def split_length(length: int, num_parts: int, window: int) -> tuple[int, ...]:
 
 @contextmanager
 def sequence_part(model: nn.Module, part: Part) -> Iterator[None]:
-    """Inside, every LAVOAttention of the model takes its inputs for this part of a sequence."""
+    """Inside, every LAVOAttention of the model takes its inputs for this part of a sequence.
+
+    Raises ValueError if the model has none.
+    """
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "sequence_part")]
     before = [layer.sequence_part for layer in layers]
     if not layers:
@@ -117,6 +122,7 @@ def parallel_lavo_attention(
     All processes of the group must call it, and its backward pass: gradients of q, k and v come out whole, those of
     basis and bias as this part's share of a sum over processes.
     Returns (batch, heads, length of the part, head_dim) in the dtype of q.
+    Raises ValueError for arguments that do not fit each other or the part.
     """
     check_self(q, k, v, basis, None, window=window, bias=bias, causal=True, output=output)
     if q.shape[2] != part.lengths[part.rank]:
@@ -141,11 +147,11 @@ def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, window: int, pa
     if any(start % window for start in part.starts()):
         borrowed = part.start % window
         k, v = _Borrow.apply(k, v, part, window)
-        # Queries that are not ours: what comes out for them is cut off again.
+        # The borrowed tokens need queries too; their outputs are cut off below.
         q = torch.cat([q.new_zeros(*q.shape[:2], borrowed, q.shape[3]), q], 2)
     if q.shape[2] == borrowed:
         lse = q.new_zeros(*q.shape[:2], 0, dtype=accumulation_dtype(q))
-        if bias is not None:  # in the graph as in every process: whoever sums gradients waits for all of them
+        if bias is not None:  # keeps the bias in the graph, because summing gradients waits for every process
             lse = lse + bias[:, :1].to(lse.dtype)[:, :0]
         return v[:, :, borrowed:].to(lse.dtype), lse
     matrix = bias_matrix(bias, min(window, q.shape[2]), window, True, q)
@@ -171,7 +177,10 @@ class _SumBefore(torch.autograd.Function):
 
 
 class _Borrow(torch.autograd.Function):
-    """k and v with what the own first window has before this part: (b, h, n, d) -> (b, h, borrowed + n, d)."""
+    """k and v, preceded by those tokens of this part's first window that lie before it.
+
+    (b, h, n, d) -> (b, h, borrowed + n, d)
+    """
 
     @staticmethod
     def forward(ctx: Any, k: Tensor, v: Tensor, part: Part, window: int) -> tuple[Tensor, Tensor]:
@@ -205,13 +214,13 @@ class _Borrow(torch.autograd.Function):
 
 
 def lent(part: Part, window: int) -> list[int]:
-    """How many of its last tokens each process lends at most: those after its last window's beginning."""
+    """How many of its last tokens each process lends at most: those since the last window began."""
     ends = accumulate(part.lengths)
     return [min(length, end % window) for length, end in zip(part.lengths, ends, strict=True)]
 
 
 def loans(part: Part, window: int, borrower: int) -> list[tuple[int, int]]:
-    """From whom the borrower has the beginning of its first window, in order of time, as (process, tokens)."""
+    """Which processes lend the borrower the beginning of its first window, in order of time, as (process, tokens)."""
     wanted, found = part.starts()[borrower] % window, []
     for source in reversed(range(borrower)):
         count = min(wanted, part.lengths[source])

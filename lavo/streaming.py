@@ -1,4 +1,4 @@
-"""LAVO token by token: what a sequence or a source leaves behind, and how it goes on from there.
+"""LAVO token by token: the state that a sequence or a source leaves, and how the next tokens go on from it.
 
 A state is never written to, so any number of continuations can start from one.  Its size does not grow.
 """
@@ -16,11 +16,11 @@ from lavo.windows import bias_matrix
 
 
 class SelfState(NamedTuple):
-    """Of a causal sequence: the tokens of its current window, and the sum of all its summaries in the basis."""
+    """Of a causal sequence: the tokens of its current window, and the sum of B e over all its tokens."""
 
-    keys: Tensor  # (batch, heads, window, head_dim), of which the first num_read % window are filled
+    keys: Tensor  # (batch, heads, window, head_dim), of which num_read % window are filled; window 0 without windows
     values: Tensor
-    sums: Tensor  # (batch, heads, rank), see carry_dtype
+    sums: Tensor  # (batch, heads, rank), in blocks.carry_dtype
     num_read: int  # tokens, the same for all rows
 
 

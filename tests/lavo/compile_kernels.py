@@ -1,8 +1,9 @@
-"""Compiles the kernels for an H100 (sm_90), which needs no GPU, and tells what each takes of it.
+"""Compiles the kernels for an H100 (sm_90), which needs no GPU, and prints the registers and shared memory of each.
 
     python tests/lavo/compile_kernels.py [--every 1] [--first 0] [--warps 4] [--kernel NAME]
 
-Of all variants each ``every``-th from ``first`` on.  The interpreter forgives types and shapes that the compiler does not.
+It takes every ``every``-th of all variants from ``first`` on.  The compiler refuses types and shapes that the interpreter
+accepts.
 Registers and spills are those of ptxas, for the numbers of warps given; shared memory is the compiler's.
 """
 
@@ -44,7 +45,7 @@ OF_INPUTS = {
     "de_ptr",
     "memory_dq_ptr",
 }
-SHARED_BYTES = 227 * 1024  # that a block may have on an H100
+SHARED_BYTES = 227 * 1024  # the most that a block may have on an H100
 
 
 def variants() -> Iterator[tuple[Any, dict[str, Any]]]:
