@@ -1,4 +1,4 @@
-"""LAVO as a loop over heads, tokens and units in float64, written from the definition and from nothing else."""
+"""LAVO as a loop over heads, tokens and units in float64, written from the definition alone."""
 
 from __future__ import annotations
 
