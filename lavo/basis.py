@@ -111,7 +111,7 @@ class HeadAxes(nn.Module):
 
     def forward(self) -> None:
         """None: the axes of the head themselves, which need no product."""
-        return None
+        return
 
 
 def make_basis(kind: str, *, num_heads: int, rank: int, head_dim: int, seed: int) -> nn.Module:
