@@ -82,14 +82,16 @@ def list_(
     from benchmark.settings.command import include_files
 
     include_files(include_path)
+    damaged: list[str] = []
     tables = {
         Kind.tasks: listing.tasks,
         Kind.attentions: listing.attentions,
         Kind.presets: listing.presets,
-        Kind.results: lambda: listing.results(directory),
+        Kind.results: lambda: listing.results(directory, damaged=damaged.append),
     }
     for wanted in [kind] if kind else [Kind.tasks, Kind.attentions, Kind.presets]:
         _console().print(tables[wanted]())
+    raise typer.Exit(_say_left_out(damaged))
 
 
 @app.command()
@@ -314,7 +316,9 @@ def compare(
     from benchmark.report.folders import check_folders
 
     check_folders([a, b], sweeps=False)
-    _console().print(listing.frame(compare_results([a], [b]), title=f"{a} against {b}"))
+    damaged: list[str] = []
+    _console().print(listing.frame(compare_results([a], [b], damaged=damaged.append), title=f"{a} against {b}"))
+    raise typer.Exit(_say_left_out(damaged))
 
 
 @app.command()
@@ -349,8 +353,16 @@ def _say_report(built: Any) -> int:
     """Says where the report is and what is missing in it; the exit status."""
     for fault in built.faults:
         typer.echo(f"not drawn: {fault}", err=True)
+    left_out = _say_left_out(built.damaged)
     _say(f"report: {built.html}\n        {built.markdown}" + ("" if built.changed else " (up to date)"))
-    return 1 if built.faults else 0
+    return 1 if built.faults else left_out
+
+
+def _say_left_out(damaged: list[str]) -> int:
+    """Names the records that could not be read; the exit status."""
+    for line in dict.fromkeys(damaged):
+        typer.echo(f"left out: {line}", err=True)
+    return 1 if damaged else 0
 
 
 def _debugging() -> bool:

@@ -6,6 +6,21 @@
 >>> basis = torch.eye(16).expand(4, 16, 16)  # (heads, rank, head_dim), orthonormal rows
 >>> lavo_attention(q, k, v, basis, causal=True).shape
 torch.Size([2, 4, 100, 16])
+
+The files, in the order in which they read best:
+
+    reference         the definition, formula by formula (docs/notation.md)
+    basis             the orthonormal bases
+    functional        the two functions: arguments, choice of a backend, padding
+    attention         the module: parameters, the four patterns, streaming
+    blocks            backend "torch": how a sequence is cut, and the buffers
+    windows, memory   its two halves, for one block
+    chunked           the causal and the noncausal form over a whole sequence
+    cross             cross-attention
+    streaming         token by token
+    parallel          one sequence over several processes
+    launch, kernels, kernels_backward, fused, fused_streaming    backend "triton", on GPUs
+    one_pass          a causal form on GPUs that waits to be measured
 """
 
 from lavo.attention import LAVOAttention

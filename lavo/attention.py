@@ -8,9 +8,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lavo import chunked, streaming
+from lavo import streaming
 from lavo.basis import BASES, fold_columns, fold_rows, make_basis
-from lavo.blocks import accumulation_dtype, carry_dtype
+from lavo.blocks import Tokens, accumulation_dtype, carry_dtype
+from lavo.cross import read_memory, source_mean
 from lavo.functional import OUTPUTS, check_inputs, full_precision, lavo_attention, lavo_cross_attention, resolve_backend
 from lavo.parallel import Part, parallel_lavo_attention, split_length
 from lavo.streaming import CrossState, SelfState
@@ -30,8 +31,10 @@ class LAVOAttention(nn.Module):
         "none" (an ablation: the memory is empty, and the output is the windows' alone).
     position_bias: a learned bias by distance inside the windows, zero at the start.
     dissect: False compresses the values as they are, and has no windows (an ablation).
-    backend: "auto" (triton on a CUDA device, else torch), "triton", "torch" or "reference"; ``kernel`` tells what ran last.
-    basis_seed: of the random bases, and of the one that a learned basis starts from.
+    backend: "auto" (triton on a CUDA device, else torch), "triton", "torch" or "reference"; ``kernel`` is what ran last.
+    basis_seed: of the random bases, and of the random one that a learned basis starts from.
+
+    Raises ValueError for a bad option, with its value and what is allowed.
     """
 
     version = 1
@@ -80,7 +83,7 @@ class LAVOAttention(nn.Module):
                 raise ValueError(
                     'basis "none" leaves the windows alone, and with this pattern, output or dissect there are none'
                 )
-            rank, output = 1, "sum"  # of the windows' output and an empty memory's, which is zero
+            rank, output = 1, "sum"  # the windows' output plus that of an empty memory, which is zero
         self.pattern, self.num_heads, self.head_dim, self.rank = pattern, num_heads, head_dim, rank
         self.window, self.output, self.dissect, self.backend = window, output, dissect, backend
         self.kernel = resolve_backend(backend)
@@ -91,7 +94,7 @@ class LAVOAttention(nn.Module):
         self.bias: nn.Parameter | None = None
         if position_bias and dissect and pattern.endswith("self"):
             self.bias = nn.Parameter(torch.zeros(num_heads, window if self.causal else 2 * window - 1))
-        # Without the bias nothing tells one place from another: a window is a set, and a memory is a mean.
+        # Without the bias all places look alike: to the output a window is a set, and the memory is a mean.
         self.encodes_positions = self.bias is not None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
@@ -102,7 +105,7 @@ class LAVOAttention(nn.Module):
         return self._attend(q, k, v, key_padding_mask, self.backend)
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """The same by the formulas, in time and memory O(n^2): for comparison."""
+        """As ``forward``, but by the formulas (reference.py), in O(n^2) time and memory: for comparison."""
         return self._attend(q, k, v, key_padding_mask, "reference")
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, backend: str) -> Tensor:
@@ -151,14 +154,17 @@ class LAVOAttention(nn.Module):
         )
 
     def make_part(self, length: int, *, num_parts: int, rank: int) -> Part:
-        """The part of a sequence that the process of this rank takes, for ``sequence_part``: whole windows."""
+        """The part of a sequence that the process of this rank takes, in whole windows; to be set as ``sequence_part``."""
         return Part(split_length(length, num_parts, self.window if self.dissect else 1), rank)
 
     @torch.no_grad()
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SelfState:
-        """The state before the first token (``causal_self``).  dtype: that of the tokens to come."""
+        """The state before the first token (``causal_self``).  dtype: that of the tokens to come.
+
+        Raises ValueError for another pattern.
+        """
         if self.pattern != "causal_self":
             raise ValueError(f'init_state needs the pattern "causal_self", this attention has {self.pattern!r}')
         device = torch.device("cpu" if device is None else device)
@@ -169,9 +175,10 @@ class LAVOAttention(nn.Module):
 
     @torch.no_grad()
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: SelfState) -> tuple[Tensor, SelfState]:
-        """Any number of new tokens, 0, 1 or more, after those that the state has read.  Gives no gradients.
+        """Reads any number of new tokens, 0, 1 or more, after those that the state has read.  Gives no gradients.
 
         q, k, v: (batch, heads, new tokens, head_dim).  Returns the output for them, and a new state.
+        Raises ValueError if their shapes do not fit each other or the state.
         """
         self._check_heads(q)
         check_inputs({"q": q, "k": k, "v": v}, None, None)
@@ -187,29 +194,32 @@ class LAVOAttention(nn.Module):
             if self.kernel == "triton":
                 from lavo import fused_streaming
 
-                found = fused_streaming.extend(q, k, v, basis, self.bias, state, output=output)
+                found = fused_streaming.extend(Tokens(q, k, v), basis, self.bias, state, output=output)
                 if found is not None:
                     return found
             self.kernel = "torch"
             basis = None if basis is None else basis.to(accumulation_dtype(q))
-            return streaming.extend(q, k, v, basis, self.bias, state, output=output)
+            return streaming.extend(Tokens(q, k, v), basis, self.bias, state, output=output)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CrossState:
-        """Reads the whole source once (``causal_cross``).  k, v: (batch, heads, source length, head_dim), k unused."""
+        """Reads the whole source once (``causal_cross``).  k, v: (batch, heads, source length, head_dim), k unused.
+
+        Raises ValueError for another pattern.
+        """
         if self.pattern != "causal_cross":
             raise ValueError(f'init_cross needs the pattern "causal_cross", this attention has {self.pattern!r}')
         self._check_heads(v, "v")
         check_inputs({"k": k, "v": v}, None, key_padding_mask)
         with full_precision(v):
-            return CrossState(chunked.source_mean(v, self.basis(), key_padding_mask))
+            return CrossState(source_mean(v, self.basis(), key_padding_mask))
 
     def read(self, q: Tensor, state: CrossState) -> tuple[Tensor, CrossState]:
-        """The output for the next queries, (batch, heads, any number, head_dim); the state stays as it is."""
+        """The output for the next queries, (batch, heads, any number, head_dim), and the same state."""
         self._check_heads(q)
         self._check_batch(q, state.mean)
         self.kernel = "torch"
         with full_precision(q):
-            return chunked.read_memory(q, state.mean, self.basis()), state
+            return read_memory(q, state.mean, self.basis()), state
 
     def select(self, state: State, rows: Tensor) -> State:
         """The state of these rows of the batch, repeated or left out.  rows: (new batch,) int64."""
@@ -217,16 +227,17 @@ class LAVOAttention(nn.Module):
         return type(state)(*parts)
 
     def state_bytes(self, state: SelfState | CrossState) -> int:
-        """Counted from the tensors."""
+        """The bytes of a state, counted from its tensors."""
         return sum(x.nbytes for x in state if isinstance(x, Tensor))
 
     @torch.no_grad()
     def fold_basis(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear) -> LAVOAttention:
-        """Turns the basis into the projections around this attention, and returns the attention that goes with them.
+        """Moves the basis into the projections around this attention, and returns the attention that goes with them.
 
-        A basis of rank head_dim is a rotation, and rotations keep q . k: with B W_q, B W_k, B W_v and W_o Bᵀ in place
-        of the projections, the axes of the heads serve as the basis, and no product with B is left.  The four layers
+        A basis of rank head_dim is a rotation, and rotations keep q . k.  With B W_q, B W_k, B W_v and W_o Bᵀ as the
+        projections, the axes of the heads serve as the basis, and no product with B is left.  The four layers
         (embed_dim to heads * head_dim, and back) are changed in place.
+        Raises ValueError for a basis that is no rotation.
         """
         basis = self.basis()
         if basis is None or self.rank != self.head_dim or self.basis_kind == "free":

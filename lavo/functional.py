@@ -1,16 +1,19 @@
-"""LAVO as functions: checks the arguments, takes padded tokens out, chooses a backend."""
+"""LAVO as two functions, which check the arguments, choose a backend and take padded tokens out."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lavo import chunked, reference
+from lavo.cross import read_memory, source_mean
 
 OUTPUTS = ("joint", "sum", "memory")
 BACKENDS = ("auto", "reference", "torch", "triton")
@@ -30,36 +33,38 @@ def lavo_attention(
     dissect: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """Attend to the own window exactly, and to all else through the orthogonal memory.
+    """Attend to the tokens of one's own window exactly, and to all others through the orthogonal memory.
 
     q, k, v: (batch, heads, length, head_dim), one length and one dtype for all three.
     basis: (heads, rank, head_dim), orthonormal rows; None stands for the head's own axes (rank = head_dim) and costs
     no matrix product.
-    window: tokens that attend to each other exactly; consecutive blocks, of which the last may be shorter.
+    window: how many tokens attend to each other exactly; windows are consecutive, and the last may be shorter.
     bias: (heads, window) where causal, entry i for the distance t - j = i; else (heads, 2 window - 1), entry i for the
     distance t - j = i - (window - 1).
     key_padding_mask: boolean (batch, length), True where padded.  A padded token does not exist, as key or as query.
     output: "joint" (one softmax over window and memory), "sum" (of both), "memory" (alone).
-    dissect: False compresses the values as they are; nothing local is then in the output, whatever ``output`` says.
+    dissect: False compresses the values as they are; the output is then the memory's alone, whatever ``output`` says.
     backend: "auto", "reference", "torch" or "triton".
     Returns (batch, heads, length, head_dim) in the dtype of q; zeros where padded.
+    Raises ValueError, with the argument, its value and what is allowed.
     """
     check_self(q, k, v, basis, key_padding_mask, window=window, bias=bias, causal=causal, output=output)
-    options = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
+    options: dict[str, Any] = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
     with full_precision(q):
         backend = resolve_backend(backend, q, window if dissect else 1, 0 if basis is None else basis.shape[1])
         if backend == "reference":
             return reference.self_attention(
                 q, k, v, basis_or_axes(basis, q), key_padding_mask=key_padding_mask, **options
             )
-        attend = chunked.self_attention
+        attend: Callable[..., Tensor] = chunked.self_attention
         if backend == "triton":
             from lavo import fused
 
             attend = fused.self_attention
+        attend = partial(attend, basis=basis, **options)
         if key_padding_mask is None or not key_padding_mask.any():
-            return attend(q, k, v, basis, lengths=None, **options)
-        return _without_padding(attend, q, k, v, basis, key_padding_mask, **options)
+            return attend(q, k, v, lengths=None)
+        return _without_padding(attend, q, k, v, key_padding_mask)
 
 
 def lavo_cross_attention(
@@ -76,6 +81,7 @@ def lavo_cross_attention(
     basis: (heads, rank, head_dim), orthonormal rows, or None for the head's own axes.
     key_padding_mask: boolean (batch, source length), True where padded.
     Returns (batch, heads, target length, head_dim) in the dtype of q; zeros where the source is empty.
+    Raises ValueError, with the argument, its value and what is allowed.
     """
     check_inputs({"q": q, "v": v}, basis, key_padding_mask)
     if q.shape[:2] != v.shape[:2]:
@@ -88,14 +94,15 @@ def lavo_cross_attention(
             from lavo import fused
 
             return fused.cross_attention(q, v, basis, key_padding_mask)
-        mean = chunked.source_mean(v, basis, key_padding_mask)
-        return chunked.read_memory(q, mean, basis)
+        mean = source_mean(v, basis, key_padding_mask)
+        return read_memory(q, mean, basis)
 
 
 def resolve_backend(backend: str, q: Tensor | None = None, window: int = 1, rank: int = 0) -> str:
-    """The backend that will run for such queries; "torch" stands in for "triton" where that lacks a kernel for them.
+    """The backend that will run for such queries; "torch" stands in for "triton" where that has no kernel for them.
 
-    rank: of a basis that is a matrix, else 0.  Without queries: what a layer reports before it has seen any.
+    q: None before a layer has seen any queries.  rank: of a basis that is a matrix, else 0.
+    Raises ValueError for an unknown backend, and for "triton" where it cannot run at all.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -105,17 +112,17 @@ def resolve_backend(backend: str, q: Tensor | None = None, window: int = 1, rank
         if backend == "triton":
             raise ValueError('backend "triton" needs triton and a CUDA device; use "torch", "reference" or "auto"')
         return "torch"
-    # Under the interpreter, which is for tests, "triton" runs where it is asked for by name.
+    # On a CPU triton runs under its interpreter, which is for tests: only where it is asked for by name.
     if q is None or (backend == "auto" and q.device.type != "cuda"):
         return "torch" if backend == "auto" else "triton"
-    from lavo import fused
+    from lavo import launch
 
-    return "torch" if fused.why_not(q, window, rank) else "triton"
+    return "torch" if launch.why_not(q, window, rank) else "triton"
 
 
 @cache
 def triton_runs() -> bool:
-    """Whether there is triton, and something that it runs on."""
+    """Whether triton is installed, with a GPU that it supports or its interpreter switched on."""
     if importlib.util.find_spec("triton") is None:
         return False
     if torch.cuda.is_available():
@@ -133,8 +140,8 @@ def basis_or_axes(basis: Tensor | None, q: Tensor) -> Tensor:
     return torch.eye(q.shape[3], device=q.device, dtype=dtype).expand(q.shape[1], -1, -1)
 
 
-def _without_padding(attend, q, k, v, basis, mask, **options) -> Tensor:
-    """Compacts the real tokens of each row to the left, attends, and spreads the result again."""
+def _without_padding(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Moves the real tokens of each row to the left, attends, and moves the result back to their places."""
     n = q.shape[2]
     lengths = (~mask).sum(1)
     longest = int(lengths.max())
@@ -146,12 +153,12 @@ def _without_padding(attend, q, k, v, basis, mask, **options) -> Tensor:
             .argsort(dim=1, stable=True)[:, None, :longest, None]
             .expand(-1, q.shape[1], -1, q.shape[3])
         )
-    # Zeros instead of what the padding holds: 0 * nan is nan, in the products and in their gradients.
+    # Padding may hold nan, and 0 * nan is nan in the products and in their gradients; so zeros replace it.
     q, k, v = (
         (x[:, :, :longest] if order is None else x.gather(2, order)).masked_fill(padded[:, None, :, None], 0)
         for x in (q, k, v)
     )
-    out = attend(q, k, v, basis, lengths=lengths, **options)
+    out = attend(q, k, v, lengths=lengths)
     out = out.masked_fill(padded[:, None, :, None], 0)
     if order is None:
         return F.pad(out, (0, 0, 0, n - longest))
@@ -159,9 +166,18 @@ def _without_padding(attend, q, k, v, basis, mask, **options) -> Tensor:
 
 
 def check_self(
-    q, k, v, basis, key_padding_mask, *, window: int, bias: Tensor | None, causal: bool, output: str
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    basis: Tensor | None,
+    key_padding_mask: Tensor | None,
+    *,
+    window: int,
+    bias: Tensor | None,
+    causal: bool,
+    output: str,
 ) -> None:
-    """The arguments of self-attention."""
+    """Raises a ValueError that names the argument of self-attention that does not fit."""
     check_inputs({"q": q, "k": k, "v": v}, basis, key_padding_mask)
     if q.shape != k.shape:
         raise ValueError(
@@ -182,7 +198,10 @@ def check_self(
 
 
 def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor | None) -> None:
-    """Shapes, dtypes and devices; the first of the tensors is what the others must fit, the last the source."""
+    """Raises a ValueError that names the tensor whose shape, dtype or device does not fit.
+
+    The others must fit the first of ``tensors``; the last is the source, which basis and mask belong to.
+    """
     first, q = next(iter(tensors.items()))
     for name, x in tensors.items():
         if x.ndim != 4 or not x.is_floating_point():
@@ -218,6 +237,6 @@ def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor 
 
 
 def full_precision(q: Tensor) -> AbstractContextManager:
-    """Autocast would take the sums over positions back to the low precision that they are meant to avoid."""
+    """Turns autocast off: it would take sums over positions in the low precision that they are meant to avoid."""
     device = q.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -6,36 +6,43 @@ import torch
 from torch import Tensor
 
 from lavo import fused, kernels
-from lavo.streaming import SelfState
+from lavo.blocks import Tokens
+from lavo.launch import BLOCK, OUTPUTS, Launch
+from lavo.streaming import SelfState, after_new_windows
 
 
-def extend(q, k, v, basis, bias, state: SelfState, *, output: str) -> tuple[Tensor, SelfState] | None:
+def extend(
+    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, *, output: str
+) -> tuple[Tensor, SelfState] | None:
     """As ``streaming.extend``, for one token, or many at the beginning; None where there is no kernel for it."""
+    q, k, _ = tokens
     basis = None if basis is None else basis.float().contiguous()
     if q.shape[2] == 1 and state.keys.shape[2] and state.keys.dtype == k.dtype:
-        return _decode(q, k, v, basis, bias, state, output)
+        return _decode(tokens, basis, bias, state, output)
     if state.num_read == 0 and q.shape[2] > 1:
-        return _begin(q, k, v, basis, bias, state, output)
+        return _begin(tokens, basis, bias, state, output)
     return None
 
 
-def _decode(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
+def _decode(
+    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
+) -> tuple[Tensor, SelfState]:
+    """One token."""
+    q, k, v = tokens
     out, keys, values, sums = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, state.keys, state.values, state.sums)
     )
     rank, window = state.sums.shape[2], state.keys.shape[2]
-    launch = fused.Launch(
+    launch = Launch(
         q,
         out,
         window,
         rank,
+        identity=basis is None,
+        output=OUTPUTS[output],
         causal=True,
         windows=True,
-        cross=False,
         biased=bias is not None,
-        ragged=False,
-        identity=basis is None,
-        output=fused.OUTPUTS[output],
     )
     launch.run(
         kernels.decode_kernel,
@@ -57,16 +64,14 @@ def _decode(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor
     return out, SelfState(keys, values, sums, state.num_read + 1)
 
 
-def _begin(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
+def _begin(
+    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
+) -> tuple[Tensor, SelfState]:
+    """The first tokens of a sequence."""
     window = state.keys.shape[2]
-    basis, bias, size, number = fused.prepare(q, basis, bias, window or fused.BLOCK, True, output, bool(window))
-    query, key, value = fused.alike(q, k, v)
-    found = fused.attend(query, key, value, basis, bias, size, True, number, bool(window), None, fused.LOOK_BACK)
+    basis, bias, form = fused.prepare(tokens.q, basis, bias, window or BLOCK, True, output, bool(window))
+    found = fused.attend(Tokens(*fused.alike(*tokens)), basis, bias, None, form)
     sums = found.sums.sum(2, dtype=state.sums.dtype)
     if basis is not None:
         sums = torch.einsum("bhd,hrd->bhr", sums, basis.to(sums.dtype))
-    n = q.shape[2]
-    filled = n % window if window else 0
-    keys, values = (torch.zeros_like(state.keys, dtype=x.dtype) for x in (k, v))
-    keys[:, :, :filled], values[:, :, :filled] = k[:, :, n - filled :], v[:, :, n - filled :]
-    return found.out, SelfState(keys, values, sums, n)
+    return found.out, after_new_windows(tokens, state, sums)

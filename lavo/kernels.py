@@ -1,12 +1,13 @@
-"""The Triton kernels of LAVO, forward and decoding; ``fused.py`` launches them and says in which order.
+"""The Triton kernels of LAVO, forward and decoding; fused.py launches them and says in which order.
 
 A program works on a tile: BLOCK consecutive tokens of one window of one head, in registers.  A window has TILES tiles, of
-which the last may reach beyond it; the tiles of a head are numbered in order of time.  The memory is held by its running
-sum over the summaries e, in the head's own axes: B of a sum is the sum of B, so a tile hands on d numbers.
+which the last may reach beyond it; the tiles of a head are numbered in order of time.  The memory travels as the running
+sum of the summaries e in the head's own axes, d numbers a tile; B is applied to the sum, since it is linear.
 
-Names as in docs/notation.md.  x_… are the strides of q, k, v, y_… those of the outputs and their gradients; the stride
+Names are those of docs/notation.md.  x_… are the strides of q, k, v, y_… those of the outputs and their gradients; the stride
 along head_dim is 1.  Capitals are constants of the compilation: D and R are head_dim d and rank r up to a power of two.
 Products are taken in the inputs' precision with sums in float32; softmax, means and the memory are float32.
+Arguments are many because Triton takes addresses and numbers, no structures; launch.py passes them by name.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import triton
 import triton.language as tl
 
 # fmt: off
-# One argument a line, as the formatter would have it, the kernels would be twice as long and half as readable.
+# The formatter would put each argument on a line of its own, which would double the length of the kernels.
 
 JOINT, SUM, MEMORY = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-HIDDEN = tl.constexpr(-1e30)  # a score; finite, so that a row that sees nothing gives numbers, which are then masked
+HIDDEN = tl.constexpr(-1e30)  # a score; finite, so that a row without keys gives numbers and no nan before it is masked
 
 
 @triton.jit
 def dot(a, b, DOT: tl.constexpr):
-    """a @ b with sums in float32.  DOT: how products of float32 are taken."""
+    """a @ b with sums in float32.  DOT: how products of float32 are taken (launch.precision)."""
     return tl.dot(a, b.to(a.dtype), input_precision=DOT)
 
 
@@ -37,6 +38,7 @@ def load_rows(base, tokens, stride, valid, d, D: tl.constexpr):
 
 @triton.jit
 def store_rows(base, tokens, stride, valid, d, x, D: tl.constexpr):
+    """x: (BLOCK, D)"""
     columns = tl.arange(0, D)
     at = base + tokens.to(tl.int64)[:, None] * stride + columns[None, :]
     tl.store(at, x.to(base.dtype.element_ty), mask=valid[:, None] & (columns < d)[None, :])
@@ -96,7 +98,7 @@ def summaries(
     q, k_base, v_base, x_token, bias_ptr, first, part, n, window, d, scale, BLOCK: tl.constexpr, TILES: tl.constexpr,
     D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWS: tl.constexpr, BIASED: tl.constexpr, DOT: tl.constexpr,
 ):
-    """e, zeros where there is no token, and lse; without windows the values as they are."""
+    """e (BLOCK, D), zeros where there is no token, and lse (BLOCK,); without windows e is v."""
     rows = part * BLOCK + tl.arange(0, BLOCK)
     valid = (rows < window) & (first + rows < n)
     if WINDOWS:
@@ -148,7 +150,7 @@ def read_memory(
     return out
 
 
-# Forward: sums of the tiles, then their scan, then the output; or the last two in one pass by look-back.
+# Forward: the sum of each tile, then the sums before each tile, then the output.
 
 
 @triton.jit
@@ -159,6 +161,7 @@ def sums_kernel(
     D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr,
     DOT: tl.constexpr,
 ):
+    """The sum of e over each tile."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     if RAGGED:
@@ -185,7 +188,7 @@ def scan_kernel(sums_ptr, out_ptr, num_tiles, d, REVERSE: tl.constexpr, SPAN: tl
         steps = start + tl.arange(0, SPAN)
         tiles = num_tiles - 1 - steps if REVERSE else steps
         before = tiles + 1 if REVERSE else tiles - 1
-        # Shifted by one and summed: a difference of sums would round with what it must not depend on.
+        # Tiles are shifted by one and then summed.  A sum minus its own tile would still depend on that tile by rounding.
         there = (before >= 0) & (before < num_tiles) & (steps < num_tiles)
         x = tl.load(
             sums_ptr + base + before[:, None] * d + columns[None, :],
@@ -213,6 +216,7 @@ def output_kernel(
     WINDOWS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr, DOT: tl.constexpr,
 ):
+    """The output of each tile.  Computing e again moves as much data as keeping it would, and needs no memory for it."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     if RAGGED:
@@ -225,7 +229,7 @@ def output_kernel(
     q = load_rows(q_ptr + offset, tokens, x_token, valid, d, D)
     e = tl.zeros((BLOCK, D), tl.float32)
     lse = tl.full((BLOCK,), HIDDEN, tl.float32)
-    if CAUSAL or (WINDOWS and OUTPUT != MEMORY):  # else nobody asks for e
+    if CAUSAL or (WINDOWS and OUTPUT != MEMORY):  # else e is not needed
         e, lse = summaries(
             q, k_ptr + offset, v_ptr + offset, x_token, bias_ptr + head * entries, first, part, n, window, d, scale,
             BLOCK, TILES, D, CAUSAL, WINDOWS, BIASED, DOT,
@@ -238,82 +242,6 @@ def output_kernel(
     else:
         units = tl.arange(0, R)
         H = tl.load(H_ptr + row * r + units, mask=units < r, other=0.0)[None, :]
-    out = read_memory(q, e, lse, H, basis, r, scale, R, IDENTITY, OUTPUT, DOT)
-    store_rows(out_ptr + batch * y_batch + head * y_head, tokens, y_token, valid, d, out, D)
-
-@triton.jit
-def look_back(
-    own, sums_ptr, groups_ptr, flags_ptr, row, tile, num_rows, num_tiles, d, D: tl.constexpr, GROUP: tl.constexpr,
-):
-    """The sum before this tile, (D,), from what the programs of earlier tiles publish while they run.
-
-    Tiles stand in groups.  A tile waits for those before it in its group, and for the sum before the group, which the last
-    tile of the group before it publishes: one fixed order of summation, whoever comes first.  It waits only for programs
-    with lower tickets, and those are running.
-    """
-    columns = tl.arange(0, D)
-    num_groups = tl.cdiv(num_tiles, GROUP)
-    tile_flags = flags_ptr + 1 + row * num_tiles
-    group_flags = flags_ptr + 1 + num_rows * num_tiles + row * num_groups
-    tl.store(sums_ptr + (row * num_tiles + tile) * d + columns, own, mask=columns < d)
-    tl.debug_barrier()  # all threads have written before one of them says so
-    tl.atomic_xchg(tile_flags + tile, 1, sem="release")
-    group = tile // GROUP
-    earlier = group * GROUP + tl.arange(0, GROUP)
-    wanted = earlier < tile
-    there = tl.sum(tl.where(wanted, 0, 1), 0)
-    while there < GROUP:
-        there = tl.sum(tl.where(wanted, tl.atomic_add(tile_flags + earlier, 0, mask=wanted, sem="acquire"), 1), 0)
-    if group > 0:
-        ready = tl.atomic_add(group_flags + group, 0, sem="acquire")
-        while ready == 0:
-            ready = tl.atomic_add(group_flags + group, 0, sem="acquire")
-    tl.debug_barrier()
-    in_group = tl.load(
-        sums_ptr + (row * num_tiles + earlier)[:, None] * d + columns[None, :],
-        mask=wanted[:, None] & (columns < d)[None, :], other=0.0, cache_modifier=".cg",
-    )
-    at = groups_ptr + (row * num_groups + group) * d + columns
-    before = tl.load(at, mask=(columns < d) & (group > 0), other=0.0, cache_modifier=".cg") + tl.sum(in_group, 0)
-    if (tile % GROUP == GROUP - 1) & (group + 1 < num_groups):
-        tl.store(at + d, before + own, mask=columns < d)
-        tl.debug_barrier()
-        tl.atomic_xchg(group_flags + group + 1, 1, sem="release")
-    return before
-
-
-@triton.jit
-def one_pass_kernel(
-    q_ptr, k_ptr, v_ptr, basis_ptr, bias_ptr,
-    before_ptr,  # (b, h, tiles, d), written for the backward pass
-    sums_ptr,  # (b, h, tiles, d)
-    groups_ptr,  # (b, h, groups, d), the sums before each group
-    flags_ptr,  # zeros: a counter, a flag a tile, a flag a group
-    out_ptr,
-    x_batch, x_head, x_token, y_batch, y_head, y_token, n, window, num_heads, num_rows, num_tiles, d, r, entries, scale,
-    BLOCK: tl.constexpr, TILES: tl.constexpr, D: tl.constexpr, R: tl.constexpr, WINDOWS: tl.constexpr,
-    BIASED: tl.constexpr, IDENTITY: tl.constexpr, OUTPUT: tl.constexpr, GROUP: tl.constexpr, DOT: tl.constexpr,
-):
-    """The causal form with q, k and v read once and the output written once."""
-    # A ticket, not the program's number: nothing says in which order programs start.
-    ticket = tl.atomic_add(flags_ptr, 1)
-    tile, row = ticket // num_rows, (ticket % num_rows).to(tl.int64)
-    batch, head = row // num_heads, row % num_heads
-    offset = batch * x_batch + head * x_head
-    part, first = tile % TILES, tile // TILES * window
-    rows = part * BLOCK + tl.arange(0, BLOCK)
-    tokens, columns = first + rows, tl.arange(0, D)
-    valid = (rows < window) & (tokens < n)
-    q = load_rows(q_ptr + offset, tokens, x_token, valid, d, D)
-    e, lse = summaries(
-        q, k_ptr + offset, v_ptr + offset, x_token, bias_ptr + head * entries, first, part, n, window, d, scale,
-        BLOCK, TILES, D, True, WINDOWS, BIASED, DOT,
-    )
-    before = look_back(tl.sum(e, 0), sums_ptr, groups_ptr, flags_ptr, row, tile, num_rows, num_tiles, d, D, GROUP)
-    tl.store(before_ptr + (row * num_tiles + tile) * d + columns, before, mask=columns < d)
-    basis = 0.0 if IDENTITY else load_basis(basis_ptr, head, r, d, R, D).to(q.dtype)
-    mean = running_mean(e, before, tokens)
-    H = mean if IDENTITY else dot(mean.to(q.dtype), tl.trans(basis), DOT)
     out = read_memory(q, e, lse, H, basis, r, scale, R, IDENTITY, OUTPUT, DOT)
     store_rows(out_ptr + batch * y_batch + head * y_head, tokens, y_token, valid, d, out, D)
 
@@ -332,7 +260,7 @@ def decode_kernel(
     BLOCK: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BIASED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr,
 ):
-    """The output for one token and the state after it, in new memory: a state is never written to."""
+    """The output for one token and the state after it, which is new, because a state is never written to."""
     row = tl.program_id(0).to(tl.int64)
     head, filled = row % num_heads, num_read % window
     columns, units = tl.arange(0, D), tl.arange(0, R)
@@ -358,7 +286,7 @@ def decode_kernel(
         scores = tl.where(seen, scores, HIDDEN)
         higher = tl.maximum(peak, tl.max(scores, 0))
         weights, shrink = tl.exp(scores - higher), tl.exp(peak - higher)
-        # What the buffer holds beyond the filled part may be anything: nan times a weight of 0 is nan.
+        # The buffer may hold nan beyond its filled part, and nan times a weight of 0 is nan.
         seen_values = tl.where(seen[:, None], values.to(tl.float32), 0.0)
         e = e * shrink + tl.sum(weights[:, None] * seen_values, 0)
         total = total * shrink + tl.sum(weights, 0)

@@ -1,6 +1,7 @@
 """The Triton kernels of LAVO's backward pass; letters, strides and constants are those of kernels.py.
 
-The memory's part tile by tile, then the scan of its sums from the end, then the windows' part.
+First the memory tile by tile (the formulas of memory.py), then the sums of its gradients from the end (``scan_kernel``),
+then the windows (the formulas of windows.py).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lavo.kernels import (
 def memory_backward_kernel(
     q_ptr, k_ptr, v_ptr, basis_ptr, bias_ptr, lengths_ptr, before_ptr, H_ptr, grad_ptr,
     dq_ptr,  # the memory's part of it
-    de_ptr,  # all of it but what later tiles give
+    de_ptr,  # without what later tiles give
     lse_ptr,  # (b, h, n)
     dlse_ptr,  # (b, h, n), joint only
     given_ptr,  # causal: (b, h, tiles, d), what each tile gives to the e of all tiles before it
@@ -40,6 +41,7 @@ def memory_backward_kernel(
     WINDOWS: tl.constexpr, CROSS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr, BASIS_GRADIENT: tl.constexpr, DOT: tl.constexpr,
 ):
+    """The gradients of reading and output, of some tiles of a sequence: those of the basis are summed over them."""
     program, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     length = n
@@ -237,7 +239,7 @@ def keys_backward_kernel(
             if BIAS_GRADIENT:
                 if TILES == 1:
                     dpairs += dscores
-                else:  # too many pairs for the registers: summed in the program's own place in memory
+                else:  # the registers cannot hold that many pairs, so the program sums them in its own place in memory
                     at = pairs + rows[:, None] * side + keys[None, :]
                     tl.debug_barrier()
                     tl.store(at, tl.load(at) + dscores)

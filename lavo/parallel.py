@@ -1,15 +1,15 @@
-"""One sequence over several processes: each holds a part of it, and what passes between them doesn't grow with it.
+"""One causal sequence over several processes: each holds a part, and what they exchange does not grow with the sequence.
 
-Causal LAVO remembers r numbers a head, so the memory before a part is an exclusive scan over the processes of one such
-vector each; the backward pass scans their gradients the other way round.  A window that a boundary cuts lends its tokens
-to the part after it: less than a window of keys and values, and nothing where parts end with windows
-(``split_length``).  Both are all-gathers, so any backend of torch.distributed will do.
+Causal LAVO remembers r numbers a head.  So the memory before a part is the sum of one such vector from each process before
+it, and the backward pass sums gradients from the processes after it.  If a boundary cuts a window, the part after it borrows
+the beginning of that window: less than a window of keys and values, and nothing where parts end with windows
+(``split_length``).  Both exchanges are all-gathers, which every backend of torch.distributed has.
 
-    part = share_length(tokens.shape[1], group)          # once a batch; or Part(lengths, rank, group), which asks nobody
-    with sequence_part(model, part):                     # all LAVOAttention of the model
-        nats = loss_sum(model(tokens), targets)          # of the own tokens; positions, if any, begin at part.start
-        nats.backward()                                  # on every process, whole or not at all
-    # then the sums of losses, tokens and gradients over the processes: as in data parallel training
+    part = share_length(tokens.shape[1], group)          # once a batch; Part(lengths, rank, group) needs no exchange
+    with sequence_part(model, part):                     # sets it in all LAVOAttention of the model
+        nats = loss_sum(model(tokens), targets)          # of this process's tokens, whose positions begin at part.start
+        nats.backward()                                  # on all processes, or on none
+    # then sum losses, numbers of tokens and gradients over the processes, as in data parallel training
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lavo import chunked
-from lavo.blocks import Workspace, accumulation_dtype, carry_dtype, chunks, store
-from lavo.chunked import Computed, Kept
+from lavo.blocks import Tokens, Workspace, accumulation_dtype, blocks, carry_dtype, chunks, store
 from lavo.functional import check_self, full_precision
+from lavo.memory import CausalMemory, Gradients, Memory, Read
+from lavo.windows import Local, LocalGradients, Windows, bias_matrix
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Part:
     """Which part of a sequence this process holds: the ``rank``-th of consecutive parts of these lengths.
 
     ``bytes_sent`` counts what this process gave to others since the part was made, one copy a receiver.
+    Raises ValueError for a negative length, and for a rank that has no part.
     """
 
     lengths: tuple[int, ...]
@@ -51,14 +52,15 @@ class Part:
 
     @property
     def start(self) -> int:
-        """The position of the first own token."""
+        """The position of this part's first token."""
         return sum(self.lengths[: self.rank])
 
     def starts(self) -> list[int]:
+        """The positions of all parts' first tokens."""
         return [0, *accumulate(self.lengths)][:-1]
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        """The tensor of every process, in order; all must be of one shape."""
+        """The tensors of all processes, in order; they must have one shape."""
         if len(self.lengths) == 1:
             return [x]
         x = x.contiguous()
@@ -69,7 +71,7 @@ class Part:
 
 
 def share_length(length: int, group: Any = None, *, device: torch.device | str = "cpu") -> Part:
-    """Tells every process of the group how long the parts of all are.  device: one that the group's backend can send."""
+    """The part of this process, from an exchange of all lengths.  device: one that the group's backend can send from."""
     world, rank = dist.get_world_size(group), dist.get_rank(group)
     part = Part((0,) * world, rank, group)
     lengths = part.gather(torch.tensor([length], device=device))
@@ -77,7 +79,7 @@ def share_length(length: int, group: Any = None, *, device: torch.device | str =
 
 
 def split_length(length: int, num_parts: int, window: int) -> tuple[int, ...]:
-    """Lengths of parts as equal as whole windows allow; nothing but the memory then passes between processes."""
+    """Lengths of parts of whole windows, as equal as can be; with them processes exchange the memory alone."""
     windows, rest = divmod(-(-length // window), num_parts)
     ends = [min(length, (i * windows + min(i, rest)) * window) for i in range(num_parts + 1)]
     return tuple(b - a for a, b in pairwise(ends))
@@ -85,7 +87,10 @@ def split_length(length: int, num_parts: int, window: int) -> tuple[int, ...]:
 
 @contextmanager
 def sequence_part(model: nn.Module, part: Part) -> Iterator[None]:
-    """Inside, every LAVOAttention of the model takes its inputs for this part of a sequence."""
+    """Inside, every LAVOAttention of the model takes its inputs for this part of a sequence.
+
+    Raises ValueError if the model has none.
+    """
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "sequence_part")]
     before = [layer.sequence_part for layer in layers]
     if not layers:
@@ -117,6 +122,7 @@ def parallel_lavo_attention(
     All processes of the group must call it, and its backward pass: gradients of q, k and v come out whole, those of
     basis and bias as this part's share of a sum over processes.
     Returns (batch, heads, length of the part, head_dim) in the dtype of q.
+    Raises ValueError for arguments that do not fit each other or the part.
     """
     check_self(q, k, v, basis, None, window=window, bias=bias, causal=True, output=output)
     if q.shape[2] != part.lengths[part.rank]:
@@ -135,20 +141,20 @@ def parallel_lavo_attention(
         return _Memory.apply(q, e, lse, before, basis, output, part.start)
 
 
-def _local(q, k, v, bias, window: int, part: Part) -> tuple[Tensor, Tensor]:
+def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, window: int, part: Part) -> tuple[Tensor, Tensor]:
     """e (b, h, n, d) and its log-sum-exps (b, h, n), of windows that may begin before this part."""
     borrowed = 0
     if any(start % window for start in part.starts()):
         borrowed = part.start % window
         k, v = _Borrow.apply(k, v, part, window)
-        # Queries that are not ours: what comes out for them is cut off again.
+        # The borrowed tokens need queries too; their outputs are cut off below.
         q = torch.cat([q.new_zeros(*q.shape[:2], borrowed, q.shape[3]), q], 2)
     if q.shape[2] == borrowed:
         lse = q.new_zeros(*q.shape[:2], 0, dtype=accumulation_dtype(q))
-        if bias is not None:  # in the graph as in every process: whoever sums gradients waits for all of them
+        if bias is not None:  # keeps the bias in the graph, because summing gradients waits for every process
             lse = lse + bias[:, :1].to(lse.dtype)[:, :0]
         return v[:, :, borrowed:].to(lse.dtype), lse
-    matrix = chunked.bias_matrix(bias, min(window, q.shape[2]), window, True, q)
+    matrix = bias_matrix(bias, min(window, q.shape[2]), window, True, q)
     e, lse = _Windows.apply(q, k, v, matrix)
     return e[:, :, borrowed:], lse[:, :, borrowed:]
 
@@ -171,7 +177,10 @@ class _SumBefore(torch.autograd.Function):
 
 
 class _Borrow(torch.autograd.Function):
-    """k and v with what the own first window has before this part: (b, h, n, d) -> (b, h, borrowed + n, d)."""
+    """k and v, preceded by those tokens of this part's first window that lie before it.
+
+    (b, h, n, d) -> (b, h, borrowed + n, d)
+    """
 
     @staticmethod
     def forward(ctx: Any, k: Tensor, v: Tensor, part: Part, window: int) -> tuple[Tensor, Tensor]:
@@ -205,13 +214,13 @@ class _Borrow(torch.autograd.Function):
 
 
 def lent(part: Part, window: int) -> list[int]:
-    """How many of its last tokens each process lends at most: those after its last window's beginning."""
+    """How many of its last tokens each process lends at most: those since the last window began."""
     ends = accumulate(part.lengths)
     return [min(length, end % window) for length, end in zip(part.lengths, ends, strict=True)]
 
 
 def loans(part: Part, window: int, borrower: int) -> list[tuple[int, int]]:
-    """From whom the borrower has the beginning of its first window, in order of time, as (process, tokens)."""
+    """Which processes lend the borrower the beginning of its first window, in order of time, as (process, tokens)."""
     wanted, found = part.starts()[borrower] % window, []
     for source in reversed(range(borrower)):
         count = min(wanted, part.lengths[source])
@@ -220,20 +229,20 @@ def loans(part: Part, window: int, borrower: int) -> list[tuple[int, int]]:
     return [loan for loan in reversed(found) if loan[1]]
 
 
-# What each process computes for itself: the two halves of chunked._Causal, between which the scan comes.
+# What each process computes for itself: the windows, and after the exchange of sums the memory.
 
 
 class _Windows(torch.autograd.Function):
-    """Exact attention inside windows: e (b, h, n, d) and its log-sum-exps (b, h, n), in float32 at least."""
+    """The local summaries e (b, h, n, d) and their log-sum-exps (b, h, n), in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        work, cut = Workspace(q), chunked.blocks(q, bias)
-        e = torch.empty(q.shape, dtype=work.dtype, device=q.device)
-        lse = torch.empty(q.shape[:3], dtype=work.dtype, device=q.device)
+        work, tokens, cut = Workspace(q), Tokens(q, k, v), blocks(q, bias)
+        e, lse = (torch.empty(shape, dtype=work.dtype, device=q.device) for shape in (q.shape, q.shape[:3]))
+        windows, summaries = Windows(bias, work), Local(e, lse)
         for block in cut:
-            query, key, value = (work.read(name, block.of(x)) for name, x in (("q", q), ("k", k), ("v", v)))
-            chunked.local_block(block, query, key, value, bias, None, Kept(e, lse), e, work)
+            local, _ = windows.forward(block, tokens.read(block, work), work.target("e", block.of(e)))
+            summaries.store(block, local)
         ctx.save_for_backward(q, k, v, bias, e)
         ctx.cut = cut
         return e, lse
@@ -242,72 +251,65 @@ class _Windows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, de: Tensor, dlse: Tensor) -> tuple:
         q, k, v, bias, e = ctx.saved_tensors
-        work = Workspace(q)
-        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        work, tokens = Workspace(q), Tokens(q, k, v)
+        dtokens = Tokens(*map(torch.empty_like, tokens))
         dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
+        windows = Windows(bias, work)
         for block in ctx.cut:
-            query, key, value = (work.read(name, block.of(x)) for name, x in (("q", q), ("k", k), ("v", v)))
-            local, given = work.read("e", block.of(e)), work.read("dx", block.of(de))
-            dquery = work.target("dq", block.of(dq)).zero_()
-            lses = block.of(dlse).reshape(*given.shape[:2], 1)
-            chunked.local_block_backward(
-                block, query, key, value, bias, None, None, local, given, lses, dquery, dk, dv, dbias, work
-            )
-            store(block.of(dq), dquery)
-        return dq, dk, dv, dbias
+            own, into = tokens.read(block, work), dtokens.targets(block, work)
+            into.q.zero_()
+            given = work.read("de", block.of(de))
+            dlocal = LocalGradients(given, block.of(dlse).reshape(*given.shape[:2], 1))
+            windows.backward(block, own, work.read("e", block.of(e)), None, dlocal, into, dbias)
+            dtokens.store(block, into)
+        return *dtokens, dbias
 
 
 class _Memory(torch.autograd.Function):
     """The output from the local summaries e (b, h, n, d), the sum ``before`` (b, h, r) and the ``start`` tokens in it."""
 
     @staticmethod
-    def forward(ctx: Any, q, e, lse, before, basis, output: str, start: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        e: Tensor,
+        lse: Tensor | None,
+        before: Tensor,
+        basis: Tensor | None,
+        output: str,
+        start: int,
+    ) -> Tensor:
         cut = chunks(q, None) if q.shape[2] else []
-        work, out, sums, starts = Workspace(q), torch.empty_like(q), before.clone(), []
+        work, out, sums, summaries = Workspace(q), torch.empty_like(q), [], Local(e, lse)
+        memory = CausalMemory(Memory(basis, output, work), before.clone(), start)
         for chunk in cut:
-            mean = chunked.RunningMean(chunk, start, work)
-            starts.append(sums[chunk.rows].transpose(0, 1).clone())
+            sums.append(memory.enter(chunk))
             for block in chunk.blocks(q.shape[1]):
-                query, local = work.read("q", block.of(q)), work.read("e", block.of(e))
-                B = None if basis is None else basis[block.heads]
-                c = chunked.in_basis("scratch", local, B, work)
-                H, so_far = work.take("H", *c.shape), block.carried(sums)
-                so_far.copy_(mean.forward(c, so_far, H))
-                sizes = None if lse is None else block.of(lse)
-                chunked.read_block(block, query, block.tokens(H), B, local, sizes, output, out, work, Computed())
-        ctx.save_for_backward(q, e, lse, before, basis, *starts)
+                query, target = work.read("q", block.of(q)), work.target("out", block.of(out))
+                memory.forward(block, query, summaries.read(block, work), target)
+                store(block.of(out), target)
+        ctx.save_for_backward(q, e, lse, before, basis, *sums)
         ctx.cut, ctx.output, ctx.start = cut, output, start
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        q, e, lse, before, basis, *starts = ctx.saved_tensors
-        work, output = Workspace(q), ctx.output
-        dq, de = torch.zeros_like(q), torch.empty_like(e)
+        q, e, lse, before, basis, *sums = ctx.saved_tensors
+        work, summaries = Workspace(q), Local(e, lse)
+        dq, de, later = torch.zeros_like(q), torch.empty_like(e), torch.zeros_like(before)
         dlse = None if lse is None else torch.zeros_like(lse)
         dbasis = torch.zeros_like(basis) if basis is not None and ctx.needs_input_grad[4] else None
-        later = torch.zeros_like(before)
-        for chunk, so_far in zip(reversed(ctx.cut), reversed(starts), strict=True):
-            mean = chunked.RunningMean(chunk, ctx.start, work)
+        memory = CausalMemory(Memory(basis, ctx.output, work), later, ctx.start)
+        for chunk, sum_before in zip(reversed(ctx.cut), reversed(sums), strict=True):
+            memory.enter(chunk, sum_before)
             for block in chunk.blocks(q.shape[1]):
-                query, local, given = (work.read(name, block.of(x)) for name, x in (("q", q), ("e", e), ("grad", grad)))
+                query, local = work.read("q", block.of(q)), summaries.read(block, work)
                 dquery, target = work.target("dq", block.of(dq)), work.target("de", block.of(de))
-                B, dB = (None if x is None else x[block.heads] for x in (basis, dbasis))
-                sizes = None if lse is None else block.of(lse)
-                c = chunked.in_basis("scratch", local, B, work)
-                H = work.take("H", *c.shape)
-                mean.forward(c, so_far[block.heads], H)
-                dH, gradient, share = chunked.read_block_backward(
-                    block, query, block.tokens(H), B, local, sizes, output, given, dquery, dB, work, Computed()
-                )
-                dc, after = work.take("product", *H.shape), block.carried(later)
-                after.copy_(mean.backward(dH, after, dc))
-                if dB is not None:
-                    dB.baddbmm_(dc.mT, local)
-                chunked.combine(dc, B, None if output == "memory" else given, share, target)
-                if dlse is not None and gradient is not None:
-                    block.of(dlse).copy_(gradient.view(block.shape))
+                given = Gradients(work.read("grad", block.of(grad)), dquery, block.basis(dbasis))
+                dlocal = memory.backward(block, query, local, Read(), given, target)
                 store(block.of(dq), dquery)
                 store(block.of(de), target)
+                if dlse is not None and dlocal.lse is not None:
+                    block.of(dlse).copy_(dlocal.lse.view(block.shape))
         return dq, de, dlse, later, dbasis, None, None

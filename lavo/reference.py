@@ -1,24 +1,38 @@
 """Backend "reference": the definition of LAVO, written beside its formulas (docs/notation.md), in any precision.
 
-It forms the n x n scores and the n x r x d memory, so it is for reading and for comparing with, not for long inputs.
+It forms the n x n scores and the n x r x d memory, so it is for reading and for comparison, not for long inputs.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from einops import einsum
 from torch import Tensor
 
 
-def self_attention(q, k, v, basis, *, window, bias, causal, key_padding_mask, output, dissect) -> Tensor:
+def self_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    basis: Tensor,
+    *,
+    window: int,
+    bias: Tensor | None,
+    causal: bool,
+    key_padding_mask: Tensor | None,
+    output: str,
+    dissect: bool,
+) -> Tensor:
     """LAVO over one sequence.  q, k, v: (b, h, n, d), basis: (h, r, d).  Returns (b, h, n, d), zeros where padded."""
-    options = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
+    options: dict[str, Any] = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
     if key_padding_mask is None:
         return _sequence(q, k, v, basis, **options)
     rows = []
     for q_row, k_row, v_row, padded in zip(q, k, v, key_padding_mask, strict=True):
-        real = (~padded).nonzero()[:, 0]  # a padded token does not exist: it is taken out, and zeros put in its place
-        if not len(real):  # no mean of no token: its gradient would be none for the basis as well
+        real = (~padded).nonzero()[:, 0]  # a padded token does not exist: it is taken out, and zeros take its place
+        if not len(real):  # without a token there is no mean, and a mean of none would give the basis nan as gradient
             rows.append(torch.zeros_like(q_row))
             continue
         out = _sequence(q_row[None, :, real], k_row[None, :, real], v_row[None, :, real], basis, **options)
@@ -26,7 +40,7 @@ def self_attention(q, k, v, basis, *, window, bias, causal, key_padding_mask, ou
     return torch.stack(rows) if rows else torch.zeros_like(q)
 
 
-def cross_attention(q, v, basis, *, key_padding_mask) -> Tensor:
+def cross_attention(q: Tensor, v: Tensor, basis: Tensor, *, key_padding_mask: Tensor | None) -> Tensor:
     """LAVO over another sequence.  q: (b, h, n, d), v: (b, h, m, d), basis: (h, r, d).  Returns (b, h, n, d)."""
     query, value, basis = (x.to(_precision(x)) for x in (q, v, basis))
     real = torch.ones(v.shape[0], v.shape[2], dtype=torch.bool, device=v.device)
@@ -39,7 +53,19 @@ def cross_attention(q, v, basis, *, key_padding_mask) -> Tensor:
     return _read(query, memory[:, :, None])[0].to(q.dtype)
 
 
-def _sequence(q, k, v, basis, *, window, bias, causal, output, dissect) -> Tensor:
+def _sequence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    basis: Tensor,
+    *,
+    window: int,
+    bias: Tensor | None,
+    causal: bool,
+    output: str,
+    dissect: bool,
+) -> Tensor:
+    """Self-attention of sequences without padding."""
     query, key, value, basis = (x.to(_precision(x)) for x in (q, k, v, basis))
     n, d = query.shape[2:]
     t = torch.arange(n, device=q.device)

@@ -1,6 +1,6 @@
-"""LAVO token by token: what a sequence or a source leaves behind, and how it goes on from there.
+"""LAVO token by token: the state that a sequence or a source leaves, and how the next tokens go on from it.
 
-A state is never written to, so any number of continuations can start from one.  Its size doesn't grow.
+A state is never written to, so any number of continuations can start from one.  Its size does not grow.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavo import chunked
-from lavo.blocks import accumulation_dtype, chunks
+from lavo.blocks import Tokens, accumulation_dtype, chunks
+from lavo.chunked import Inputs, causal_forward
+from lavo.windows import bias_matrix
 
 
 class SelfState(NamedTuple):
-    """Of a causal sequence: the tokens of its current window, and the sum of all its summaries in the basis."""
+    """Of a causal sequence: the tokens of its current window, and the sum of B e over all its tokens."""
 
-    keys: Tensor  # (batch, heads, window, head_dim), of which the first num_read % window are filled
+    keys: Tensor  # (batch, heads, window, head_dim), of which num_read % window are filled; window 0 without windows
     values: Tensor
-    sums: Tensor  # (batch, heads, rank), see carry_dtype
+    sums: Tensor  # (batch, heads, rank), in blocks.carry_dtype
     num_read: int  # tokens, the same for all rows
 
 
@@ -30,25 +31,28 @@ class CrossState(NamedTuple):
 
 
 def extend(
-    q, k, v, basis: Tensor | None, bias: Tensor | None, state: SelfState, *, output: str
+    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, *, output: str
 ) -> tuple[Tensor, SelfState]:
     """The output for new tokens, (b, h, n, d), and the state after them.  bias: (h, window) or None."""
-    n, window = q.shape[2], state.keys.shape[2]
+    n, window = tokens.q.shape[2], state.keys.shape[2]
     filled = state.num_read % window if window else 0
-    first = (
-        min(n, window - filled) if filled or n <= window else 0
-    )  # these end the current window; the rest starts new ones
+    # The first of them end the current window; the rest starts new ones.
+    first = min(n, window - filled) if filled or n <= window else 0
     parts = []
     if first:
-        out, state = _within_window(q[:, :, :first], k[:, :, :first], v[:, :, :first], basis, bias, state, output)
+        out, state = _within_window(Tokens(*(x[:, :, :first] for x in tokens)), basis, bias, state, output)
         parts.append(out)
     if first < n:
-        out, state = _new_windows(q[:, :, first:], k[:, :, first:], v[:, :, first:], basis, bias, state, output)
+        out, state = _new_windows(Tokens(*(x[:, :, first:] for x in tokens)), basis, bias, state, output)
         parts.append(out)
-    return (parts[0] if len(parts) == 1 else torch.cat([q[:, :, :0], *parts], 2)), state
+    return (parts[0] if len(parts) == 1 else torch.cat([tokens.q[:, :, :0], *parts], 2)), state
 
 
-def _within_window(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
+def _within_window(
+    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
+) -> tuple[Tensor, SelfState]:
+    """Tokens that all belong to the current window: local, compress, read and output as in docs/notation.md."""
+    q, k, v = tokens
     dtype, n, scale = accumulation_dtype(q), q.shape[2], q.shape[3] ** -0.5
     filled = state.num_read % state.keys.shape[2]
     keys, values = state.keys.to(k.dtype, copy=True), state.values.to(v.dtype, copy=True)
@@ -57,13 +61,14 @@ def _within_window(q, k, v, basis, bias, state: SelfState, output: str) -> tuple
 
     scores = query @ key.mT * scale
     if n > 1 or bias is not None:
-        scores += _distances_bias(bias, filled, n, scores)
+        scores += _bias_by_key(bias, filled, n, scores)
     e, lse = scores.softmax(-1) @ value, scores.logsumexp(-1, keepdim=True)
 
     c, a = (e, query) if basis is None else (e @ basis.mT, query @ basis.mT)
     sums = state.sums[:, :, None] + c.cumsum(2, dtype=state.sums.dtype)
     count = torch.arange(state.num_read + 1, state.num_read + n + 1, device=q.device)[:, None]
     H = (sums / count).to(dtype)
+
     scores = a * H * scale
     if output == "joint":
         weights = torch.cat([scores, lse], -1).softmax(-1)
@@ -75,7 +80,7 @@ def _within_window(q, k, v, basis, bias, state: SelfState, output: str) -> tuple
     return out.to(q.dtype), SelfState(keys, values, sums[:, :, -1], state.num_read + n)
 
 
-def _distances_bias(bias: Tensor | None, filled: int, n: int, scores: Tensor) -> Tensor:
+def _bias_by_key(bias: Tensor | None, filled: int, n: int, scores: Tensor) -> Tensor:
     """P[t - j] of the new queries against all keys of the window, minus infinity in the future.  (h or 1, n, filled + n)"""
     if n == 1 and bias is not None:
         return bias[:, None, : filled + 1].flip(2).to(scores.dtype)
@@ -85,13 +90,21 @@ def _distances_bias(bias: Tensor | None, filled: int, n: int, scores: Tensor) ->
     return matrix.masked_fill(distance < 0, float("-inf"))
 
 
-def _new_windows(q, k, v, basis, bias, state: SelfState, output: str) -> tuple[Tensor, SelfState]:
-    n, window = q.shape[2], state.keys.shape[2]
-    matrix = chunked.bias_matrix(bias, min(window, n), window, True, q) if window else None
-    sums, cut = state.sums.clone(), chunks(q, matrix)
-    nothing = chunked.Kept(None, None)
-    out, *_ = chunked.causal_forward(q, k, v, basis, matrix, output, sums, state.num_read, nothing, cut)
+def _new_windows(
+    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
+) -> tuple[Tensor, SelfState]:
+    """Tokens of which the first begins a window: the causal form, from the state's sums on."""
+    n, window = tokens.q.shape[2], state.keys.shape[2]
+    matrix = bias_matrix(bias, min(window, n), window, True, tokens.q) if window else None
+    sums, cut = state.sums.clone(), chunks(tokens.q, matrix)
+    found = causal_forward(Inputs(tokens, basis, matrix, output), sums, state.num_read, cut)
+    return found.out, after_new_windows(tokens, state, sums)
+
+
+def after_new_windows(tokens: Tokens, state: SelfState, sums: Tensor) -> SelfState:
+    """The state after tokens of which the first begins a window.  sums: (b, h, r), over all tokens so far."""
+    n, window = tokens.q.shape[2], state.keys.shape[2]
     filled = n % window if window else 0
-    keys, values = (torch.zeros_like(state.keys, dtype=x.dtype) for x in (k, v))
-    keys[:, :, :filled], values[:, :, :filled] = k[:, :, n - filled :], v[:, :, n - filled :]
-    return out, SelfState(keys, values, sums, state.num_read + n)
+    keys, values = (torch.zeros_like(state.keys, dtype=x.dtype) for x in tokens[1:])
+    keys[:, :, :filled], values[:, :, :filled] = tokens.k[:, :, n - filled :], tokens.v[:, :, n - filled :]
+    return SelfState(keys, values, sums, state.num_read + n)

@@ -1,27 +1,26 @@
 """LAVO's kernels on a GPU, in 8 minutes at most: ``python -m studies.gpu_run -o DIR``.
 
-Three parts, each in a process of its own and with its own limit of time, so that one that fails or hangs leaves the others
-and what it has written itself:
+Three parts run one after the other, each in a process of its own with its own limit of time.  If one fails or hangs, the
+others still run, and what it has written stays:
 
 correctness  the kernels against the definition in float64, outputs and gradients: ``correctness.csv``
 speed        LAVO (learned basis, and identity) against flash attention, bfloat16, 8 heads of 64, causal, some 16,384
              tokens a batch, 256 to 131,072 tokens, forward and forward+backward: ``efficiency.csv``
 one-pass     the causal form by look-back against two passes: the same output, twice the same bits, and its speed:
-             ``one_pass.csv``.  Last, because programs that wait for each other may wait for ever.
+             ``one_pass.csv``.  It runs last, because programs that wait for each other may wait for ever.
 
-``summary.txt`` says what came out.  Times are of CUDA events, the cache emptied before each call, contenders in turns.
-``--dry-run`` goes through the same on a CPU, with the backend "torch" and little of everything: its figures mean nothing.
+``summary.txt`` says what came out.  Times are taken by CUDA events, with the cache emptied before each call and contenders
+in turns.  ``--dry-run`` runs the first two parts on a CPU, with the backend "torch" and small inputs: its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import copy
 import csv
-import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +46,7 @@ NUM_HEADS, HEAD_DIM, TOKENS = 8, 64, 16384
 LENGTHS = [2**power for power in range(8, 18)]
 ROUNDS, SECONDS_A_POINT = 20, 3.0
 
-# Each differs from the first in one thing: every line costs some compilations.
+# Each differs from the first in as little as possible, because every one costs some compilations.
 CASES: list[dict[str, Any]] = [
     {"pattern": pattern} | change
     for pattern in ("causal_self", "noncausal_self")
@@ -68,6 +67,7 @@ def main(
     dry_run: Annotated[bool, typer.Option(help="On a CPU, to see that it runs.")] = False,
     part: Annotated[str | None, typer.Option(help="One part only, in this process.")] = None,
 ) -> None:
+    """Runs the parts, or the one that is named, and prints the summary."""
     if part is not None and part not in PARTS:
         raise typer.BadParameter(f"must be one of {', '.join(PARTS)}, got {part!r}", param_hint="--part")
     if not dry_run and not torch.cuda.is_available():
@@ -86,7 +86,7 @@ def main(
 
 
 def in_a_process(part: str, seconds: float, output: Path, dry_run: bool) -> str:
-    """How a part ended."""
+    """Runs a part with a limit of time; returns how it ended."""
     command = [sys.executable, "-m", "studies.gpu_run", "-o", str(output), "--part", part]
     try:
         ended = subprocess.run(command + ["--dry-run"] * dry_run, timeout=seconds, check=False)
@@ -100,11 +100,14 @@ def in_a_process(part: str, seconds: float, output: Path, dry_run: bool) -> str:
 
 def correctness(output: Path, device: torch.device) -> None:
     """One row a case and quantity.  Ends with status 1 where a limit is exceeded."""
-    if device.type == "cuda":
-        for kernel in importlib.import_module("lavo.fused").AUTOTUNED:
-            kernel.configs = kernel.configs[:1]  # all do the same; trying them would take the time that cases need
     wrong = 0
-    with rows_into(output / "correctness.csv", ["case", "kernel", "quantity", "error", "limit"]) as write:
+    untuned: AbstractContextManager[None] = nullcontext()
+    if device.type == "cuda":
+        from lavo.fused import first_configurations
+
+        untuned = first_configurations()  # tuning would take the time that the cases need
+    header = ["case", "kernel", "quantity", "error", "limit"]
+    with untuned, rows_into(output / "correctness.csv", header) as write:
         for case in CASES if device.type == "cuda" else [CASES[0] | {"n": 70}]:
             kernel, errors = errors_of(case, device)
             limit = LIMITS[case.get("dtype", "bfloat16")]
@@ -116,7 +119,7 @@ def correctness(output: Path, device: torch.device) -> None:
 
 
 def errors_of(case: Mapping[str, Any], device: torch.device) -> tuple[str, dict[str, float]]:
-    """The kernel that ran, and the root mean square of each difference over that of what is wanted."""
+    """The kernel that ran, and the relative error of the output and of each gradient."""
     dtype = getattr(torch, case.get("dtype", "bfloat16"))
     head_dim, n = case.get("head_dim", 64), case.get("n", 777)
     options = {name: case[name] for name in ("window", "rank", "basis", "output") if name in case}
@@ -125,7 +128,7 @@ def errors_of(case: Mapping[str, Any], device: torch.device) -> tuple[str, dict[
     module = build_attention("lavo", pattern=case["pattern"], num_heads=3, head_dim=head_dim, **options).to(device)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in module.parameters():  # a bias that is zero would hide its faults
+        for parameter in module.parameters():  # a bias of zeros would hide faults of the bias
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(device))
     inputs = [torch.randn(2, 3, n, head_dim, generator=generator).to(device, dtype) for _ in range(3)]
     upstream = torch.randn(2, 3, n, head_dim, generator=generator).to(device, dtype)
@@ -148,12 +151,14 @@ def errors_of(case: Mapping[str, Any], device: torch.device) -> tuple[str, dict[
 
 
 def relative(got: Tensor, want: Tensor) -> float:
+    """The root mean square of the difference over that of ``want``; where ``want`` is zero, of the difference alone."""
     got, want = got.detach(), want.detach()
     norm = float(want.double().square().mean().sqrt())
     return float((got.double() - want).square().mean().sqrt()) / (norm if norm > 1e-9 else 1.0)
 
 
 def describe(case: Mapping[str, Any]) -> str:
+    """A case in one line, as ``correctness.csv`` and the summary name it."""
     return " ".join(f"{name}={value}" for name, value in case.items())
 
 
@@ -161,7 +166,7 @@ def describe(case: Mapping[str, Any]) -> str:
 
 
 def speed(output: Path, device: torch.device) -> None:
-    """``efficiency.csv`` grows point by point; bandwidth is held against the device's own, in ``machine.json``."""
+    """Writes ``efficiency.csv`` again after every point, and the device's own bandwidth to ``machine.json``."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     write_peaks(output, measure_peaks(device, dtype))
     contenders = {"flash": flash, "lavo": lavo("learned", device), "lavo:identity": lavo("identity", device)}
@@ -173,11 +178,13 @@ def speed(output: Path, device: torch.device) -> None:
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Exact causal attention by the flash kernel; on a CPU by whatever torch has."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if q.is_cuda else nullcontext():
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def lavo(basis: str, device: torch.device) -> nn.Module:
+    """LAVO with its defaults but for the basis."""
     module = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
     return module.to(device)
 
@@ -185,7 +192,7 @@ def lavo(basis: str, device: torch.device) -> nn.Module:
 def timed(
     contenders: Mapping[str, Any], mode: str, length: int, dtype: torch.dtype, device: torch.device
 ) -> list[Point]:
-    """A point of each: the median over rounds with its interval, and what the first call took beyond it."""
+    """A point of each contender: the median over rounds with its interval, and how much longer the first call took."""
     batch = max(1, (TOKENS if device.type == "cuda" else 256) // length)
     q, k, v, grad = (torch.randn(batch, NUM_HEADS, length, HEAD_DIM, device=device, dtype=dtype) for _ in range(4))
     empty_cache = cache_emptier(device)
@@ -227,6 +234,7 @@ def timed(
 
 
 def step(attend: Any, mode: str, q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Callable[[], object]:
+    """One call; mode "backward" computes gradients of inputs and parameters too."""
     if mode == "forward":
         return torch.no_grad()(lambda: attend(q, k, v))
     parameters = list(attend.parameters()) if isinstance(attend, nn.Module) else []
@@ -240,37 +248,47 @@ def cold_seconds(call: Callable[[], object], empty_cache: Callable[[], None], de
     return call_seconds(call, device, idle_start=False)
 
 
-# The single pass.
+# The causal form in one pass.
 
 
 def one_pass(output: Path, device: torch.device) -> None:
-    """Two passes and one on the same inputs, with many programs in flight."""
+    """Compares the form in one pass with that in two, at several lengths; nothing on a CPU."""
     header = ["length", "two_passes_seconds", "one_pass_seconds", "error", "same_bits_in_20_runs"]
     with rows_into(output / "one_pass.csv", header) as write:
         if device.type != "cuda":
             return
-        fused: Any = importlib.import_module("lavo.fused")
-        module = lavo("learned", device)
-        empty_cache = cache_emptier(device)
         for length in (256, 1024, 16384, 131072):
-            batch = max(1, TOKENS // length)
-            q, k, v = torch.randn(3, batch, NUM_HEADS, length, HEAD_DIM, device=device, dtype=torch.bfloat16)
-            results, seconds = {}, {}
-            for fused.LOOK_BACK in (False, True):
-                call = torch.no_grad()(lambda q=q, k=k, v=v: module(q, k, v))
-                results[fused.LOOK_BACK] = [call() for _ in range(20)]
-                samples = [cold_seconds(call, empty_cache, device) for _ in range(ROUNDS)]
-                seconds[fused.LOOK_BACK] = float(np.median(samples))
-            outs = results[True]
-            same = all(torch.equal(out, outs[0]) for out in outs)
-            error = relative(outs[0], results[False][0].double())
-            write([length, f"{seconds[False]:.6g}", f"{seconds[True]:.6g}", f"{error:.3g}", same])
+            write([length, *passes_compared(length, device)])
+
+
+def passes_compared(length: int, device: torch.device) -> list[Any]:
+    """A row of ``one_pass.csv`` without the length, from many programs in flight."""
+    from lavo import fused
+
+    module: Any = lavo("learned", device)
+    q, k, v = torch.randn(3, max(1, TOKENS // length), NUM_HEADS, length, HEAD_DIM, device=device, dtype=torch.bfloat16)
+    options: dict[str, Any] = {"window": module.window, "bias": module.bias, "output": module.output, "causal": True}
+
+    @torch.no_grad()
+    def call(one_pass: bool) -> Tensor:
+        return fused.self_attention(q, k, v, module.basis(), dissect=True, lengths=None, one_pass=one_pass, **options)
+
+    two, *_ = [call(False) for _ in range(20)]
+    first, *others = [call(True) for _ in range(20)]
+    empty_cache = cache_emptier(device)
+    seconds = [
+        float(np.median([cold_seconds(partial(call, one_pass), empty_cache, device) for _ in range(ROUNDS)]))
+        for one_pass in (False, True)
+    ]
+    same = all(torch.equal(out, first) for out in others)
+    return [*(f"{x:.6g}" for x in seconds), f"{relative(first, two.double()):.3g}", same]
 
 
 # What came out.
 
 
 def summary(output: Path, ended: Mapping[str, str]) -> str:
+    """How the parts ended, and what their files say."""
     lines = [f"{name}: {outcome}" for name, outcome in ended.items()]
     if (output / "correctness.csv").exists():
         with (output / "correctness.csv").open(encoding="utf-8") as file:
@@ -288,7 +306,7 @@ def summary(output: Path, ended: Mapping[str, str]) -> str:
 
 
 def table(mode: str, points: Sequence[Point], peaks: Sequence[Any]) -> list[str]:
-    """Milliseconds, ratio to flash and share of the measured bandwidth, by length; and the crossing."""
+    """Lines of milliseconds, ratio to flash and share of the measured bandwidth by length, and of the crossing."""
     exact = {point.length: point for point in points if point.attention == "flash"}
     lines = [f"{mode}, {points[0].dtype}, {NUM_HEADS} heads of {HEAD_DIM}, {points[0].device}"]
     for name in dict.fromkeys(point.attention for point in points):
@@ -309,7 +327,7 @@ def table(mode: str, points: Sequence[Point], peaks: Sequence[Any]) -> list[str]
 
 @contextmanager
 def rows_into(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Any]], None]]:
-    """A CSV file whose rows are on disk as soon as they are written."""
+    """Opens a CSV file; gives a function that writes a row to disk at once."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
 

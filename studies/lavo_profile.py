@@ -1,7 +1,8 @@
 """Where the time of a LAVO call goes on this machine: ``python -m studies.lavo_profile``.
 
-Products, softmaxes, and the rest, by torch's profiler; the rate of the products beside the machine's own, measured in the same
-run; and what a decoded token takes at several lengths of context, beside one bare projection of the layer's width.
+It prints the time of products, softmaxes and the rest, by torch's profiler; the rate of the products beside the machine's
+own, measured in the same run; and the time of one decoded token after several lengths of context, beside that of one
+projection of the layer's width.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ KINDS = {  # by the operator's name
 
 
 def shares(call: Any, calls: int) -> dict[str, float]:
-    """Milliseconds of one call by kind of operator, on the thread that calls."""
+    """Milliseconds of one call by kind of operator, on the calling thread."""
     call()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(calls):
@@ -49,7 +50,7 @@ def _kind(operator: str) -> str:
 
 
 def products(length: int, mode: str, basis: str, peak: float) -> None:
-    """A line: where the time goes, and at what rate products run."""
+    """Prints a line: where the time of a call goes, and at what rate its products run."""
     attention = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
     call = step(attention, mode, length)
     found = shares(call, max(3, CALLS * 1024 // length))
@@ -65,7 +66,7 @@ def products(length: int, mode: str, basis: str, peak: float) -> None:
 
 @torch.no_grad()
 def decoding(basis: str) -> None:
-    """A line a length: one token more after a context, beside a projection of the same width."""
+    """Prints a line for each length of context: the time of one more token, and that of a projection of the same width."""
     attention: Any = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
     width = NUM_HEADS * HEAD_DIM
     x, weight = torch.randn(1, width), torch.randn(width, width)
@@ -88,7 +89,7 @@ def decoding(basis: str) -> None:
 
 
 def main(threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them as they are.")] = 0) -> None:
-    """Prints the machine's rate, a line a point, and the lines of decoding."""
+    """Prints the machine's rate, then the lines of ``products`` and ``decoding``."""
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
 """How many times faster LAVO is than exact attention: ``python -m studies.versus_exact``.
 
-One line a point: batch 1, 8 heads of 64, causal, float32, LAVO's defaults (window 64, rank 64, output joint, learned
-basis) and its folded form (basis identity) against ``scaled_dot_product_attention(is_causal=True)``.  The rounds are
-interleaved, so that a busy machine slows both sides; in its turn each is called for some 50 ms, so that none starts with
-the others' data in the cache.  The ratio is of medians over rounds, the spread that of the middle half.
+LAVO with its defaults (window 64, rank 64, output joint, learned basis) and in its folded form (basis identity) runs against
+``scaled_dot_product_attention(is_causal=True)``: batch 1, 8 heads of 64, causal, float32, one line a length.  Rounds are
+interleaved, so that a busy machine slows all sides.  A turn lasts some 50 ms, so that the others' data in the cache at its
+beginning does not matter.  The ratio is that of the medians over rounds; the spread is that of the middle half.
 """
 
 from __future__ import annotations
@@ -34,26 +34,28 @@ POINTS = [
     ("forward+backward", 16384),
 ]
 NUM_HEADS, HEAD_DIM = 8, 64
-LONG_SECONDS = 30.0  # a call that takes longer than this is made once, and its line says so
+LONG_SECONDS = 30.0  # a longer call is made once, and its line says so
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Exact causal attention, (batch, heads, length, head_dim) each."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def lavo(basis: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """LAVO with its defaults but for the basis."""
     return build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
 
 
 def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], mode: str, length: int) -> Step:
-    """One call, gradients included where ``mode`` asks for them."""
+    """One call of ``attend``; mode "forward+backward" computes gradients of inputs and parameters too."""
     generator = torch.Generator().manual_seed(length)
     q, k, v, grad = (torch.randn(1, NUM_HEADS, length, HEAD_DIM, generator=generator) for _ in range(4))
     if mode == "forward":
         return torch.no_grad()(lambda: attend(q, k, v))
     inputs = [x.requires_grad_() for x in (q, k, v)]
     parameters = list(attend.parameters()) if isinstance(attend, torch.nn.Module) else []
-    # Views, because the operation counter's hooks on a module's inputs don't take leaves of the graph.
+    # Views, because the operation counter hooks a module's inputs, and its hooks refuse leaves of the graph.
     return lambda: torch.autograd.grad(attend(*(x.view_as(x) for x in inputs)), [*inputs, *parameters], grad)
 
 
@@ -79,7 +81,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds at 1,024 tokens; fewer at more tokens, at least 5.")] = 30,
     threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them as they are.")] = 0,
 ) -> None:
-    """Prints the ratios."""
+    """Prints times and ratios."""
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmark.measuring.points import FILE_NAME, Point, write_points
-from benchmark.results import write_record
+from benchmark.results import (
+    CellConfig,
+    CellName,
+    DataSource,
+    Efficiency,
+    Environment,
+    MetricValue,
+    Record,
+    Status,
+    write_record,
+)
 
 ATTENTIONS = ("softmax", "flash", "lavo", "performer", "cosformer", "none", "my_att")
 SEEDS = (0, 1, 2)
@@ -29,20 +42,51 @@ def write_results(directory: Path) -> Path:
 def write_cell(
     directory: Path, task: str, backbone: str, pattern: str, attention: str, seed: int, **changes: Any
 ) -> Path:
-    """One record with its examples; ``changes`` replace keys of the record."""
-    record, columns = make_record(task, backbone, pattern, attention, seed)
-    record |= changes
-    completed = record["status"] == "completed"
-    if not completed:
-        record |= {"metrics": {}, "curves": {}, "efficiency": {}, "controls": {}}
-    path = directory / task / f"{backbone}.{pattern}.{attention}.s{seed}.{record['cell']['hash']}.json"
-    write_record(path, record, columns if completed else None)
+    """One record with its examples and curves; ``changes`` replace fields of the record.  Returns its path."""
+    made = make_record(task, backbone, pattern, attention, seed)
+    return write(directory, made._replace(record=replace(made.record, **changes)))
+
+
+class Made(NamedTuple):
+    """A record, and what lies beside it."""
+
+    record: Record
+    columns: Mapping[str, np.ndarray]
+    curves: Mapping[str, Any]
+
+
+def write(directory: Path, made: Made) -> Path:
+    """Writes it where a run would; a cell that didn't complete has its outcome alone.  Returns the record's path."""
+    record, columns, curves = made
+    cell = record.cell
+    path = directory / cell.task / f"{cell.backbone}.{cell.pattern}.{cell.attention}.s{cell.seed}.{cell.hash}.json"
+    if record.is_completed:
+        write_record(path, record, columns, curves)
+    else:
+        write_record(path, replace(record, metrics={}, controls={}, efficiency=Efficiency(), data=DataSource()))
     return path
 
 
-def make_record(
-    task: str, backbone: str, pattern: str, attention: str, seed: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def with_curves(curves: Mapping[str, Any], folder: Path | None = None, **names: Any) -> Record:
+    """A completed record of a cell of these names, for a task's figures; in a folder, which attachments need."""
+    cell = {
+        "task": "t",
+        "backbone": "b",
+        "pattern": "p",
+        "attention": "a",
+        "preset": "smoke",
+        "seed": 0,
+        "hash": "0" * 12,
+    }
+    record = Record(CellName(**{**cell, **names}), "completed", curves_file=curves)
+    if folder is None:
+        return record
+    name = "-".join(map(str, vars(record.cell).values()))
+    return write_record(folder / f"{name}.json", record, curves=curves)
+
+
+def make_record(task: str, backbone: str, pattern: str, attention: str, seed: int) -> Made:
+    """A completed record, or one of those that go wrong."""
     generator = np.random.default_rng([seed, *attention.encode(), *pattern.encode(), *task.encode()])
     level = _LEVEL[attention] * (1 + 0.01 * generator.standard_normal())
     make = _language_modeling if task == "language_modeling" else _forecasting
@@ -52,66 +96,64 @@ def make_record(
     noise = 1 + 0.05 * generator.standard_normal(_STEPS)
     validated = np.arange(40, _STEPS + 1, 40)
     headline = next(iter(metrics))
-    record = {
-        "schema_version": 1,
-        "cell": {
-            "task": task,
-            "backbone": backbone,
-            "pattern": pattern,
-            "attention": attention,
-            "variant": attention,
-            "preset": "quick",
-            "seed": seed,
-            "hash": f"{abs(hash((task, pattern, attention, seed))):012x}"[:12],
+    name = "/".join((task, pattern, attention, str(seed)))
+    record = Record(
+        cell=CellName(
+            task=task,
+            backbone=backbone,
+            pattern=pattern,
+            attention=attention,
+            variant=attention,
+            preset="quick",
+            seed=seed,
+            hash=hashlib.sha256(name.encode()).hexdigest()[:12],
+        ),
+        status=status,
+        reason=reason,
+        config=CellConfig(
+            data={"horizon": 96},
+            model={"embed_dim": 64, "num_layers": 2, "positions": "sinusoidal"},
+            train={"learning_rate": 3e-4, "steps": _STEPS, "batch_size": 32},
+            options={"window": 64} if attention == "lavo" else {},
+        ),
+        metrics=metrics,
+        controls=controls,
+        efficiency=Efficiency(
+            tokens_per_second=12_000 / level,
+            examples_per_second=120 / level,
+            base_bytes=int(3e8),
+            peak_bytes=int(4e8 * level),
+            parameters=213_760 + (12_800 if attention == "lavo" else 0),
+            extra_parameters=12_800 if attention == "lavo" else 0,
+            train_seconds=21.3 * level,
+            kernels={"flash": ["cpu_flash"], "lavo": ["torch"]}.get(attention, ["matmul"]),
+        ),
+        data=DataSource("embedded", True, "3f2a91c0" * 8),
+        environment=Environment(
+            python="3.11.9",
+            system="Linux x86_64",
+            packages={"lavo-bench": "0.1.0", "torch": "2.11.0"},
+            device="Some CPU",
+            threads=2,
+            commit="0123456789abcdef0123456789abcdef01234567",
+            dirty=False,
+        ),
+        started="2026-01-01T00:00:00+00:00",
+        seconds=25.0,
+    )
+    curves = {
+        "training": {
+            "step": steps,
+            "loss": loss * (1 + 2 * np.exp(-steps / 60)) * noise,
+            "learning_rate": np.full(_STEPS, 3e-4),
+            "seconds": steps * 0.05,
         },
-        "config": {
-            "data": {"horizon": 96},
-            "model": {"embed_dim": 64, "num_layers": 2, "positions": "sinusoidal"},
-            "eval": {},
-            "train": {"learning_rate": 3e-4, "steps": _STEPS, "batch_size": 32},
-            "options": {"window": 64} if attention == "lavo" else {},
-            "limit": None,
-        },
-        "status": status,
-        "reason": reason,
-        "metrics": metrics,
-        "controls": controls,
-        "curves": {
-            "training": {
-                "step": steps,
-                "loss": loss * (1 + 2 * np.exp(-steps / 60)) * noise,
-                "learning_rate": np.full(_STEPS, 3e-4),
-                "seconds": steps * 0.05,
-            },
-            "validation": {"step": validated, headline: loss * (1.05 + 2 * np.exp(-validated / 60))},
-        },
-        "efficiency": {
-            "tokens_per_second": 12_000 / level,
-            "examples_per_second": 120 / level,
-            "base_bytes": int(3e8),
-            "peak_bytes": int(4e8 * level),
-            "parameters": 213_760 + (12_800 if attention == "lavo" else 0),
-            "extra_parameters": 12_800 if attention == "lavo" else 0,
-            "train_seconds": 21.3 * level,
-            "kernels": {"flash": ["cpu_flash"], "lavo": ["torch"]}.get(attention, ["matmul"]),
-        },
-        "data": {"name": "embedded", "embedded": True, "sha256": "3f2a91c0" * 8, "details": {}},
-        "environment": {
-            "python": "3.11.9",
-            "system": "Linux x86_64",
-            "packages": {"lavo-bench": "0.1.0", "torch": "2.11.0"},
-            "device": "Some CPU",
-            "threads": 2,
-            "commit": "0123456789abcdef0123456789abcdef01234567",
-            "dirty": False,
-        },
-        "started": "2026-01-01T00:00:00+00:00",
-        "seconds": 25.0,
+        "validation": {"step": validated, headline: loss * (1.05 + 2 * np.exp(-validated / 60))},
     }
-    return record, columns
+    return Made(record, columns, curves)
 
 
-def _misfortune(task: str, pattern: str, attention: str, seed: int) -> tuple[str, str | None]:
+def _misfortune(task: str, pattern: str, attention: str, seed: int) -> tuple[Status, str | None]:
     if attention == "cosformer" and pattern == "noncausal_self":
         return "unsupported", "cosformer can't do noncausal_self: it has <no> such form & says_so"
     if attention == "performer" and task == "language_modeling" and seed == 2:
@@ -119,20 +161,19 @@ def _misfortune(task: str, pattern: str, attention: str, seed: int) -> tuple[str
     return "completed", None
 
 
-def _forecasting(level: float, generator: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any], Any, float]:
+def _forecasting(
+    level: float, generator: np.random.Generator
+) -> tuple[dict[str, MetricValue], dict[str, Any], Any, float]:
     mse = 0.4 * level * generator.gamma(8, 1 / 8, 200)
     columns = {"mse": mse, "mae": 0.9 * np.sqrt(mse)}
-    metrics = {
-        name: {"value": float(values.mean()), "higher_is_better": False, "unit": "", "n": 200}
-        for name, values in columns.items()
-    }
+    metrics = {name: MetricValue(float(values.mean()), 200) for name, values in columns.items()}
     controls = {"repeat": {"mse": 1.2943, "mae": 0.7134}, "dlinear": {"mse": 0.4553, "mae": 0.4521}}
     return metrics, columns, controls, 0.4 * level
 
 
 def _language_modeling(
     level: float, generator: np.random.Generator
-) -> tuple[dict[str, Any], dict[str, Any], Any, float]:
+) -> tuple[dict[str, MetricValue], dict[str, Any], Any, float]:
     tokens = np.full(64, 512)
     nats = 1.7 * level * tokens * (1 + 0.1 * generator.standard_normal(64))
     columns = {"nats": nats, "num_tokens": tokens, "num_bytes": tokens, "num_words": tokens // 5}
@@ -143,10 +184,7 @@ def _language_modeling(
         "bits_per_byte": (loss / float(np.log(2)), "bits/byte"),
         "word_perplexity": (None, "per word"),
     }
-    metrics = {
-        name: {"value": value, "higher_is_better": False, "unit": unit, "n": 32_768}
-        for name, (value, unit) in values.items()
-    }
+    metrics = {name: MetricValue(value, 32_768, unit=unit) for name, (value, unit) in values.items()}
     controls = {"unigram": {"loss": 3.21, "perplexity": 24.8, "bits_per_byte": 4.63, "word_perplexity": None}}
     return metrics, columns, controls, loss
 

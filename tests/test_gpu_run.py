@@ -1,4 +1,4 @@
-"""The run for a GPU goes through on a CPU, writes its tables and says what came out; a part that hangs ends."""
+"""The study of the GPU kernels runs dry on a CPU, writes its tables and its summary; a part that hangs is stopped."""
 
 import csv
 import subprocess

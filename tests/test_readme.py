@@ -1,9 +1,11 @@
-"""The README's figures are the records', and its table is the writer's."""
+"""The README's figures are the records', its table is the writer's, links lead to tracked files, and the repository is small."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import subprocess
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import pytest
 
@@ -13,6 +15,85 @@ from benchmark.report.readme import BEGIN, END, fill, results_table
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "results" / "real-quick"
+LINKED_FROM = ("README.md", "docs/**/*.md", "tasks/*/PROTOCOL.md", "reports/*/report.md")
+MOST_BYTES = 12_000_000  # of all tracked files; before figures and curves were made small they took 44 MB
+MADE_AGAIN = (".mp3", ".ogg", ".wav", ".html", ".pdf", ".svg", ".tex")  # by `lavo-bench report`, so never tracked
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    """Every file that git knows, as a path relative to the repository."""
+    try:
+        done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no git, or no repository of it: {error}")
+    return {name for name in done.stdout.split("\0") if name and (ROOT / name).exists()}
+
+
+@pytest.fixture(scope="module")
+def pages(tracked):
+    found = {path.relative_to(ROOT).as_posix() for pattern in LINKED_FROM for path in ROOT.glob(pattern)}
+    return sorted(found & tracked)
+
+
+def links_of(text):
+    """The targets of links and images, in markdown or HTML; code is no link."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    targets = re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", text)
+    targets += re.findall(r"^\[[^\]]+\]:\s*(\S+)", text, flags=re.MULTILINE)
+    return targets + re.findall(r"""<(?:img|a|source|audio)\b[^>]*?\b(?:src|href)=["']([^"']+)""", text)
+
+
+def target_of(page, link):
+    """The file that a link of the page leads to, relative to the repository; None for other sites and the page itself."""
+    link = unquote(link.partition("#")[0])
+    if not link or re.match(r"[a-z][a-z0-9+.-]*:", link):
+        return None
+    return Path(*PurePosixPath(page).parent.parts, link)
+
+
+def test_links_are_found_in_all_their_forms():
+    text = "[a](b.md) ![c](d.png \"e\") `[no](code.md)` [f](<g.md>)\n```\n[no](block.md)\n```\n<img src='h.png'>\n[i]: j.md"
+    assert links_of(text) == ["b.md", "d.png", "g.md", "j.md", "h.png"]
+    assert target_of("docs/a.md", "../b.md#c") == Path("docs/../b.md")
+    assert target_of("docs/a.md", "https://a.org") is target_of("docs/a.md", "#part") is None
+
+
+def test_every_link_leads_to_a_tracked_file(tracked, pages):
+    assert {"README.md", "docs/efficiency.md", "reports/real-quick/report.md"} <= set(pages)
+    folders = {parent.as_posix() for name in tracked for parent in PurePosixPath(name).parents}
+    broken = []
+    for page in pages:
+        for link in links_of((ROOT / page).read_text(encoding="utf-8")):
+            target = target_of(page, link)
+            if target is None:
+                continue
+            resolved = (ROOT / target).resolve()
+            name = resolved.relative_to(ROOT).as_posix() if resolved.is_relative_to(ROOT) else str(target)
+            if name not in tracked and name not in folders:
+                broken.append(f"{page}: {link}")
+    assert not broken
+
+
+def test_a_tracked_figure_is_shown_somewhere(tracked, pages):
+    shown = {
+        (ROOT / target).resolve().relative_to(ROOT).as_posix()
+        for page in pages
+        for link in links_of((ROOT / page).read_text(encoding="utf-8"))
+        if link.endswith(".png") and (target := target_of(page, link)) is not None
+    }
+    figures = {name for name in tracked if name.startswith("reports/") and "/figures/" in name}
+    assert figures == {name for name in shown if name.startswith("reports/")}
+
+
+def test_the_repository_is_small(tracked):
+    sizes = {name: (ROOT / name).stat().st_size for name in tracked}
+    largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:10]
+    assert sum(sizes.values()) <= MOST_BYTES, [(name, sizes[name]) for name in largest]
+
+
+def test_nothing_that_is_made_again_is_tracked(tracked):
+    assert [name for name in sorted(tracked) if name.lower().endswith(MADE_AGAIN)] == []
 
 
 @pytest.mark.skipif(not RECORDS.is_dir(), reason="no committed records")

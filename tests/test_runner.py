@@ -254,6 +254,7 @@ def test_every_attention_starts_from_the_same_backbone(toy, tmp_path):
         return {key: value for key, value in model.state_dict().items() if ".attention." not in key}
 
     expected = backbone("softmax")
-    for name in registry.ATTENTIONS:
+    able = [name for name in registry.ATTENTIONS if "causal_self" not in registry.load_attention(name).unsupported]
+    for name in able:
         for key, value in backbone(name).items():
             assert torch.equal(value, expected[key]), (name, key)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmark.report import numbers
-from benchmark.report.groups import Entry, Group, Record, canonical, flat, group_records, task_metrics, words
-from benchmark.report.tables import Cell, Row, Table
-from benchmark.results import read_examples, records
+from benchmark.report.groups import Entry, Group, canonical, group_records, settings_by_name, task_metrics, words
+from benchmark.report.tables import Printed, Row, Table
+from benchmark.results import Record, records
 from benchmark.statistics import PairedTest, Statistic, holm, paired_randomisation, paired_t_test, summarise
 
 if TYPE_CHECKING:
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
 _DRAWS = 1000  # of the test over examples
 
 
-def compare(a: Sequence[Path], b: Sequence[Path]) -> pd.DataFrame:
+def compare(a: Sequence[Path], b: Sequence[Path], *, damaged: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
     """One row a cell (over seeds) and metric that is in A, in B or in both; differences are B - A.
 
     ``p_seeds`` is the paired t test's over seeds that both have, ``p_examples`` the randomisation test's over test
     examples of the first such seed, where both recorded the same ones.  Examples that overlap (windows of one series) are
-    not independent, so ``p_examples`` is then too small: it tells a changed model from an equal one, no more.
+    not independent; ``p_examples`` is then too small, and tells only a changed model from an equal one.
     ``p_holm`` is ``p_seeds`` adjusted for the number of tests in this comparison.
+
+    damaged: called with one line for each record that can't be read, and so is left out.
+    Raises ValueError for a folder that isn't there.
     """
     import pandas as pd
 
-    first, second = (_cells(group_records(records([Path(folder) for folder in side]))) for side in (a, b))
+    sides = (records([Path(folder) for folder in side], damaged=damaged) for side in (a, b))
+    first, second = (_cells(group_records(side)) for side in sides)
     rows = [row for key in dict.fromkeys([*first, *second]) for row in _compared(first.get(key), second.get(key))]
     frame = pd.DataFrame(rows, columns=list(_COLUMNS))
     frame["p_holm"] = holm([None if pd.isna(p) else p for p in frame["p_seeds"]])
@@ -44,13 +49,13 @@ _COLUMNS = (
 
 
 def _cells(groups: Sequence[Group]) -> dict[str, tuple[Group, Entry]]:
-    """Group and row by what must agree for two cells to be held against each other (the data may differ: it is noted)."""
+    """Group and row by the names that must agree for two cells to be compared; other data or settings are noted."""
     cells = {}
     for group in groups:
         for entry in group.entries:
             key = canonical([group.task, group.backbone, group.pattern, group.preset, entry.label])
             # Where one label stands in several tables of a set, the settings tell them apart.
-            cells[key if key not in cells else canonical([key, flat(group.settings)])] = (group, entry)
+            cells[key if key not in cells else canonical([key, settings_by_name(group.settings)])] = (group, entry)
     return cells
 
 
@@ -67,20 +72,20 @@ def _compared(a: tuple[Group, Entry] | None, b: tuple[Group, Entry] | None) -> l
     for metric, described in metrics.items():
         row = _difference(a[1], b[1], metric, group.task)
         note = "; ".join(_differing(a[0], b[0]))
-        rows.append({**names, "metric": metric, "higher_is_better": described["higher_is_better"], **row, "note": note})
+        rows.append({**names, "metric": metric, "higher_is_better": described.higher_is_better, **row, "note": note})
     return rows
 
 
 def _status(entry: Entry) -> str:
-    return ", ".join(sorted({record["status"] for record in entry.records}))
+    return ", ".join(sorted({record.status for record in entry.records}))
 
 
 def _differing(a: Group, b: Group) -> list[str]:
     """What else differs, and so may be the cause."""
     notes = []
-    if a.data.get("sha256") != b.data.get("sha256"):
+    if a.data.sha256 != b.data.sha256:
         notes.append("other data")
-    first, second = flat(a.settings), flat(b.settings)
+    first, second = settings_by_name(a.settings), settings_by_name(b.settings)
     changed = [key for key in {**first, **second} if first.get(key) != second.get(key)]
     notes += [f"{key} {first.get(key)} -> {second.get(key)}" for key in changed[:4]]
     return notes + (["…"] if len(changed) > 4 else [])
@@ -104,20 +109,18 @@ def _difference(a: Entry, b: Entry, metric: str, task: str) -> dict[str, Any]:
     return row
 
 
-def _of_seed(entry: Entry, seed: Any) -> Record:
-    return next(record for record in entry.completed if record["cell"]["seed"] == seed)
+def _of_seed(entry: Entry, seed: int) -> Record:
+    return next(record for record in entry.completed if record.cell.seed == seed)
 
 
 def _over_examples(a: Record, b: Record, metric: str, task: str) -> PairedTest | None:
     """None where the examples aren't the same ones, or the metric can't be made from their columns."""
-    if not a.get("examples") or not b.get("examples"):
-        return None
-    if (a.get("data") or {}).get("sha256") != (b.get("data") or {}).get("sha256"):
+    if a.data.sha256 != b.data.sha256:
         return None
     statistic = _statistic(metric, task)
     try:
-        first, second = ({str(name): column.to_numpy() for name, column in read_examples(r).items()} for r in (a, b))
-    except OSError:  # the folder was copied without its examples
+        first, second = ({str(name): column.to_numpy() for name, column in r.examples.items()} for r in (a, b))
+    except ValueError:  # recorded without examples, or copied without them
         return None
     same = first.keys() == second.keys() and len(next(iter(first.values()), ())) == len(next(iter(second.values()), ()))
     if not same or (metric not in task_metrics(task) and metric not in first):
@@ -173,10 +176,10 @@ def comparison_table(frame: pd.DataFrame) -> Table:
             numbers.count(row["seeds"]),
             *(numbers.p_value(row[name]) for name in ("p_seeds", "p_holm", "p_examples")),
         ]
-        rows.append(Row(label, tuple(map(Cell, figures))))
+        rows.append(Row(label, tuple(map(Printed, figures))))
     notes = [
-        "p: paired t test over seeds; Holm: adjusted for the number of rows; examples: randomisation test over test examples of "
-        "one seed, too small where examples overlap or depend on each other."
+        "p: paired t test over seeds; Holm: adjusted for the number of rows; examples: randomisation test over the test examples of "
+        "one seed, which is too small where examples overlap or depend on each other."
     ]
     return Table(
         "comparison",

@@ -1,4 +1,4 @@
-"""From which length on one attention is faster than another: from measured neighbours, never from a fitted curve."""
+"""From which length on one attention is faster than another: by measured neighbours, and, beside it, by CAB's fit."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Crossing(NamedTuple):
         if self.low is None or self.estimate is None:
             return f"at {numbers.length(self.high)} at the latest; not told apart at shorter lengths"
         between = f"between {numbers.length(self.low)} and {numbers.length(self.high)}"
-        rounded = float(f"{self.estimate:.2g}")  # more digits than that an interpolation doesn't have
+        rounded = float(f"{self.estimate:.2g}")  # an interpolation supports no more digits
         return f"near {numbers.count(rounded)} ({between})"
 
 
 def crossing(points: Sequence[Point], reference: Sequence[Point]) -> Crossing | None:
-    """Of two attentions' points of one mode and pattern; None where they share no length.
+    """Compares two attentions' points of one mode and pattern; None where they share no length.
 
-    Clearly: the two intervals of the medians don't touch.
+    One is clearly faster at a length where the intervals of the two medians don't touch.
     """
     ours = {point.length: point for point in points if point.seconds is not None}
     theirs = {point.length: point for point in reference if point.seconds is not None}
@@ -67,9 +67,9 @@ FITTED = (512, 8192)  # lengths of the predecessor's fits of time
 def fitted_length(points: Sequence[Point], reference: Sequence[Point]) -> float | None:
     """CAB's efficiency length: where a line through an attention's times meets a parabola through the exact one's.
 
-    Least squares over the measured lengths from 512 to 8,192, as its script has them.  It depends on which lengths were
-    measured and has no interval; shown beside ``crossing`` for comparison with CAB's tables.  None with fewer than four
-    lengths or where the two don't meet.
+    Both are fitted by least squares to the measured lengths from 512 to 8,192, as in CAB's script.  The result depends on
+    which lengths were measured and has no interval; it serves a comparison with CAB's tables.  None with fewer than four
+    lengths, or where the two don't meet.
     """
     ours, theirs = (
         {point.length: point.seconds for point in some if point.seconds and FITTED[0] <= point.length <= FITTED[1]}
@@ -85,7 +85,7 @@ def fitted_length(points: Sequence[Point], reference: Sequence[Point]) -> float 
 
 
 def _last_zero(lengths: Sequence[int], ratios: Sequence[float], high: int) -> float:
-    """Where the ratio's logarithm last turns negative up to ``high``, linear in log length between two neighbours."""
+    """The last length up to ``high`` at which the log ratio turns negative, interpolated linearly in log length."""
     pairs = zip(zip(lengths, ratios, strict=True), zip(lengths[1:], ratios[1:], strict=True), strict=False)
     *_, ((before, positive), (after, negative)) = (
         pair for pair in pairs if pair[0][1] >= 0 > pair[1][1] and pair[1][0] <= high

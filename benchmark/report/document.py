@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.interface import Exhibit, Sound
-from benchmark.report.tables import Table, escape, to_markdown
+from benchmark.report.tables import Table, escape, pipe_row, to_markdown
 
 
 class Heading(NamedTuple):
+    """The title of a section."""
+
     level: int  # 2 for a section of the page
     text: str
 
     @property
     def anchor(self) -> str:
+        """What a link to it names."""
         return re.sub(r"[^a-z0-9]+", "-", self.text.lower()).strip("-")
 
 
 class Text(NamedTuple):
+    """Paragraphs."""
+
     markdown: str
 
 
@@ -32,28 +37,33 @@ class Warned(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """What few readers want, below a word that opens it."""
+    """What few readers want to see; a click on the summary opens it."""
 
     summary: str
     markdown: str
 
 
 class Listing(NamedTuple):
+    """Commands."""
+
     lines: Sequence[str]
 
 
 class Picture(NamedTuple):
+    """A figure: the markdown page shows the PNG file, the HTML page the SVG one."""
+
     slug: str  # figures/SLUG.svg, .pdf, .png
     caption: str
 
 
 class Shown(NamedTuple):
-    """Test examples and what was made of them; sounds are files beside the page, and inside the HTML one."""
+    """Test examples and what was made of them; sounds are files beside the markdown page, and part of the HTML one."""
 
     slug: str
     exhibit: Exhibit
 
     def file(self, sound: Sound) -> str:
+        """The name of the sound's file."""
         return f"{self.slug}-{sound.name}.{SUFFIXES[sound.media_type]}"
 
 
@@ -63,6 +73,7 @@ SUFFIXES = {"audio/mpeg": "mp3", "audio/ogg": "ogg", "audio/wav": "wav"}
 
 
 def render_markdown(title: str, blocks: Sequence[Block]) -> str:
+    """The page as markdown, with figures and sounds as files beside it."""
     parts = [f"# {title}", *(_markdown(block) for block in blocks)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -80,7 +91,7 @@ def _markdown(block: Block) -> str:
         case Listing():
             return "\n".join(["```bash", *block.lines, "```"])
         case Picture():
-            return f"![{block.caption}](figures/{block.slug}.svg)\n\n*{block.caption}*"
+            return f"![{block.caption}](figures/{block.slug}.png)\n\n*{block.caption}*"
         case Shown():
             return _exhibit(block)
         case Table():
@@ -91,20 +102,16 @@ def _markdown(block: Block) -> str:
 def _exhibit(shown: Shown) -> str:
     """A table whose sounds are links to their files; line breaks of a text become spaces."""
     columns, rows = shown.exhibit.columns, shown.exhibit.rows
-    lines = [_row([escape(column) for column in columns]), _row(["---"] * len(columns))]
+    lines = [pipe_row(map(escape, columns)), pipe_row(["---"] * len(columns))]
     for row in rows:
         lines.append(
-            _row(
-                f"[listen](sounds/{shown.file(cell)})" if isinstance(cell, Sound) else escape(" ".join(cell.split()))
-                for cell in row
+            pipe_row(
+                f"[listen](sounds/{shown.file(one)})" if isinstance(one, Sound) else escape(" ".join(one.split()))
+                for one in row
             )
         )
     title = f"**{escape(shown.exhibit.title)}** {escape(shown.exhibit.caption)}".rstrip()
     return title + "\n\n" + "\n".join(lines)
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def sound_source(sound: Sound) -> str:
@@ -136,7 +143,7 @@ def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:
         rendered=lambda text: Markup(markdown.render(text)),
         rendered_inline=lambda text: Markup(markdown.renderInline(text)),
         sound_source=sound_source,
-        is_sound=lambda cell: isinstance(cell, Sound),
+        is_sound=lambda shown: isinstance(shown, Sound),
         svg=lambda slug: Markup(inline_svg((figures / f"{slug}.svg").read_text(encoding="utf-8"), slug)),
     )
 
@@ -155,7 +162,7 @@ def _anchors(blocks: Sequence[Block]) -> list[str]:
 
 
 def inline_svg(text: str, prefix: str) -> str:
-    """The <svg> element alone, its ids made this figure's own: two figures of one page must not share a clip path."""
+    """The <svg> element alone, with the prefix before every id, so that two figures of one page share none."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)

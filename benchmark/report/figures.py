@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmark.measuring.points import BY_TOKEN, Point
 from benchmark.report import numbers
-from benchmark.report.groups import Entry, Group, Record, words
+from benchmark.report.groups import Entry, Group, words
 from benchmark.report.style import COLUMN_WIDTH, PAGE_WIDTH, length_axis, style_of, value_axis
 from benchmark.report.summary import entry_of, headline, relative
+from benchmark.results import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = 80  # of a training curve: its noise from batch to batch is no finding
+_BINS = 80  # of a training curve, to average out its noise from batch to batch
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, width: float = PAGE_WIDTH, height: float = 2.6) -> Any:
@@ -52,8 +53,8 @@ def training_curves(group: Group) -> Figure | None:
     return figure
 
 
-def _curve(record: Record, name: str) -> dict[str, Any]:
-    return ((record.get("curves") or {}).get(name)) or {}
+def _curve(record: Record, name: str) -> Mapping[str, Any]:
+    return record.curves.get(name) or {}
 
 
 def _validation_metric(group: Group) -> str | None:
@@ -100,7 +101,7 @@ def _series(record: Record, curve: str, column: str) -> tuple[np.ndarray, np.nda
 
 
 def _cut_start(axis: Axes) -> None:
-    """Leaves the first steps' heights out of the range, which would press the rest together; the line still runs in."""
+    """Fits the axis to all but the first steps, whose high losses would press the rest together."""
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in axis.get_lines()]
     lines = [line for line in lines if len(line) >= 10]
     if not lines:
@@ -144,7 +145,7 @@ def overview(groups: Sequence[Group]) -> Figure | None:
             )
             labelled.add(entry.label)
     axis.axvline(0, color="#888888", linewidth=0.8)
-    if max(abs(limit) for limit in axis.get_xlim()) > 60:  # one that fails must not press the others together
+    if max(abs(limit) for limit in axis.get_xlim()) > 60:  # one bad attention must not press the others together
         axis.set_xscale("symlog", linthresh=10)
     axis.xaxis.set_major_formatter(lambda value, _: f"{numbers.signed(value, 0)} %")
     axis.set_yticks(range(len(shown)), [f"{words(group.task)}: {group.title} ({headline(group)})" for group in shown])

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
 from benchmark.interface import PATTERNS, Metric
 from benchmark.registry import ATTENTIONS, TASKS, attention_declarations, load_task, task_declarations
+from benchmark.results import CellConfig, DataSource, MetricValue, Record
 
-Record = Mapping[str, Any]
-SHARED = ("data", "model", "eval", "train", "limit")
-"""The settings that all cells of one table have in common; the rest of a record's ``config`` is the attention's own."""
 OWN_TRAINING = ("learning_rate",)
-"""Training settings that may be chosen for each attention without making its row another table's."""
+"""Training settings that may be chosen for each attention: rows of one table may differ in them."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +26,23 @@ class Entry:
 
     @property
     def completed(self) -> list[Record]:
-        return [record for record in self.records if record["status"] == "completed"]
+        """The records that have metrics."""
+        return [record for record in self.records if record.is_completed]
 
     @property
     def is_control(self) -> bool:
+        """Whether the attention declares itself a control."""
         return bool(declared(self.attention).get("control", False))
 
     @property
     def is_exact(self) -> bool:
+        """Whether the attention computes softmax attention exactly."""
         return bool(declared(self.attention).get("exact", False))
 
-    def values(self, metric: str) -> dict[Any, float]:
+    def values(self, metric: str) -> dict[int, float]:
         """Seed -> value, of the seeds that have one."""
-        found = {}
-        for record in self.completed:
-            value = (record.get("metrics") or {}).get(metric, {}).get("value")
-            if value is not None:
-                found[record["cell"]["seed"]] = float(value)
-        return found
+        found = {record.cell.seed: record.value(metric) for record in self.completed}
+        return {seed: value for seed, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -56,39 +53,48 @@ class Group:
     backbone: str
     pattern: str
     preset: str
-    data: Mapping[str, Any]
-    settings: Mapping[str, Any]  # those of SHARED
+    data: DataSource
+    settings: CellConfig  # without those that are an attention's own
     difference: str  # what tells it from other groups of its task, backbone and pattern; mostly ""
     entries: tuple[Entry, ...]
 
     @property
     def title(self) -> str:
+        """Backbone and pattern, and what tells it from other groups of these."""
         parts = [words(self.backbone), words(self.pattern), self.difference]
         return " · ".join(part for part in parts if part)
 
     @property
     def slug(self) -> str:
+        """The beginning of the names of its files."""
         parts = [self.task, self.backbone, self.pattern, self.difference]
         return "-".join("".join(c if c.isalnum() or c == "_" else "-" for c in part) for part in parts if part)
 
     @property
     def contenders(self) -> list[Entry]:
+        """The rows that are no controls."""
         return [entry for entry in self.entries if not entry.is_control]
 
     @property
     def records(self) -> list[Record]:
+        """Those of all rows."""
         return [record for entry in self.entries for record in entry.records]
 
     @property
+    def seeds(self) -> list[int]:
+        """All seeds of its records, in order."""
+        return sorted({record.cell.seed for record in self.records})
+
+    @property
     def reference(self) -> Entry | None:
-        """The first exact attention that has results: what the others are held against."""
+        """The first exact attention that has results: what the others are compared with."""
         return next((entry for entry in self.entries if entry.is_exact and entry.completed), None)
 
-    def metrics(self) -> dict[str, Mapping[str, Any]]:
-        """Name -> one record's entry of it, the headline first."""
-        found: dict[str, Mapping[str, Any]] = {}
+    def metrics(self) -> dict[str, MetricValue]:
+        """Name -> one record's value of it, for its unit and direction; the headline first."""
+        found: dict[str, MetricValue] = {}
         for record in self.records:
-            for name, metric in (record.get("metrics") or {}).items():
+            for name, metric in record.metrics.items():
                 found.setdefault(name, metric)
         order = [name for name in task_metrics(self.task) if name in found]
         return {name: found[name] for name in [*order, *(name for name in found if name not in order)]}
@@ -101,18 +107,17 @@ class Group:
         """Control -> metric -> its distinct values over the records (a rule without randomness has one)."""
         found: dict[str, dict[str, list[float]]] = {}
         for record in self.records:
-            for control, metrics in (record.get("controls") or {}).items():
+            for control, metrics in record.controls.items():
                 for metric, value in metrics.items():
-                    value = value.get("value") if isinstance(value, Mapping) else value
                     values = found.setdefault(control, {}).setdefault(metric, [])
-                    if value is not None and float(value) not in values:
-                        values.append(float(value))
+                    if value is not None and value not in values:
+                        values.append(value)
         return found
 
 
 @cache
 def declared(attention: str) -> dict[str, Any]:
-    """What an attention declares; nothing for a stranger's that isn't installed where the report is made."""
+    """What an attention declares; nothing for one that isn't installed where the report is made."""
     try:
         return attention_declarations(attention)
     except (ValueError, ImportError):
@@ -151,21 +156,17 @@ def group_records(records: Iterable[Record]) -> list[Group]:
 def newest(records: Iterable[Record]) -> list[Record]:
     """One record an entry and seed: of several (found twice, or of another version) the one that started last."""
     latest: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: str(record.get("started") or "")):
-        latest[canonical([_entry_key(record), record["cell"]["seed"]])] = record
+    for record in sorted(records, key=lambda record: record.started or ""):
+        latest[canonical([_entry_key(record), record.cell.seed])] = record
     return list(latest.values())
 
 
 def _by_data(records: Sequence[Record]) -> list[list[Record]]:
-    """Parted by the data's fingerprint; a cell that read none (an unsupported one) stands in every part."""
-    fingerprints = list(dict.fromkeys(filter(None, map(_fingerprint, records))))
+    """Parted by the data's fingerprint; a cell that read no data, because it is unsupported, stands in every part."""
+    fingerprints = list(dict.fromkeys(record.data.sha256 for record in records if record.data.sha256))
     if len(fingerprints) < 2:
         return [list(records)]
-    return [[r for r in records if _fingerprint(r) in (wanted, None)] for wanted in fingerprints]
-
-
-def _fingerprint(record: Record) -> str | None:
-    return (record.get("data") or {}).get("sha256")
+    return [[record for record in records if record.data.sha256 in (wanted, None)] for wanted in fingerprints]
 
 
 def words(name: str) -> str:
@@ -174,6 +175,7 @@ def words(name: str) -> str:
 
 
 def canonical(value: Any) -> str:
+    """A text that is the same for equal values, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -188,57 +190,63 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _shared_settings(record: Record) -> dict[str, Any]:
-    config = record.get("config") or {}
-    shared = {key: config[key] for key in SHARED if key in config}
-    if isinstance(shared.get("train"), Mapping):
-        shared["train"] = {key: value for key, value in shared["train"].items() if key not in OWN_TRAINING}
-    return shared
+def settings_by_name(settings: CellConfig) -> dict[str, Any]:
+    """What a table's cells have in common, as ``flat`` has it: ``data.horizon`` -> value."""
+    return flat({part.name: getattr(settings, part.name) for part in fields(settings) if part.name != "options"})
+
+
+def _shared_settings(record: Record) -> CellConfig:
+    train = {key: value for key, value in record.config.train.items() if key not in OWN_TRAINING}
+    return replace(record.config, train=train, options={})
 
 
 def own_settings(record: Record) -> dict[str, Any]:
     """The attention's options, and the training settings that were chosen for it."""
-    config = record.get("config") or {}
-    own = {key: value for key, value in config.items() if key not in (*SHARED, *record["cell"])}
-    train = config.get("train") or {}
-    return own | {key: train[key] for key in OWN_TRAINING if key in train}
+    train = record.config.train
+    return {"options": record.config.options, **{key: train[key] for key in OWN_TRAINING if key in train}}
+
+
+def learning_rate(record: Record) -> float | None:
+    """None where the record has none that is a number."""
+    rate = record.config.train.get("learning_rate")
+    return float(rate) if isinstance(rate, int | float) else None
 
 
 def _settings_key(record: Record) -> str:
-    cell = record["cell"]
-    return canonical([cell["task"], cell["backbone"], cell["pattern"], cell["preset"], _shared_settings(record)])
+    cell = record.cell
+    settings = settings_by_name(_shared_settings(record))
+    return canonical([cell.task, cell.backbone, cell.pattern, cell.preset, settings])
 
 
 def _entry_key(record: Record) -> str:
-    return canonical([record["cell"]["attention"], variant(record), own_settings(record)])
-
-
-def variant(record: Record) -> str:
-    return record["cell"].get("variant") or record["cell"]["attention"]
+    return canonical([record.cell.attention, record.cell.label, own_settings(record)])
 
 
 def _order(record: Record) -> tuple[Any, ...]:
-    cell = record["cell"]
-    tasks = list(TASKS)
-    task = tasks.index(cell["task"]) if cell["task"] in tasks else len(tasks)
-    pattern = PATTERNS.index(cell["pattern"]) if cell["pattern"] in PATTERNS else len(PATTERNS)
-    return task, cell["task"], cell["backbone"], pattern, cell["preset"], _settings_key(record)
+    cell = record.cell
+    tasks, patterns = list(TASKS), [str(pattern) for pattern in PATTERNS]
+    task = tasks.index(cell.task) if cell.task in tasks else len(tasks)
+    pattern = patterns.index(cell.pattern) if cell.pattern in patterns else len(patterns)
+    return task, cell.task, cell.backbone, pattern, cell.preset, _settings_key(record)
 
 
 def _siblings(group: Sequence[Record], groups: Sequence[Sequence[Record]]) -> list[Record]:
     """The first record of every group that has the same task, backbone and pattern."""
-    names = ("task", "backbone", "pattern")
-    return [other[0] for other in groups if all(other[0]["cell"][name] == group[0]["cell"][name] for name in names)]
+
+    def site(record: Record) -> tuple[str, str, str]:
+        return record.cell.task, record.cell.backbone, record.cell.pattern
+
+    return [other[0] for other in groups if site(other[0]) == site(group[0])]
 
 
 def _group(records: Sequence[Record], siblings: Sequence[Record]) -> Group:
-    cell = records[0]["cell"]
-    data: Mapping[str, Any] = next((record["data"] for record in records if record.get("data")), {})
+    cell = records[0].cell
+    data = next((record.data for record in records if record.data != DataSource()), DataSource())
     return Group(
-        cell["task"],
-        cell["backbone"],
-        cell["pattern"],
-        cell["preset"],
+        cell.task,
+        cell.backbone,
+        cell.pattern,
+        cell.preset,
         data,
         _shared_settings(records[0]),
         _difference(records[0], siblings),
@@ -250,9 +258,8 @@ def _difference(record: Record, siblings: Sequence[Record]) -> str:
     """What of preset, data and settings isn't the same in all siblings."""
 
     def describe(other: Record) -> dict[str, Any]:
-        data = other.get("data") or {}
-        names = {"preset": other["cell"]["preset"], "data": data.get("name")}
-        return names | flat(_shared_settings(other))
+        names = {"preset": other.cell.preset, "data": other.data.name}
+        return names | settings_by_name(_shared_settings(other))
 
     mine, others = describe(record), [describe(other) for other in siblings]
     differing = [key for key in mine if any(other.get(key) != mine[key] for other in others)]
@@ -263,8 +270,8 @@ def _entries(records: Sequence[Record]) -> list[Entry]:
     by_entry: dict[str, list[Record]] = {}
     for record in records:
         by_entry.setdefault(_entry_key(record), []).append(record)
-    groups = [sorted(group, key=lambda record: record["cell"]["seed"]) for group in by_entry.values()]
-    entries = [Entry(_label(group[0], groups), group[0]["cell"]["attention"], tuple(group)) for group in groups]
+    groups = [sorted(group, key=lambda record: record.cell.seed) for group in by_entry.values()]
+    entries = [Entry(_label(group[0], groups), group[0].cell.attention, tuple(group)) for group in groups]
     return sorted(entries, key=lambda entry: (entry.is_control, not entry.is_exact, _rank(entry), entry.label))
 
 
@@ -274,9 +281,9 @@ def _rank(entry: Entry) -> int:
 
 
 def _label(record: Record, groups: Sequence[Sequence[Record]]) -> str:
-    """The variant's name, with the settings that tell it from other rows of that name."""
-    name = variant(record)
-    same = [flat(own_settings(group[0])) for group in groups if variant(group[0]) == name]
+    """What the cell is called, with the settings that tell it from other rows of that name."""
+    name = record.cell.label
+    same = [flat(own_settings(group[0])) for group in groups if group[0].cell.label == name]
     mine = flat(own_settings(record))
     differing = [key for key in mine if any(other.get(key) != mine[key] for other in same)]
     details = ", ".join(f"{key.rpartition('.')[2]} {mine[key]}" for key in differing)

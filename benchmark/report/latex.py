@@ -37,7 +37,7 @@ _ESCAPES = {
 
 
 def escape(text: str) -> str:
-    """Character by character, so that no escape is escaped again."""
+    """Plain text for LaTeX; goes character by character, so that no escape is escaped again."""
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
@@ -59,9 +59,9 @@ def to_latex(table: Table) -> str:
         if index and row.is_control and not table.rows[index - 1].is_control:
             lines.append(r"\midrule")
         if row.message is not None:
-            cells = [rf"\multicolumn{{{width - 1}}}{{l}}{{\emph{{{escape(row.message)}}}}}"]
+            printed = [rf"\multicolumn{{{width - 1}}}{{l}}{{\emph{{{escape(row.message)}}}}}"]
         else:
-            cells = [rf"\textbf{{{escape(cell.text)}}}" if cell.bold else escape(cell.text) for cell in row.cells]
-        lines.append(" & ".join([escape(row.label), *cells]) + r" \\")
+            printed = [rf"\textbf{{{escape(one.text)}}}" if one.bold else escape(one.text) for one in row.printed]
+        lines.append(" & ".join([escape(row.label), *printed]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"

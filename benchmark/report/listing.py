@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,19 +54,27 @@ def presets() -> Table:
     return table
 
 
-def results(directory: Path) -> Table:
-    """Records below a folder, counted by preset, task and status.  Raises ValueError where there is no such folder."""
+def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) -> Table:
+    """Records below a folder, counted by folder, task and status.
+
+    damaged: called with one line for each record that can't be read, and so isn't counted.
+    Raises ValueError where there is no such folder.
+    """
     from benchmark.results import load
 
     if not directory.is_dir():
         raise ValueError(f"{directory}: no such folder of results")
     table = Table("folder", "task", "cells", "completed", "other", title=f"results in {directory}")
     folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
-    for folder in folders:
-        cells = load(folder)
-        for task, group in cells.groupby("task") if len(cells) else []:
-            completed = int((group["status"] == "completed").sum())
-            table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
+    with warnings.catch_warnings(record=True, category=UserWarning) as warned:
+        warnings.simplefilter("always", UserWarning)
+        for folder in folders:
+            cells = load(folder)
+            for task, group in cells.groupby("task") if len(cells) else []:
+                completed = int((group["status"] == "completed").sum())
+                table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
+    for line in dict.fromkeys(str(one.message) for one in warned):  # two of the folders may hold the same record
+        damaged(line)
     return table
 
 

@@ -40,14 +40,14 @@ def _headline(group: Group) -> str:
 
 def _title(group: Group) -> str:
     metric = _headline(group)
-    arrow = "↑" if group.metrics()[metric]["higher_is_better"] else "↓"
+    arrow = "↑" if group.metrics()[metric].higher_is_better else "↓"
     several = len(load_task(group.task).backbones) > 1
     backbone = f" ({group.backbone.replace('_', ' ')})" if several else ""
     return f"{group.task.replace('_', ' ')}{backbone}, {group.pattern.replace('_', ' ')}: {metric.replace('_', ' ')} {arrow}"
 
 
 def _figures(group: Group) -> dict[str, str]:
-    """Attention -> text; last the trivial rule that does best, since a reader should know what costs nothing."""
+    """Attention -> text; last the best trivial rule, because it shows what is reached without a model."""
     metric = _headline(group)
     values = {entry.label: list(entry.values(metric).values()) for entry in group.entries}
     summaries = {label: summarise(found) for label, found in values.items() if found}
@@ -55,7 +55,7 @@ def _figures(group: Group) -> dict[str, str]:
     figures = {label: mean_and_deviation(summary, places) for label, summary in summaries.items()}
     rules = {name: found[metric][0] for name, found in group.rules().items() if found.get(metric)}
     if rules:
-        higher = group.metrics()[metric]["higher_is_better"]
+        higher = group.metrics()[metric].higher_is_better
         best = (max if higher else min)(rules, key=lambda name: rules[name])
         figures[BEST_RULE] = f"{fixed(rules[best], places)} ({best})"
     return figures

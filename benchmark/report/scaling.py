@@ -1,4 +1,4 @@
-"""How cost grows with length: slopes with their intervals, the length that a memory allows, and the measured roof."""
+"""How cost grows with length: slopes, the longest length within a memory, and the roofline."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from benchmark.report.figures import MODE_WORDS, new_figure
 from benchmark.report.groups import declared, words
 from benchmark.report.speed import Sweep
 from benchmark.report.style import COLUMN_WIDTH, PAGE_WIDTH, length_axis, style_of, value_axis
-from benchmark.report.tables import Cell, Row, Table
+from benchmark.report.tables import Printed, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LONG = 4096  # from here on fixed overheads are small beside what grows
+LONG = 4096  # from here on fixed overheads are small beside the cost that grows
 MEMORIES = tuple(2**power for power in (24, 26, 28, 30, 32))  # 16 MiB to 4 GiB
 
 
@@ -39,7 +39,7 @@ class Slope(NamedTuple):
 
 
 def slope(points: Sequence[Point], shortest: int = LONG) -> Slope | None:
-    """Over the measured lengths from ``shortest`` on, per row of the batch; None with fewer than two of them."""
+    """The slope of the time per row of the batch, over the lengths from ``shortest`` on; None with fewer than two."""
     from scipy.stats import t
 
     found = sorted((p.length, p.seconds / p.batch) for p in points if p.seconds and p.length >= shortest)
@@ -57,7 +57,7 @@ def slope(points: Sequence[Point], shortest: int = LONG) -> Slope | None:
 
 
 def slope_table(sweeps: Sequence[Sweep]) -> Table | None:
-    """One row an attention, one column a sweep."""
+    """The slopes: one row an attention, one column a sweep."""
     names = _attentions(sweeps)
     found = {(name, sweep): slope(sweep.of(name)) for name in names for sweep in sweeps}
     shown = [sweep for sweep in sweeps if any(found[name, sweep] for name in names)]
@@ -67,27 +67,30 @@ def slope_table(sweeps: Sequence[Sweep]) -> Table | None:
     for name in names:
         slopes = [found[name, sweep] for sweep in shown]
         if any(slopes):
-            rows.append(Row(name, tuple(Cell(str(one) if one else numbers.MISSING) for one in slopes)))
+            rows.append(Row(name, tuple(Printed(str(one) if one else numbers.MISSING) for one in slopes)))
         for sweep, one in zip(shown, slopes, strict=True):
             if one is not None:
                 values.append({"attention": name, "pattern": sweep.pattern, "mode": sweep.mode} | one._asdict())
     notes = [
         f"Least squares of log seconds against log length over the measured lengths from {numbers.length(LONG)} on, with the 95 % "
-        "interval (Student's t): 1 is linear, 2 quadratic. The CSV file gives the lengths of each."
+        "interval (Student's t): 1 is linear, 2 quadratic. The CSV file gives the lengths that each slope is made of."
     ]
     columns = ["attention", *(_title(sweep, shown) for sweep in shown)]
     return Table("efficiency-slope", "The power of length with which time grows.", columns, rows, values, notes)
 
 
 class Reach(NamedTuple):
-    """The longest measured length whose peak stays within a memory; ``stopped`` by that memory, or by the sweep's end."""
+    """The longest measured length whose peak stays within a memory."""
 
-    length: int | None
-    by_memory: bool
+    length: int | None  # None where even the shortest doesn't fit
+    by_memory: bool  # whether a longer length was too large; False where the sweep ended first
 
 
 def reach(points: Sequence[Point], memory: int) -> Reach:
-    """Peak: parameters, inputs, state, and what a call holds besides."""
+    """The longest of these points that stays within the memory (bytes).
+
+    A peak counts parameters, inputs, state, and what a call holds besides.
+    """
     fits = [p.length for p in points if p.peak_bytes is not None and p.peak_bytes <= memory and p.status == "completed"]
     beyond = [p.length for p in points if p.peak_bytes is not None and p.peak_bytes > memory]
     full = [p.length for p in points if p.status == "out_of_memory" or "would hold" in (p.reason or "")]
@@ -96,24 +99,24 @@ def reach(points: Sequence[Point], memory: int) -> Reach:
 
 
 def reach_table(sweep: Sweep) -> Table:
-    """The longest length by memory."""
+    """The longest length within each of MEMORIES: one row an attention."""
     rows, values = [], []
     for name in sweep.attentions:
         points = sweep.of(name)
         if all(point.peak_bytes is None for point in points):
             continue
         found = [reach(points, memory) for memory in MEMORIES]
-        cells = [_reach_words(one) for one in found]
-        rows.append(Row(name, tuple(map(Cell, cells))))
+        printed = [_reach_words(one) for one in found]
+        rows.append(Row(name, tuple(map(Printed, printed))))
         values += [
             {"attention": name, "memory": memory, "length": one.length, "by_memory": one.by_memory}
             for memory, one in zip(MEMORIES, found, strict=True)
         ]
     notes = [
         "The longest measured length whose peak (inputs, parameters, state, and what a call holds besides) stays within the memory. "
-        "≥: it was the longest that was measured, or what stopped it was time, not memory."
+        "≥: longer lengths were not measured, or took too much time."
     ]
-    caption = f"{sweep.title}: the longest length within a memory. {sweep.conditions}."
+    caption = sweep.caption("the longest length that fits into a given memory")
     columns = ["attention", *map(numbers.size, MEMORIES)]
     return Table(f"{sweep.slug}-reach", caption, columns, rows, values, notes)
 
@@ -154,7 +157,7 @@ def reach_figure(sweep: Sweep) -> Figure | None:
 
 
 def roofline(sweep: Sweep, peaks: Peaks) -> Figure | None:
-    """Rate of products against their number by byte of the least traffic, under the measured roof."""
+    """Rate of matrix products against their number per byte of the least traffic, below the measured roof."""
     timed = [p for p in sweep.points if p.seconds and p.flops and p.moved_bytes]
     if not timed:
         return None
@@ -176,13 +179,13 @@ def roofline(sweep: Sweep, peaks: Peaks) -> Figure | None:
     axis.plot(xs, roof, color="#1d2329", linewidth=1.0, label="measured roof")
     value_axis(axis.xaxis, [low, high], lambda value: numbers.significant(value, 2))
     value_axis(axis.yaxis, [*rates, *roof], lambda value: f"{numbers.significant(value / 1e9, 2)}")
-    axis.set(xlabel="operations of products by byte of least traffic", ylabel="GFLOP/s")
+    axis.set(xlabel="operations of matrix products per byte of least traffic", ylabel="GFLOP/s")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 def share_table(sweep: Sweep, peaks: Peaks) -> Table | None:
-    """At the longest length of each attention: rates, and their shares of the measured peaks."""
+    """Rates at the longest length of each attention, and their shares of the measured peaks."""
     rows, values = [], []
     for name in sweep.attentions:
         timed = [p for p in sweep.of(name) if p.seconds and p.moved_bytes]
@@ -193,14 +196,14 @@ def share_table(sweep: Sweep, peaks: Peaks) -> Table | None:
         assert last.moved_bytes is not None
         bandwidth = last.moved_bytes / last.seconds
         rate = last.flops / last.seconds if last.flops else None
-        cells = [
+        printed = [
             numbers.length(last.length),
             numbers.MISSING if rate is None else numbers.significant(rate / 1e9),
             numbers.MISSING if rate is None else f"{100 * rate / peaks.flops_per_second:.0f} %",
             numbers.significant(bandwidth / 1e9),
             f"{100 * bandwidth / peaks.bytes_per_second:.1f} %",
         ]
-        rows.append(Row(name, tuple(map(Cell, cells))))
+        rows.append(Row(name, tuple(map(Printed, printed))))
         shares = {"flops_per_second": rate, "bytes_per_second": bandwidth, "length": last.length}
         values.append(
             {"attention": name, **shares, "peak_flops": peaks.flops_per_second, "peak_bytes": peaks.bytes_per_second}
@@ -208,14 +211,14 @@ def share_table(sweep: Sweep, peaks: Peaks) -> Table | None:
     if not rows:
         return None
     caption = (
-        f"{sweep.title}: rates at the longest length measured. Peaks of the machine as measured beside the sweep: "
+        f"{sweep.title}: rates at the longest length measured. Peaks of the machine, measured with the sweep: "
         f"{numbers.significant(peaks.flops_per_second / 1e9)} GFLOP/s in products of matrices, "
         f"{numbers.significant(peaks.bytes_per_second / 1e9)} GB/s in copies ({peaks.threads} threads)."
     )
     columns = ["attention", "length", "GFLOP/s", "share of peak", "GB/s of least traffic", "share of peak "]
     notes = [
-        "Operations are those of matrix products; of a causal kernel those that it computes. The least traffic is inputs, outputs, "
-        "gradients and state, each once."
+        "Operations are those of matrix products; for a causal kernel, those that it computes. The least traffic reads or writes inputs, "
+        "outputs, gradients and state once each."
     ]
     return Table(f"{sweep.slug}-rates", caption, columns, rows, values, notes)
 
@@ -238,6 +241,7 @@ def listing(sweeps: Sequence[Sweep]) -> str:
 
 
 def peaks_of(sweep: Sweep, known: Sequence[Peaks]) -> Peaks | None:
+    """Those of the sweep's device and dtype, where they were measured."""
     return next((one for one in known if (one.device, one.dtype) == (sweep.device, sweep.dtype)), None)
 
 

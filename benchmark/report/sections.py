@@ -1,28 +1,37 @@
-"""The sections of a report as blocks: what was run, the tables, speed, and where everything comes from."""
+"""The sections of a report that are no results: what was run, the settings, how to read it, and provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.report import numbers
 from benchmark.report.document import Block, Folded, Heading, Listing, Text, Warned
-from benchmark.report.groups import Group, Record, flat, words
-from benchmark.report.tables import STATUS_WORDS, Cell, Row, Table, data_words, escape
+from benchmark.report.groups import Group, flat, words
+from benchmark.report.tables import STATUS_WORDS, Printed, Row, Table, data_words, escape, reason_of
+from benchmark.results import DataSource, Environment, Record
 
 PUBLISHED_SIZE = "paper"
-"""The one preset that follows the published protocols."""
+"""The only preset that follows the published protocols."""
 
 
-def header(groups: Sequence[Group], records: Sequence[Record]) -> list[Block]:
-    """What was run, and what its figures are not."""
+def header(groups: Sequence[Group], records: Sequence[Record], damaged: Sequence[str]) -> list[Block]:
+    """What was run, what could not be read, and what the figures must not be compared with."""
+    unread: list[Block] = [Warned(f"Damaged, and so left out: {escape(line)}") for line in damaged]
     if not records:
-        return [Text("No records of cells in these folders.")]
-    blocks: list[Block] = [Text(_counts(records)), *map(Warned, caveats(records)), matrix(groups)]
+        return [Text("No records of cells in these folders."), *unread]
+    blocks: list[Block] = [Text(_counts(records)), *unread, *map(Warned, caveats(records)), matrix(groups)]
     lost = [row for group in groups for row in _lost(group)]
     if lost:
         blocks.append(
-            Table("not-completed", "Cells without a result.", ["cell", "why"], [*map(_lost_row, lost)], lost, [], True)
+            Table(
+                "not-completed",
+                "Cells without a result.",
+                ["cell", "why"],
+                [*map(_lost_row, lost)],
+                lost,
+                is_prose=True,
+            )
         )
     return blocks
 
@@ -30,11 +39,11 @@ def header(groups: Sequence[Group], records: Sequence[Record]) -> list[Block]:
 def _counts(records: Sequence[Record]) -> str:
     statuses: dict[str, int] = {}
     for record in records:
-        statuses[record["status"]] = statuses.get(record["status"], 0) + 1
+        statuses[record.status] = statuses.get(record.status, 0) + 1
     counted = ", ".join(f"{number} {STATUS_WORDS.get(status, status)}" for status, number in statuses.items())
-    seeds = sorted({record["cell"]["seed"] for record in records})
-    presets = sorted({record["cell"]["preset"] for record in records})
-    devices = sorted({device_words(record) for record in records if record.get("environment")})
+    seeds = sorted({record.cell.seed for record in records})
+    presets = sorted({record.cell.preset for record in records})
+    devices = sorted({device_words(record.environment) for record in records if record.environment.device})
     return (
         f"{len(records)} cells: {counted}. Preset: {', '.join(presets)}. Seeds: {', '.join(map(str, seeds))}. "
         f"Device: {escape('; '.join(devices) or 'not recorded')}."
@@ -42,11 +51,10 @@ def _counts(records: Sequence[Record]) -> str:
 
 
 def caveats(records: Sequence[Record]) -> list[str]:
-    """Whether these figures may be held against published ones, in plain words."""
+    """Why these figures can't be compared with published ones, in plain words."""
     found = []
-    used = [record for record in records if record["status"] == "completed"]
-    embedded = sorted({words(r["cell"]["task"]) for r in used if (r.get("data") or {}).get("embedded")})
-    small = sorted({r["cell"]["preset"] for r in records if r["cell"]["preset"] != PUBLISHED_SIZE})
+    embedded = sorted({words(record.cell.task) for record in records if record.data.embedded})
+    small = sorted({record.cell.preset for record in records if record.cell.preset != PUBLISHED_SIZE})
     if embedded:
         found.append(
             f"The data of {', '.join(embedded)} is **embedded**: made by the project on the spot. Figures on it compare attentions "
@@ -60,12 +68,10 @@ def caveats(records: Sequence[Record]) -> list[str]:
     return found
 
 
-def device_words(record: Record) -> str:
-    environment = record.get("environment") or {}
-    threads = environment.get("threads")
-    return f"{environment.get('device') or 'unknown'}" + (
-        f", {threads} thread{'s' if threads > 1 else ''}" if threads else ""
-    )
+def device_words(environment: Environment) -> str:
+    """``Some CPU, 2 threads``."""
+    device, threads = environment.device or "unknown", environment.threads
+    return f"{device}, {threads} thread{'s' if threads > 1 else ''}" if threads else device
 
 
 def matrix(groups: Sequence[Group]) -> Table:
@@ -73,28 +79,26 @@ def matrix(groups: Sequence[Group]) -> Table:
     rows, values = [], []
     for group in groups:
         done = sum(len(entry.completed) for entry in group.entries)
-        seeds = sorted({record["cell"]["seed"] for record in group.records})
         row = {
             "table": f"{words(group.task)}: {group.title}",
             "preset": group.preset,
             "data": data_words(group.data),
             "attentions": ", ".join(entry.label for entry in group.entries),
-            "seeds": ", ".join(map(str, seeds)),
+            "seeds": ", ".join(map(str, group.seeds)),
             "completed": f"{done} of {len(group.records)}",
         }
-        rows.append(Row(row["table"], tuple(Cell(row[key]) for key in list(row)[1:])))
+        rows.append(Row(row["table"], tuple(Printed(row[key]) for key in list(row)[1:])))
         values.append(row)
     columns = ["table", "preset", "data (SHA-256)", "attentions", "seeds", "completed"]
-    return Table("matrix", "What was run.", columns, rows, values, [], True)
+    return Table("matrix", "What was run.", columns, rows, values, is_prose=True)
 
 
 def _lost(group: Group) -> list[dict[str, Any]]:
     rows: dict[tuple[str, str, str], list[str]] = {}
     for entry in group.entries:
         for record in entry.records:
-            if record["status"] != "completed":
-                reason = " ".join(str(record.get("reason") or "no reason recorded").split())
-                rows.setdefault((entry.label, record["status"], reason), []).append(str(record["cell"]["seed"]))
+            if not record.is_completed:
+                rows.setdefault((entry.label, record.status, reason_of(record)), []).append(str(record.cell.seed))
     where = f"{words(group.task)}: {group.title}"
     return [
         {"where": where, "attention": label, "seeds": ", ".join(seeds), "status": status, "reason": reason}
@@ -104,32 +108,31 @@ def _lost(group: Group) -> list[dict[str, Any]]:
 
 def _lost_row(lost: dict[str, Any]) -> Row:
     status = STATUS_WORDS.get(lost["status"], lost["status"])
-    return Row(f"{lost['where']}, {lost['attention']}, seed {lost['seeds']}", (Cell(f"{status}: {lost['reason']}"),))
+    return Row(f"{lost['where']}, {lost['attention']}, seed {lost['seeds']}", (Printed(f"{status}: {lost['reason']}"),))
 
 
 def settings_of(group: Group) -> list[Block]:
     """How the backbone encodes positions, and all settings, folded away."""
     lines = []
     for part in ("data", "model", "train", "eval"):
-        settings = flat(group.settings.get(part) or {})
+        settings = flat(getattr(group.settings, part))
         known = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
         if known:
             lines.append(f"{part.capitalize()}: {escape(known)}.")
-    if group.settings.get("limit") is not None:
-        lines.append(f"Limit: {group.settings['limit']} examples of each part.")
+    if group.settings.limit is not None:
+        lines.append(f"Limit: {group.settings.limit} examples of the validation and test parts.")
     text = Text(f"Positions: {escape(positions(group))}.")
     return [text, Folded("Settings", "\n".join(f"- {line}" for line in lines))] if lines else [text]
 
 
 def positions(group: Group) -> str:
-    """How the backbone encodes positions, by its settings, its data's details, or what it said after training."""
-    curves = [(record.get("curves") or {}).get("positions") for record in group.records]
+    """How the backbone encodes positions, by its data's details, its settings, or what it said after training."""
     said = [
-        (group.data.get("details") or {}).get("positions"),
-        (group.settings.get("model") or {}).get("positions"),
-        *(value for value in curves if isinstance(value, str)),
+        group.data.details.get("positions"),
+        group.settings.model.get("positions"),
+        *(record.curves.get("positions") for record in group.records),
     ]
-    return next((str(value) for value in said if value), "not recorded")
+    return next((value for value in said if value and isinstance(value, str)), "not recorded")
 
 
 def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequence[str], output: str) -> list[Block]:
@@ -138,56 +141,60 @@ def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequen
     environments = _environments(records)
     if environments is not None:
         blocks.append(environments)
-    data = {(g.task, str(g.data.get("sha256"))): g for g in groups if g.data}
+    data = {(group.task, group.data.sha256): group for group in groups if group.data != DataSource()}
     rows = [
-        Row(words(group.task), (Cell(_whose(group.data)), Cell(str(group.data.get("sha256") or numbers.MISSING))))
+        Row(words(group.task), (Printed(_source(group.data)), Printed(group.data.sha256 or numbers.MISSING)))
         for group in data.values()
     ]
     if rows:
-        values = [{"task": g.task, "data": _whose(g.data), "sha256": g.data.get("sha256")} for g in data.values()]
-        blocks.append(Table("data", "Data.", ["task", "data", "SHA-256"], rows, values, [], True))
+        values = [{"task": g.task, "data": _source(g.data), "sha256": g.data.sha256} for g in data.values()]
+        blocks.append(Table("data", "Data.", ["task", "data", "SHA-256"], rows, values, is_prose=True))
     blocks += [Text("To repeat:"), Listing([*_commands(groups), f"lavo-bench report {' '.join(names)} -o {output}"])]
-    if any(not (group.data.get("embedded")) for group in groups if group.data):
+    if any(group.data.embedded is False for group in groups):
         blocks.append(
             Text("`DATA` is the folder of the real data. Settings given by `--set` are in each record's `config`.")
         )
     return blocks
 
 
-def _whose(data: Any) -> str:
-    return f"{'embedded' if data.get('embedded') else 'real'}: {data.get('name') or 'unnamed'}"
+def _source(data: DataSource) -> str:
+    return f"{'embedded' if data.embedded else 'real'}: {data.name or 'unnamed'}"
 
 
 def _environments(records: Sequence[Record]) -> Table | None:
-    """One row a distinct environment, without its differences from run to run such as dates."""
-    found: dict[tuple[str, ...], int] = {}
+    """One row a distinct commit, device and set of versions."""
+    found: dict[tuple[str, str, str], int] = {}
     for record in records:
-        environment = record.get("environment")
-        if environment:
-            packages = {"python": environment.get("python"), **(environment.get("packages") or {})}
-            versions = ", ".join(f"{name} {value}" for name, value in packages.items() if value)
-            versions += f"; {environment['system']}" if environment.get("system") else ""
-            commit = str(environment.get("commit") or "unknown")[:12]
-            commit += " with uncommitted changes" if environment.get("dirty") else ""
-            key = (commit, device_words(record), versions)
+        if record.environment != Environment():
+            key = _environment_words(record.environment)
             found[key] = found.get(key, 0) + 1
     if not found:
         return None
-    rows = [Row(key[0], (*map(Cell, key[1:]), Cell(str(number)))) for key, number in found.items()]
+    rows = [Row(key[0], (*map(Printed, key[1:]), Printed(str(number)))) for key, number in found.items()]
     values = [dict(zip(("commit", "device", "versions"), key, strict=True)) | {"cells": n} for key, n in found.items()]
     return Table(
-        "environments", "Code and machines.", ["commit", "device", "versions", "cells"], rows, values, [], True
+        "environments", "Code and machines.", ["commit", "device", "versions", "cells"], rows, values, is_prose=True
     )
+
+
+def _environment_words(environment: Environment) -> tuple[str, str, str]:
+    """Commit, device, versions."""
+    packages: Mapping[str, str | None] = {"python": environment.python, **environment.packages}
+    versions = ", ".join(f"{name} {value}" for name, value in packages.items() if value)
+    versions += f"; {environment.system}" if environment.system else ""
+    commit = (environment.commit or "unknown")[:12]
+    commit += " with uncommitted changes" if environment.dirty else ""
+    return commit, device_words(environment), versions
 
 
 def _commands(groups: Sequence[Group]) -> list[str]:
     commands = []
     for group in groups:
         attentions = ",".join(dict.fromkeys(entry.attention for entry in group.entries))
-        seeds = ",".join(map(str, sorted({record["cell"]["seed"] for record in group.records})))
+        seeds = ",".join(map(str, group.seeds))
         command = f"lavo-bench run {group.task} --backbone {group.backbone} --pattern {group.pattern}"
         command += f" -a {attentions} --preset {group.preset} --seeds {seeds}"
-        commands.append(command if group.data.get("embedded", True) else f"{command} --data-root DATA")
+        commands.append(f"{command} --data-root DATA" if group.data.embedded is False else command)
     return list(dict.fromkeys(commands))
 
 
@@ -196,15 +203,16 @@ def how_to_read() -> list[Block]:
     return [
         Heading(2, "How to read the tables"),
         Text(
-            "- A figure is the mean over seeds ± the sample standard deviation (n − 1) of the seeds' values; one value has no ±.\n"
-            "- Bold: the best, if its mean ± deviation touches that of no other attention in the table. With one seed nothing is "
-            "bold.\n"
-            "- The last column of a table of metrics is the mean paired difference of the headline metric to the exact attention over the "
-            "seeds that both have, with its 95 % interval (Student's t). With two or three seeds such an interval is wide, as it "
-            "should be.\n"
-            "- Below the rule stand controls: what trivial rules score, and models without attention. What an attention does no "
-            "better than its controls, it hasn't learnt.\n"
-            "- ↑ higher is better, ↓ lower is better. Exact attentions compute one function by different kernels: how far they "
-            "lie apart is noise."
+            "- A figure is the mean over seeds ± the sample standard deviation (n − 1) of the seeds' values. With one seed there is "
+            "no ±.\n"
+            "- Bold is the best attention, if its mean ± deviation touches that of no other one in the table. With one seed nothing "
+            "is bold.\n"
+            "- The last column of a table of metrics compares each attention with the exact one: the mean difference of the first "
+            "metric over the seeds that both have, with its 95 % interval (Student's t). With two or three seeds the interval is "
+            "wide.\n"
+            "- The last rows, in italics or below a rule, are controls: simple rules, models without attention, and in some tasks a "
+            "bound. An attention that doesn't beat the simple rules has not learnt the task.\n"
+            "- ↑ higher is better, ↓ lower is better. Exact attentions compute the same function by different kernels, so the "
+            "difference between them is noise."
         ),
     ]

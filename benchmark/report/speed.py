@@ -12,7 +12,7 @@ from benchmark.report import numbers
 from benchmark.report.crossing import crossing, fitted_length
 from benchmark.report.figures import MODE_WORDS
 from benchmark.report.groups import declared, words
-from benchmark.report.tables import Cell, Row, Table, escape
+from benchmark.report.tables import Printed, Row, Table, escape
 
 
 class Sweep(NamedTuple):
@@ -30,15 +30,22 @@ class Sweep(NamedTuple):
 
     @property
     def title(self) -> str:
+        """Pattern and mode."""
         return f"{words(self.pattern).capitalize()}, {MODE_WORDS.get(self.mode, self.mode)}"
 
     @property
     def conditions(self) -> str:
+        """Sizes, dtype and device."""
         batch = f"batch {self.batch}" if self.tokens is None else f"{numbers.count(self.tokens)} tokens a batch"
         return f"{batch}, {self.num_heads} heads of {self.head_dim}, {self.dtype}, {self.device}"
 
+    def caption(self, what: str) -> str:
+        """The caption of a figure or table that shows this of the sweep."""
+        return f"{self.title}: {what}. {self.conditions[0].upper()}{self.conditions[1:]}."
+
     @property
     def slug(self) -> str:
+        """The beginning of the names of its files."""
         batch = self.batch if self.tokens is None else f"{self.tokens}tokens"
         parts = (self.pattern, self.mode, batch, self.num_heads, self.head_dim, self.dtype, self.device)
         return "efficiency-" + "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in parts)
@@ -55,15 +62,20 @@ class Sweep(NamedTuple):
         return sorted(ranks, key=lambda name: (not declared(name).get("exact", False), ranks[name]))
 
     def of(self, attention: str) -> list[Point]:
+        """The points of this attention, by length."""
         return [point for point in self.points if point.attention == attention]
 
 
 def sweep_files(directories: Iterable[Path]) -> list[Path]:
+    """The ``efficiency.csv`` of each folder that has one."""
     return [directory / FILE_NAME for directory in directories if (directory / FILE_NAME).is_file()]
 
 
 def read_sweeps(directories: Iterable[Path]) -> list[Sweep]:
-    """All points of these folders; of a point measured in two of them, the later folder's."""
+    """All points of these folders; for a point that is in two of them, the later folder's.
+
+    Raises ValueError that names a file which can't be read.
+    """
     points: list[Point] = []
     for file in sweep_files(directories):
         points = merge(points, read_points(file))
@@ -85,12 +97,12 @@ def read_sweeps(directories: Iterable[Path]) -> list[Sweep]:
 
 
 def _fixed_tokens(points: Sequence[Point]) -> bool:
-    """Whether batches shrank as lengths grew: fewer different products of the two than batches."""
+    """Whether the batch shrinks as the length grows: their products then differ less than the batches."""
     return len({point.batch * point.length for point in points}) < len({point.batch for point in points})
 
 
 def time_table(sweep: Sweep) -> Table:
-    """Median with its interval by length."""
+    """The median time by length; its interval is in the CSV file."""
 
     def as_words(point: Point) -> str:
         if point.seconds is None:
@@ -99,7 +111,7 @@ def time_table(sweep: Sweep) -> Table:
 
     table = _by_length(sweep, "time", as_words, "seconds", "seconds_low", "seconds_high", "kernel", "status", "reason")
     what = "a token after a context of that length" if sweep.mode in BY_TOKEN else "a call"
-    table.caption = f"{sweep.title}: median seconds of {what}. {sweep.conditions}."
+    table.caption = sweep.caption(f"median time of {what}")
     rounds = sorted({point.rounds for point in sweep.points if point.rounds})
     if rounds:
         table.notes.append(
@@ -119,9 +131,7 @@ def memory_table(sweep: Sweep) -> Table:
         return numbers.size(point.peak_bytes - point.base_bytes)
 
     table = _by_length(sweep, "memory", as_words, "base_bytes", "peak_bytes", "flops", "moved_bytes", "status")
-    table.caption = (
-        f"{sweep.title}: most memory that a call holds beyond parameters, inputs and state. {sweep.conditions}."
-    )
+    table.caption = sweep.caption("the most memory that a call holds beyond parameters, inputs and state")
     return table
 
 
@@ -139,7 +149,7 @@ def throughput_table(sweep: Sweep) -> Table:
     table = _by_length(sweep, "throughput", as_words, "batch")
     for value, point in zip(table.values, sweep.points, strict=True):
         value["tokens_per_second"] = rate(point)
-    table.caption = f"{sweep.title}: tokens per second by length of the context. {sweep.conditions}."
+    table.caption = sweep.caption("tokens per second by length of the context")
     return table
 
 
@@ -151,8 +161,8 @@ def _by_length(sweep: Sweep, name: str, as_words: Callable[[Point], str], *colum
         if all(point.status == "unsupported" for point in found.values()):
             rows.append(Row(attention, message=f"not supported: {next(iter(found.values())).reason}"))
             continue
-        cells = [Cell(as_words(found[length]) if length in found else numbers.MISSING) for length in lengths]
-        rows.append(Row(attention, tuple(cells)))
+        printed = [Printed(as_words(found[length]) if length in found else numbers.MISSING) for length in lengths]
+        rows.append(Row(attention, tuple(printed)))
         notes += _stopped(attention, found.values())
     values = [
         {"attention": point.attention, "length": point.length} | {column: getattr(point, column) for column in columns}
@@ -163,7 +173,7 @@ def _by_length(sweep: Sweep, name: str, as_words: Callable[[Point], str], *colum
 
 
 def _stopped(attention: str, points: Iterable[Point]) -> list[str]:
-    """The first length at which it was stopped, and why; one line for each way of stopping."""
+    """One line for each reason why an attention was stopped: the first length, and the reason."""
     first: dict[str, Point] = {}
     for point in points:
         if point.status not in ("completed", "unsupported"):
@@ -189,8 +199,8 @@ def crossing_table(sweeps: Sequence[Sweep]) -> Table | None:
             several = len({other.conditions for other in sweeps}) > 1
             label = f"{label} ({sweep.conditions})" if several else label
             fitted = {name: fitted_length(sweep.of(attention), sweep.of(name)) for name in exact}
-            as_words = [Cell(str(found[name] or numbers.MISSING)) for name in exact]
-            rows.append(Row(label, (*as_words, *(Cell(numbers.count(fitted[name])) for name in exact))))
+            as_words = [Printed(str(found[name] or numbers.MISSING)) for name in exact]
+            rows.append(Row(label, (*as_words, *(Printed(numbers.count(fitted[name])) for name in exact))))
             for name, where in found.items():
                 if where is not None:
                     row = {"attention": attention, "against": name, "pattern": sweep.pattern, "mode": sweep.mode}
@@ -198,14 +208,20 @@ def crossing_table(sweeps: Sequence[Sweep]) -> Table | None:
     if not rows:
         return None
     notes = [
-        "From measured neighbours: between the last length at which the attention is clearly slower and the first from which on it "
-        "is clearly faster (intervals of the medians apart); the figure in front interpolates between the two lengths at which the "
-        "medians change places. Outside the measured lengths nothing is said.",
-        "Fitted: where a line through the attention's times meets a parabola through the exact one's, from 512 to 8,192 tokens, "
-        "which is the efficiency length of CAB (there noncausal, forward, against an unfused softmax). It has no interval, and "
-        "moves with the lengths measured; it is here to be compared with CAB's, not to be trusted.",
+        "An attention overtakes between two measured lengths: the last at which it is clearly slower, and the first from which on it "
+        "is clearly faster (the intervals of the medians are apart). The number in front of them is interpolated between the two "
+        "lengths at which the medians change places. The table says nothing of lengths beyond those measured.",
+        "Fitted: the length at which a line through the attention's times meets a parabola through those of the exact one, from 512 to "
+        "8,192 tokens: CAB's efficiency length (measured there without a causal mask, forward, against an unfused softmax). It has "
+        "no interval and depends on the lengths measured, so use it only for a comparison with CAB's tables.",
     ]
     columns = ["attention", *(f"faster than {name}" for name in exact), *(f"fitted, {name}" for name in exact)]
     return Table(
-        "efficiency-crossing", "From which length on an attention is faster.", columns, rows, values, notes, True
+        "efficiency-crossing",
+        "From which length on an attention is faster.",
+        columns,
+        rows,
+        values,
+        notes,
+        is_prose=True,
     )

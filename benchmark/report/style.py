@@ -62,7 +62,7 @@ class Style(NamedTuple):
 def style_of(label: str) -> Style:
     """Of a row's label, ``lavo`` or ``lavo (window 32)``: the same in every figure of every report.
 
-    Attentions of the table have theirs by their place in it; all else by a hash of the label.
+    The registry's attentions have theirs by their place in its table, all others by a hash of the label.
     """
     names = list(ATTENTIONS)
     if label in names:

@@ -1,4 +1,4 @@
-"""All tables at a glance: every attention against the exact one, and mean ranks with their caveat."""
+"""All tables at a glance: every attention against the exact one, and mean ranks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark.report import numbers
 from benchmark.report.groups import Entry, Group, words
-from benchmark.report.tables import Cell, Row, Table, summary_of
+from benchmark.report.tables import Printed, Row, Table, summary_of
 from benchmark.statistics import best_outside_spread, mean_ranks
 
 
@@ -17,7 +17,7 @@ def headline(group: Group) -> str:
 
 
 def relative(entry: Entry, group: Group, metric: str) -> float | None:
-    """By how much of the reference's mean this one's is better (positive) or worse, over the seeds both have."""
+    """How much better (positive) or worse its mean is, as a share of the reference's, over the seeds that both have."""
     reference = group.reference
     if reference is None:
         return None
@@ -27,7 +27,7 @@ def relative(entry: Entry, group: Group, metric: str) -> float | None:
     if not seeds or base == 0:
         return None
     change = (sum(second[seed] for seed in seeds) - base) / abs(base)
-    return change if group.metrics()[metric]["higher_is_better"] else -change
+    return change if group.metrics()[metric].higher_is_better else -change
 
 
 def entry_of(label: str, group: Group) -> Entry | None:
@@ -46,23 +46,24 @@ def summary_table(groups: Sequence[Group]) -> Table | None:
     for group in shown:
         title = f"{words(group.task)}: {group.title}, {headline(group)}"
         changes = {label: _change(label, group) for label in labels}
-        rows.append(Row(title, tuple(Cell(_change_words(label, group, changes[label])) for label in labels)))
+        rows.append(Row(title, tuple(Printed(_change_words(label, group, changes[label])) for label in labels)))
         values.append({"table": title, **changes})
     notes = [
-        "Relative difference of the mean to the exact attention's, positive is better. ≈: the two means ± deviation touch, "
-        "or a deviation is unknown, so that not even the sign is established."
+        "Relative difference of each mean from that of the exact attention; positive is better. ≈: the two means ± deviation touch, "
+        "or a deviation is unknown, so the sign of the difference is not certain."
     ]
     ranks = mean_rank_by_label(shown, labels)
     if ranks is not None:
         num_tables, by_label = ranks
-        cells = [
-            Cell(numbers.significant(by_label[label], 2) if label in by_label else numbers.MISSING) for label in labels
+        printed = [
+            Printed(numbers.significant(by_label[label], 2) if label in by_label else numbers.MISSING)
+            for label in labels
         ]
-        rows.append(Row(f"mean rank in {num_tables} tables (1 is best)", tuple(cells), is_control=True))
+        rows.append(Row(f"mean rank in {num_tables} tables (1 is best)", tuple(printed), is_control=True))
         values.append({"table": f"mean rank in {num_tables} tables", **by_label})
         notes.append(
-            "Mean ranks are of the attentions that finished in all of these tables. A rank hides by how much, and whether the "
-            "difference is more than noise: read the tables, not the rank."
+            "Mean ranks are of the attentions that finished in all of these tables. A rank does not show how large a difference is, or "
+            "whether it is more than noise: judge by the tables."
         )
     return Table("summary", "All tables at a glance.", ["table", *labels], rows, values, notes)
 
@@ -95,5 +96,5 @@ def mean_rank_by_label(groups: Sequence[Group], labels: Sequence[str]) -> tuple[
     ranked = {label: row for label, row in means.items() if None not in row}
     if len(groups) < 2 or len(ranked) < 2:
         return None
-    directions = [group.metrics()[headline(group)]["higher_is_better"] for group in groups]
+    directions = [group.metrics()[headline(group)].higher_is_better for group in groups]
     return len(groups), dict(zip(ranked, mean_ranks(list(ranked.values()), directions), strict=True))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from benchmark.report import numbers
-from benchmark.report.groups import Entry, Group, task_metrics, words
+from benchmark.report.groups import Entry, Group, learning_rate, task_metrics, words
+from benchmark.results import DataSource, Record
 from benchmark.statistics import Summary, best_outside_spread, paired_t_test, summarise
 
 MOST_METRICS = 6  # in one table; more go into a further one
 STATUS_WORDS = {"failed": "failed", "out_of_memory": "out of memory", "unsupported": "not supported"}
 
 
-class Cell(NamedTuple):
+class Printed(NamedTuple):
     """One figure as it is printed."""
 
     text: str
@@ -27,7 +28,7 @@ class Row(NamedTuple):
     """A label with its figures, or with the reason why there are none."""
 
     label: str
-    cells: tuple[Cell, ...] = ()
+    printed: tuple[Printed, ...] = ()
     message: str | None = None
     is_control: bool = False
 
@@ -42,25 +43,27 @@ class Table:
     rows: list[Row]
     values: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # markdown, below the table
-    is_prose: bool = False  # words in the cells, not figures
+    is_prose: bool = False  # words, not figures
 
 
 def to_markdown(table: Table) -> str:
     """A pipe table; controls are in italics, because markdown has no rule between rows."""
     width = len(table.columns)
-    lines = [_pipe(map(escape, table.columns)), _pipe(["---", *["---" if table.is_prose else "---:"] * (width - 1)])]
+    ruler = ["---", *["---" if table.is_prose else "---:"] * (width - 1)]
+    lines = [pipe_row(map(escape, table.columns)), pipe_row(ruler)]
     for row in table.rows:
         label = f"*{escape(row.label)}*" if row.is_control else escape(row.label)
         if row.message is not None:
-            cells = [f"*{escape(row.message)}*", *[""] * (width - 2)]
+            printed = [f"*{escape(row.message)}*", *[""] * (width - 2)]
         else:
-            cells = [f"**{escape(cell.text)}**" if cell.bold else escape(cell.text) for cell in row.cells]
-        lines.append(_pipe([label, *cells]))
+            printed = [f"**{escape(one.text)}**" if one.bold else escape(one.text) for one in row.printed]
+        lines.append(pipe_row([label, *printed]))
     return "\n".join(lines)
 
 
-def _pipe(cells: Any) -> str:
-    return "| " + " | ".join(cells) + " |"
+def pipe_row(texts: Iterable[str]) -> str:
+    """One line of a table in markdown."""
+    return f"| {' | '.join(texts)} |"
 
 
 def escape(text: str) -> str:
@@ -69,7 +72,7 @@ def escape(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The plain values, unrounded; an unknown one is an empty cell."""
+    """The plain values, unrounded; an unknown one is left empty."""
     text = io.StringIO()
     columns = list(dict.fromkeys(name for row in table.values for name in row))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -78,7 +81,7 @@ def to_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def heading(metric: str, higher_is_better: bool, unit: str | None) -> str:
+def heading(metric: str, higher_is_better: bool, unit: str) -> str:
     """``mse ↓``, ``bits_per_byte ↓ (bits/byte)``."""
     arrow = "↑" if higher_is_better else "↓"
     return f"{metric} {arrow} ({unit})" if unit else f"{metric} {arrow}"
@@ -96,7 +99,7 @@ def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
     entries = [*group.contenders, *(entry for entry in group.entries if entry.is_control)]
     reference = group.reference if part == 0 and names else None
     columns = ["attention", "seeds"]
-    columns += [heading(name, metrics[name]["higher_is_better"], metrics[name].get("unit")) for name in names]
+    columns += [heading(name, metrics[name].higher_is_better, metrics[name].unit) for name in names]
     if reference is not None:
         columns.append(f"{names[0]} {numbers.MINUS} {reference.label}")
     summaries = {name: [summary_of(entry, name) for entry in entries] for name in names}
@@ -104,7 +107,7 @@ def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
     best = {
         name: best_outside_spread(
             [None if entry.is_control else summary for entry, summary in zip(entries, summaries[name], strict=True)],
-            higher_is_better=metrics[name]["higher_is_better"],
+            higher_is_better=metrics[name].higher_is_better,
         )
         for name in names
     }
@@ -113,14 +116,14 @@ def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
         if not entry.completed:
             rows.append(Row(entry.label, message=_reason(entry), is_control=entry.is_control))
             continue
-        cells = [Cell(_seeds(entry))]
+        printed = [Printed(_seeds(entry))]
         for name in names:
             summary = summaries[name][index]
             text = numbers.MISSING if summary is None else numbers.mean_and_deviation(summary, places[name])
-            cells.append(Cell(text + _mark(entry, name), bold=best[name] == index))
+            printed.append(Printed(text + _mark(entry, name), bold=best[name] == index))
         if reference is not None:
-            cells.append(Cell(_against(entry, reference, names[0], places[names[0]])))
-        rows.append(Row(entry.label, tuple(cells), is_control=entry.is_control))
+            printed.append(Printed(_against(entry, reference, names[0], places[names[0]])))
+        rows.append(Row(entry.label, tuple(printed), is_control=entry.is_control))
     rows += [_control_row(name, values, names, places, len(columns)) for name, values in group.controls().items()]
     suffix = f"-{part + 1}" if part else ""
     caption = (
@@ -132,6 +135,7 @@ def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
 
 
 def summary_of(entry: Entry, metric: str) -> Summary | None:
+    """Mean and deviation over seeds; None where no seed has a value."""
     values = list(entry.values(metric).values())
     return summarise(values) if values else None
 
@@ -142,15 +146,22 @@ def _seeds(entry: Entry) -> str:
 
 
 def _mark(entry: Entry, metric: str) -> str:
-    """A dagger where some finished seed has no value: the mean is then of those that did well enough to have one."""
+    """A dagger where a finished seed has no value, because the mean is then of the better seeds only."""
     return "" if len(entry.values(metric)) in (0, len(entry.completed)) else "†"
 
 
+def status_words(record: Record) -> str:
+    """The outcome of a cell that didn't complete."""
+    return STATUS_WORDS.get(record.status, record.status)
+
+
+def reason_of(record: Record) -> str:
+    """Why a cell didn't complete, on one line."""
+    return " ".join((record.reason or "no reason recorded").split())
+
+
 def _reason(entry: Entry) -> str:
-    record = entry.records[0]
-    status = STATUS_WORDS.get(record["status"], record["status"])
-    reason = " ".join(str(record.get("reason") or "no reason recorded").split())
-    return f"{status}: {reason}"
+    return f"{status_words(entry.records[0])}: {reason_of(entry.records[0])}"
 
 
 def _against(entry: Entry, reference: Entry, metric: str, places: int) -> str:
@@ -171,13 +182,13 @@ def _against(entry: Entry, reference: Entry, metric: str, places: int) -> str:
 def _control_row(
     name: str, values: Mapping[str, list[float]], metrics: Sequence[str], places: Mapping[str, int], width: int
 ) -> Row:
-    cells = [Cell(numbers.MISSING)]
+    printed = [Printed(numbers.MISSING)]
     for metric in metrics:
         found = values.get(metric)
         text = numbers.MISSING if not found else numbers.mean_and_deviation(summarise(found), places[metric])
-        cells.append(Cell(text))
-    cells += [Cell(numbers.MISSING)] * (width - 1 - len(cells))
-    return Row(name, tuple(cells), is_control=True)
+        printed.append(Printed(text))
+    printed += [Printed(numbers.MISSING)] * (width - 1 - len(printed))
+    return Row(name, tuple(printed), is_control=True)
 
 
 def _values(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -189,20 +200,15 @@ def _values(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> lis
             summary = summary_of(entry, name)
             row[f"{name}_mean"] = summary.mean if summary else None
             row[f"{name}_deviation"] = summary.deviation if summary else None
-            row[f"{name}_n"] = next(
-                (r["metrics"][name].get("n") for r in entry.completed if name in r["metrics"]), None
-            )
-        statuses = sorted({record["status"] for record in entry.records} - {"completed"})
-        row |= {"status": ", ".join(statuses) or "completed", "reason": None if not statuses else _first_reason(entry)}
+            row[f"{name}_n"] = next((r.metrics[name].n for r in entry.completed if name in r.metrics), None)
+        lost = [record for record in entry.records if not record.is_completed]
+        row["status"] = ", ".join(sorted({record.status for record in lost})) or "completed"
+        row["reason"] = lost[0].reason if lost else None
         rows.append(row)
     for control, metrics in group.controls().items():
         means = {f"{name}_mean": summarise(metrics[name]).mean for name in names if metrics.get(name)}
         rows.append({"attention": control, "kind": "control", **means, "status": "completed"})
     return rows
-
-
-def _first_reason(entry: Entry) -> str | None:
-    return next((record.get("reason") for record in entry.records if record["status"] != "completed"), None)
 
 
 def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bold: bool) -> list[str]:
@@ -213,8 +219,8 @@ def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bol
         *_incomplete(entries, names),
         *_tuning(group),
     ]
-    sizes = {f"{name} {numbers.count(group.metrics()[name].get('n'))}" for name in names}
-    examples = {group.metrics()[name].get("n") for name in names}
+    sizes = {f"{name} {numbers.count(group.metrics()[name].n)}" for name in names}
+    examples = {group.metrics()[name].n for name in names}
     if len(examples) == 1:
         notes.append(f"n = {numbers.count(examples.pop())} in the test part.")
     elif sizes:
@@ -239,8 +245,8 @@ def margin_note(group: Group, entries: Sequence[Entry], names: Sequence[str]) ->
     own = summary_of(reference, names[0])
     if own is None or not found:
         return ""
-    best = (max if metric["higher_is_better"] else min)(found, key=lambda name: found[name])
-    ahead = own.mean - found[best] if metric["higher_is_better"] else found[best] - own.mean
+    best = (max if metric.higher_is_better else min)(found, key=lambda name: found[name])
+    ahead = own.mean - found[best] if metric.higher_is_better else found[best] - own.mean
     share = f" ({100 * abs(ahead / found[best]):.0f} %)" if found[best] else ""
     verdict = "better" if ahead > 0 else "worse" if ahead < 0 else "neither better nor worse"
     return (
@@ -262,7 +268,7 @@ def bold_note(group: Group, names: Sequence[str], any_bold: bool) -> str:
         )
     if any_bold:
         return "Bold: the best, where its mean ± deviation over seeds touches that of no other attention."
-    return "Nothing is bold: the best one's mean ± deviation over seeds touches that of another attention."
+    return "Nothing is bold: the mean ± deviation of the best touches that of another attention."
 
 
 def _noise_floor(group: Group, names: Sequence[str]) -> list[str]:
@@ -282,30 +288,29 @@ def _noise_floor(group: Group, names: Sequence[str]) -> list[str]:
         return []
     return [
         f"Noise floor: {escape(second.label)} computes the same function as {escape(first.label)}; their mean absolute "
-        f"difference by seed is {', '.join(parts)}. A smaller difference between attentions says nothing."
+        f"difference by seed is {', '.join(parts)}. A smaller difference between attentions means nothing."
     ]
 
 
 def _incomplete(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
     notes = []
     for entry in entries:
-        lost = [record for record in entry.records if record["status"] != "completed"]
+        lost = [record for record in entry.records if not record.is_completed]
         if entry.completed and lost:
-            seeds = ", ".join(str(record["cell"]["seed"]) for record in lost)
-            status = STATUS_WORDS.get(lost[0]["status"], lost[0]["status"])
-            reason = " ".join(str(lost[0].get("reason") or "no reason recorded").split())
-            notes.append(f"{escape(entry.label)}, seed {seeds}: {status} ({escape(reason)}).")
+            seeds = ", ".join(str(record.cell.seed) for record in lost)
+            reason = escape(reason_of(lost[0]))
+            notes.append(f"{escape(entry.label)}, seed {seeds}: {status_words(lost[0])} ({reason}).")
         if any(_mark(entry, name) for name in names):
             notes.append(f"† {escape(entry.label)}: the mean leaves out seeds without a finite value.")
     return notes
 
 
 def _tuning(group: Group) -> list[str]:
-    """One learning rate for all is said; so are different ones."""
+    """Says at which learning rate, or rates, the attentions were trained."""
     rates: dict[str, list[str]] = {}
     for entry in group.contenders:
         for record in entry.completed[:1]:
-            rate = ((record.get("config") or {}).get("train") or {}).get("learning_rate")
+            rate = learning_rate(record)
             if rate is not None:
                 rates.setdefault(f"{rate:g}", []).append(entry.label)
     if len(rates) == 1:
@@ -314,15 +319,17 @@ def _tuning(group: Group) -> list[str]:
     return [f"Learning rates: {chosen}."] if rates else []
 
 
-def data_words(data: Mapping[str, Any]) -> str:
-    """``embedded (3f2a91c0)``, ``ETTh1 (…)``: whose data, and the beginning of their fingerprint."""
-    name = data.get("name") or "unknown"
-    if data.get("embedded") and name != "embedded":
+def data_words(data: DataSource) -> str:
+    """``embedded (3f2a91c0)``, ``ETTh1 (…)``: which data, and the beginning of their fingerprint."""
+    name = data.name or "unknown"
+    if data.embedded and name != "embedded":
         name = f"embedded, {name}"
-    return f"{name} ({str(data['sha256'])[:8]})" if data.get("sha256") else str(name)
+    return f"{name} ({data.sha256[:8]})" if data.sha256 else name
 
 
-COSTS = {  # key of a record's ``efficiency`` -> heading, how it is written
+COSTS: Mapping[
+    str, tuple[str, Callable[[float | None], str]]
+] = {  # field of ``Efficiency`` -> heading, how it is written
     "parameters": ("parameters", numbers.count),
     "extra_parameters": ("extra", numbers.count),
     "train_seconds": ("training", numbers.duration),
@@ -330,7 +337,6 @@ COSTS = {  # key of a record's ``efficiency`` -> heading, how it is written
     "examples_per_second": ("examples/s", numbers.significant),
     "base_bytes": ("memory before", numbers.size),
     "peak_bytes": ("peak memory", numbers.size),
-    "state_bytes": ("state", numbers.size),
 }
 
 
@@ -344,28 +350,27 @@ def cost_table(group: Group) -> Table | None:
     rows, values = [], []
     for entry in entries:
         kernels = ", ".join(_kernels(entry)) or numbers.MISSING
-        cells = [Cell(kernels)]
+        printed = [Printed(kernels)]
         for key in keys:
             value = _cost(entry, key)
-            cells.append(Cell(COSTS[key][1](value) + (_share(entry) if key == "extra_parameters" else "")))
-        rows.append(Row(entry.label, tuple(cells), is_control=entry.is_control))
+            printed.append(Printed(COSTS[key][1](value) + (_share(entry) if key == "extra_parameters" else "")))
+        rows.append(Row(entry.label, tuple(printed), is_control=entry.is_control))
         values.append({"attention": entry.label, "kernel": kernels, **{key: _cost(entry, key) for key in keys}})
     caption = f"Cost of {words(group.task)}, {group.title}: medians over seeds."
     notes = [
-        "Extra: parameters that the attention adds to the backbone, also as a share of it; the benchmark's limit is 10 %."
+        "Extra: parameters that the attention adds to the backbone, and their share of it; the benchmark's limit is 10 %."
     ]
     return Table(f"{group.slug}-cost", caption, columns, rows, values, notes)
 
 
 def _cost(entry: Entry, key: str) -> float | None:
-    found = [(record.get("efficiency") or {}).get(key) for record in entry.completed]
+    found = [getattr(record.efficiency, key) for record in entry.completed]
     known = sorted(float(value) for value in found if value is not None)
     return known[len(known) // 2] if known else None
 
 
 def _kernels(entry: Entry) -> list[str]:
-    found = [kernel for r in entry.completed for kernel in (r.get("efficiency") or {}).get("kernels") or []]
-    return list(dict.fromkeys(map(str, found)))
+    return list(dict.fromkeys(kernel for record in entry.completed for kernel in record.efficiency.kernels))
 
 
 def _share(entry: Entry) -> str:

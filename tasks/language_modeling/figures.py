@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-Record = Mapping[str, Any]
+from benchmark.results import Record
+
 Curve = tuple[np.ndarray, np.ndarray]  # x, y
 
 
@@ -20,7 +21,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
     The band around a line is one standard deviation over seeds.  With one seed the figure by position has the 95 % interval
     over documents instead.  Records without curves are left out; without any record there is no figure.
     """
-    records = [record for record in records if (record.get("curves") or {}).get("loss_by_length")]
+    records = [record for record in records if record.curves.get("loss_by_length")]
     if not records:
         return {}
     return {
@@ -53,9 +54,9 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     places: set[int] = set()
-    groups = {label_of(record): [] for record in records}  # type: dict[str, list[Curve]]
+    groups: dict[str, list[Curve]] = {}
     for record in records:
-        groups[label_of(record)].append(curve_of(record["curves"]))
+        groups.setdefault(record.cell.label, []).append(curve_of(record.curves))
     for number, (label, curves) in enumerate(groups.items()):
         x, mean, deviation = mean_and_deviation(curves)
         # There are ten colours; the next ten lines differ by their dashes.
@@ -74,7 +75,7 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
         if len(curves) > 1:
             axes.fill_between(x, mean - deviation, mean + deviation, color=f"C{number % 10}", alpha=0.2, lw=0)
         places.update(x.tolist())
-    for training_length in {record["curves"]["training_length"] for record in records}:
+    for training_length in {record.curves["training_length"] for record in records}:
         axes.axvline(training_length, color="0.5", lw=0.8, ls=":", zorder=0)
     _length_axis(axes, sorted(places))
     axes.set(xlabel=f"{x_label} (dotted: training length)", ylabel="loss, nats/token")
@@ -83,16 +84,11 @@ def _figure(records: Sequence[Record], curve_of: Any, *, x_label: str) -> Figure
 
 
 def _over_documents(label: str, records: Sequence[Record], curve_of: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of the curve by position of the only seed: the 95 % interval over documents, where the record has one."""
-    curve = next(record for record in records if label_of(record) == label)["curves"]["loss_by_position"]
+    """The 95 % interval over documents of the only seed's curve by position; None if the record has none."""
+    curve = next(record for record in records if record.cell.label == label).curves["loss_by_position"]
     if curve_of is not by_position or "low" not in curve:
         return None
     return _numbers(curve["low"]), _numbers(curve["high"])
-
-
-def label_of(record: Record) -> str:
-    """What the run calls this contender: its variant, which is the attention's name where none was given."""
-    return record["cell"].get("variant") or record["cell"]["attention"]
 
 
 def _length_axis(axes: Axes, places: Sequence[int]) -> None:

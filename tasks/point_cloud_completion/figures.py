@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmark.results import Record
 from tasks.point_cloud_completion.packing import unpack
 
-Record = Mapping[str, Any]
+Drawn = Mapping[str, np.ndarray]  # of one shape: "partial", "truth", "completion" -> cloud (points, 3)
 AZIMUTH, ELEVATION = 0.7, 0.35  # of the camera, in radians
 COLOURS = "viridis_r"  # near points dark
 
@@ -19,43 +19,55 @@ COLOURS = "viridis_r"  # near points dark
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
     """``completions_<pattern>`` and, if real scans were completed, ``scans_<pattern>``; each shows the lowest seed."""
     made: dict[str, Figure] = {}
-    for pattern in dict.fromkeys(record["cell"]["pattern"] for record in records):
-        own = [record for record in records if record["cell"]["pattern"] == pattern]
+    for pattern in dict.fromkeys(record.cell.pattern for record in records):
+        own = [record for record in records if record.cell.pattern == pattern]
         for kind, name in (("shapes", "completions"), ("scans", "scans")):
-            columns = _by_label([record for record in own if (record.get("curves") or {}).get(kind)], kind)
+            names, columns = _by_label(own, kind)
             if columns:
-                made[f"{name}_{pattern}"] = _rows(columns, kind, f"{name.capitalize()}, {pattern}")
+                made[f"{name}_{pattern}"] = _rows(names, columns, f"{name.capitalize()}, {pattern}")
     return made
 
 
-def _by_label(records: Sequence[Record], kind: str) -> dict[str, list[Mapping[str, str]]]:
-    """Attention -> its drawn clouds.  A record is left out if its shapes differ from those of the first record."""
-    found: dict[str, list[Mapping[str, str]]] = {}
-    names: list[str] | None = None
-    for record in sorted(records, key=lambda r: (_label(r), r["cell"].get("seed", 0))):
-        drawn = record["curves"][kind]
-        names = names or [shape["name"] for shape in drawn]
-        if [shape["name"] for shape in drawn] == names:
-            found.setdefault(_label(record), drawn)
-    return found
+def _by_label(records: Sequence[Record], kind: str) -> tuple[list[str], dict[str, list[Drawn]]]:
+    """Names of the shapes, and attention -> its clouds of each shape.
+
+    A record is left out if its shapes differ from those of the first record, or if files of its clouds are missing.
+    """
+    found: dict[str, list[Drawn]] = {}
+    names: list[str] = []
+    for record in sorted(records, key=lambda r: (r.cell.label, r.cell.seed)):
+        own = [str(shape["name"]) for shape in record.curves.get(kind) or []]
+        clouds = _clouds(record, kind)
+        if not clouds or own != (names or own):
+            continue
+        names = own
+        found.setdefault(record.cell.label, clouds)
+    return names, found
 
 
-def _label(record: Record) -> str:
-    """The contender's name in tables."""
-    return str(record["cell"].get("variant") or record["cell"]["attention"])
+def _clouds(record: Record, kind: str) -> list[Drawn] | None:
+    """The drawn clouds of each shape; None if a file is missing."""
+    shapes: list[Drawn] = []
+    for shape in record.curves.get(kind) or []:
+        contents = {name: record.attachment(stored) for name, stored in shape.items() if name != "name"}
+        there = {name: unpack(content) for name, content in contents.items() if content is not None}
+        if len(there) < len(contents):
+            return None
+        shapes.append(there)
+    return shapes
 
 
-def _rows(columns: Mapping[str, Sequence[Mapping[str, str]]], kind: str, title: str) -> Figure:
+def _rows(names: Sequence[str], columns: Mapping[str, Sequence[Drawn]], title: str) -> Figure:
     """A figure with a row for each shape; its first columns are the clouds that all attentions share."""
     shapes = next(iter(columns.values()))
-    shared = ["partial", "truth"] if kind == "shapes" else ["partial"]
+    shared = [name for name in ("partial", "truth") if name in shapes[0]]
     width = len(shared) + len(columns)
     figure = Figure(figsize=(1.7 * width, 1.8 * len(shapes) + 0.4), layout="constrained")
     axes = figure.subplots(len(shapes), width, squeeze=False)
     for row, shape in enumerate(shapes):
         clouds = {name: shape[name] for name in shared}
         clouds |= {label: drawn[row]["completion"] for label, drawn in columns.items()}
-        views = {name: seen_from_camera(unpack(text)) for name, text in clouds.items()}
+        views = {name: seen_from_camera(cloud) for name, cloud in clouds.items()}
         # The truth (or the partial cloud) sets the frame of its row, so that a stray point shrinks no other cloud.
         frame = views["truth" if "truth" in views else "partial"][:, :2]
         middle = (frame.min(0) + frame.max(0)) / 2
@@ -64,7 +76,7 @@ def _rows(columns: Mapping[str, Sequence[Mapping[str, str]]], kind: str, title: 
             _scatter(axis, view, middle, reach)
             if row == 0:
                 axis.set_title(name, fontsize=8)
-        axes[row, 0].set_ylabel(shape["name"], fontsize=7)
+        axes[row, 0].set_ylabel(names[row], fontsize=7)
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
-from benchmark.interface import AttentionFactory, Columns, LossSum, Splits, mean_of
+from benchmark.interface import Attachment, AttentionFactory, Columns, LossSum, Splits, mean_of
 from benchmark.settings import Settings
 from tasks.point_cloud_completion.controls import columns_of, control_columns
 from tasks.point_cloud_completion.data import (
@@ -229,7 +229,7 @@ class PointCloudCompletion:
     def _drawn(
         self, model: nn.Module, examples: Sequence[Example], names: Sequence[str], *, truth: bool
     ) -> list[dict[str, Any]]:
-        """The clouds of these examples in the model's frame, packed."""
+        """The clouds of these examples in the model's frame, packed; attentions share the files of partial clouds and truths."""
         if not examples:
             return []
         batch = self.collate(examples)
@@ -248,7 +248,8 @@ class PointCloudCompletion:
                 clouds["completion"] = clouds["completion"][~padding[number].cpu()]
             if truth:
                 clouds["truth"] = example.complete
-            kept.append({"name": name, **{key: pack(cloud.numpy()) for key, cloud in clouds.items()}})
+            packed = {key: Attachment(pack(cloud.numpy()), "bin") for key, cloud in clouds.items()}
+            kept.append({"name": name, **packed})
         return kept
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.interface import Exhibit
+from benchmark.results import Record
 
-Record = Mapping[str, Any]
 SHOWN_CHARACTERS = 400  # of a source
 
 
@@ -17,19 +17,19 @@ def exhibits(records: Sequence[Record]) -> list[Exhibit]:
     made = []
     for (pattern, *_), group in _comparable(records).items():
         chosen: dict[str, Record] = {}
-        for record in sorted(group, key=lambda record: record["cell"].get("seed", 0)):
-            chosen.setdefault(_label(record), record)
-        forced = group[0]["curves"]["forced_min_tokens"]
+        for record in sorted(group, key=lambda record: record.cell.seed):
+            chosen.setdefault(record.cell.label, record)
+        forced = group[0].curves["forced_min_tokens"]
         caption = (
-            f"{pattern}: greedy or beam search as the preset has it. A summary ends by itself; forced ones have at least "
-            f"{forced} tokens. Sources are shown as far as {SHOWN_CHARACTERS} characters."
+            f"Decoded by greedy or beam search, as the preset says. A summary ends by itself; those marked forced have at least "
+            f"{forced} tokens. Sources are cut after {SHOWN_CHARACTERS} characters."
         )
         rows: list[tuple[str, ...]] = []
-        for index, example in enumerate(group[0]["curves"]["examples"]):
+        for index, example in enumerate(group[0].curves["examples"]):
             rows.append((example["name"], "source", _shortened(example), ""))
             rows += [("", "reference", reference, "") for reference in example["references"]]
             for label, record in chosen.items():
-                summary = record["curves"]["examples"][index]
+                summary = record.curves["examples"][index]
                 rows.append(("", label, summary["summary"], f"{summary['rouge1']:.1f}"))
                 if summary["summary_forced"] != summary["summary"]:
                     rows.append(("", f"{label}, forced", summary["summary_forced"], ""))
@@ -42,16 +42,11 @@ def _comparable(records: Sequence[Record]) -> dict[tuple[Any, ...], list[Record]
     """Records that show the same examples at the same pattern."""
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     for record in records:
-        curves = record.get("curves") or {}
+        curves = record.curves
         if curves.get("examples"):
             names = tuple(example["name"] for example in curves["examples"])
-            groups[record["cell"]["pattern"], curves["forced_min_tokens"], names].append(record)
+            groups[record.cell.pattern, curves["forced_min_tokens"], names].append(record)
     return groups
-
-
-def _label(record: Record) -> str:
-    """The contender's name in tables: the attention, or a variant of it with its own options."""
-    return str(record["cell"].get("variant") or record["cell"]["attention"])
 
 
 def _shortened(example: Mapping[str, Any]) -> str:

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmark.interface import Exhibit, Sound
-from tasks.text_to_speech.figures import comparable, label_of
+from benchmark.results import Record
+from tasks.text_to_speech.figures import comparable
 
 CAPTION = (
     "Recording, recording through the vocoder (the best that any model here can sound), and each attention's synthesis "
     "from the text alone."
 )
+NOT_THERE = "not published; run the cell to hear it"
 
 
-def exhibits(records: Sequence[Mapping[str, Any]]) -> list[Exhibit]:
-    """A table for each backbone and pattern: a row an utterance, a column a voice."""
+def exhibits(records: Sequence[Record]) -> list[Exhibit]:
+    """One table for each backbone and pattern, with a row for each utterance and a column for each kind of sound."""
     made = []
     for group in comparable(records):
-        backbone, pattern = (group[0]["cell"][key] for key in ("backbone", "pattern"))
-        labels = [label_of(record) for record in group]
+        backbone, pattern = group[0].cell.backbone, group[0].cell.pattern
         rows = []
-        for number, truth in enumerate(group[0]["curves"]["utterances"]):
-            sounds: list[str | Sound] = [
-                _sound(kind, truth["name"], truth["sounds"][kind]) for kind in ("truth", "vocoded_truth")
-            ]
-            for label, record in zip(labels, group, strict=True):
-                own = record["curves"]["utterances"][number]["sounds"]["synthesised"]
-                sounds.append(_sound(f"{backbone}-{pattern}-{label}", truth["name"], own))
+        for number, truth in enumerate(group[0].curves["utterances"]):
+            sounds = [_sound(group[0], truth, kind, file=kind) for kind in ("truth", "vocoded_truth")]
+            for record in group:
+                own = record.curves["utterances"][number]
+                sounds.append(_sound(record, own, "synthesised", file=f"{backbone}-{pattern}-{record.cell.label}"))
             rows.append((truth["text"], *sounds))
-        columns = ("text", "recording", "through the vocoder", *labels)
+        columns = ("text", "recording", "through the vocoder", *(record.cell.label for record in group))
         made.append(Exhibit(f"Speech: {backbone}, {pattern}", CAPTION, columns, tuple(rows)))
     return made
 
 
-def _sound(kind: str, utterance: str, content: str) -> Sound:
-    name = re.sub(r"[^a-z0-9_-]", "_", f"{kind}-{utterance}".lower())
-    return Sound(name, base64.b64decode(content), "audio/mpeg")
+def _sound(record: Record, utterance: Any, kind: str, *, file: str) -> str | Sound:
+    """The sound, or words where its file isn't there: recordings of a speaker are not published."""
+    content = record.attachment(utterance["sounds"].get(kind))
+    if content is None:
+        return NOT_THERE
+    name = re.sub(r"[^a-z0-9_-]", "_", f"{file}-{utterance['name']}".lower())
+    return Sound(name, content, "audio/mpeg")

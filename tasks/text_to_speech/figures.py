@@ -5,16 +5,27 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmark.results import Record
+from tasks.text_to_speech.audio import NUM_MELS
 from tasks.text_to_speech.shown import unpack
 
-Record = Mapping[str, Any]
 PER_ROW = 3
+# Without interpolation a PNG file of the figure has half the bytes.
+IMAGE: Any = {"origin": "lower", "aspect": "auto", "cmap": "magma", "interpolation": "nearest"}
+
+
+class Panel(NamedTuple):
+    """One picture of a figure."""
+
+    title: str
+    values: np.ndarray  # (rows, columns)
+    seconds: float  # that its columns take
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:
@@ -24,7 +35,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
     """
     made: dict[str, Figure] = {}
     for group in comparable(records):
-        backbone, pattern = (group[0]["cell"][key] for key in ("backbone", "pattern"))
+        backbone, pattern = group[0].cell.backbone, group[0].cell.pattern
         title = f"{backbone}, {pattern}"
         drawn = {"spectrograms": _spectrograms(group, title), "alignments": _alignments(group, title)}
         for kind, figure in drawn.items():
@@ -34,21 +45,16 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 
 
 def comparable(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that show the same utterances at the same place, one an attention, of the lowest seed."""
+    """Groups of records with the same backbone, pattern and utterances; in each, the lowest seed of each attention."""
     groups: dict[tuple[Any, ...], dict[str, Record]] = defaultdict(dict)
-    for record in sorted(records, key=lambda r: (label_of(r), r["cell"].get("seed", 0))):
-        utterances = (record.get("curves") or {}).get("utterances")
+    for record in sorted(records, key=lambda r: (r.cell.label, r.cell.seed)):
+        utterances = record.curves.get("utterances")
         if not utterances:
             continue
-        cell = record["cell"]
+        cell = record.cell
         names = tuple((u["name"], u["text"], u["truth_seconds"]) for u in utterances)
-        groups[cell["backbone"], cell["pattern"], names].setdefault(label_of(record), record)
+        groups[cell.backbone, cell.pattern, names].setdefault(cell.label, record)
     return [list(group.values()) for group in groups.values()]
-
-
-def label_of(record: Record) -> str:
-    """What tables call the contender: the attention, or a variant of it with options of its own."""
-    return str(record["cell"].get("variant") or record["cell"]["attention"])
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
@@ -58,39 +64,48 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
     return free
 
 
-def _spectrograms(group: Sequence[Record], title: str) -> Figure:
-    """The first shown utterance: truth first, then each attention."""
-    shown = [record["curves"]["utterances"][0] for record in group]
-    panels = [("truth", shown[0]["truth_mel"], shown[0]["truth_seconds"])]
-    panels += [(label_of(record), one["mel"], one["seconds"]) for record, one in zip(group, shown, strict=True)]
-    figure, axes = _panels(len(panels), f'{title}: "{shown[0]["text"]}"')
-    for axis, (name, stored, seconds) in zip(axes, panels, strict=True):
+def _spectrograms(group: Sequence[Record], title: str) -> Figure | None:
+    """The first utterance that the records show, the truth and then each attention; None if no record has pictures."""
+    first = group[0].curves["utterances"][0]
+    panels = _shown(group[:1], "truth_mel", "truth_seconds", title="truth") + _shown(group, "mel", "seconds")
+    if not panels:
+        return None
+    figure, axes = _panels(len(panels), f'{title}: "{first["text"]}"')
+    for axis, panel in zip(axes, panels, strict=True):
         axis.grid(False)
-        axis.imshow(
-            unpack(stored), origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=1, extent=(0, seconds, 0, 80)
-        )
-        axis.set_title(name, fontsize=9)
+        extent = (0, panel.seconds, 0, NUM_MELS)
+        axis.imshow(panel.values, **IMAGE, vmin=0, vmax=1, extent=extent)
+        axis.set_title(panel.title, fontsize=9)
         axis.set_xlabel("seconds", fontsize=8)
     _label_left(axes, "mel band")
     return figure
 
 
 def _alignments(group: Sequence[Record], title: str) -> Figure | None:
-    """Weights of the last cross-attention, where it has any."""
-    shown = [(label_of(record), record["curves"]["utterances"][0].get("alignment")) for record in group]
-    panels = [(name, unpack(stored)) for name, stored in shown if stored]
+    """The weights of the last cross-attention; None if no record has any."""
+    panels = _shown(group, "alignment", "seconds")
     if not panels:
         return None
     figure, axes = _panels(len(panels), f"{title}: alignment of the last cross-attention, mean over heads")
-    for axis, (name, weights) in zip(axes, panels, strict=True):
+    for axis, panel in zip(axes, panels, strict=True):
         axis.grid(False)
-        axis.imshow(
-            weights, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=max(1e-6, float(np.max(weights)))
-        )
-        axis.set_title(name, fontsize=9)
+        strongest = max(1e-6, float(np.max(panel.values)))
+        axis.imshow(panel.values, **IMAGE, vmin=0, vmax=strongest)
+        axis.set_title(panel.title, fontsize=9)
         axis.set_xlabel("decoder step", fontsize=8)
     _label_left(axes, "symbol")
     return figure
+
+
+def _shown(group: Sequence[Record], picture: str, seconds: str, *, title: str | None = None) -> list[Panel]:
+    """This picture of the first utterance of every record that has it."""
+    panels = []
+    for record in group:
+        utterance = record.curves["utterances"][0]
+        content = record.attachment(utterance[picture])
+        if content is not None:
+            panels.append(Panel(title or record.cell.label, unpack(content), utterance[seconds]))
+    return panels
 
 
 def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import base64
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.interface import Attachment
 from tasks.text_to_speech.audio import HOP, SAMPLE_RATE, to_mp3
 from tasks.text_to_speech.utterances import Utterance
 
@@ -20,7 +22,7 @@ DARKEST, BRIGHTEST = -11.6, 2.5  # log-mel values; the first is just below the f
 
 
 def entry(utterance: Utterance, mel: Tensor, sounds: Mapping[str, Tensor], alignment: Tensor | None) -> dict[str, Any]:
-    """JSON values.
+    """The JSON values and attachments of one utterance; cells of the same data share the files of the truth.
 
     mel: (frames, NUM_MELS), natural logarithm.  sounds: name -> (samples,).  alignment: (steps, symbols).
     """
@@ -32,22 +34,23 @@ def entry(utterance: Utterance, mel: Tensor, sounds: Mapping[str, Tensor], align
         "truth_mel": picture(utterance.mel.T, DARKEST, BRIGHTEST),
         "mel": picture(mel.T, DARKEST, BRIGHTEST),
         "alignment": None if alignment is None else picture(alignment.T, 0.0, 1.0),
-        "sounds": {name: base64.b64encode(to_mp3(samples)).decode() for name, samples in sounds.items()},
+        "sounds": {name: Attachment(to_mp3(samples), "mp3") for name, samples in sounds.items()},
     }
 
 
-def picture(values: Tensor, darkest: float, brightest: float) -> dict[str, Any]:
-    """At most MOST_ROWS x MOST_COLUMNS values as bytes.  values: (rows, columns)"""
+def picture(values: Tensor, darkest: float, brightest: float) -> Attachment:
+    """The values as a grey PNG, averaged to at most MOST_ROWS x MOST_COLUMNS pixels.  values: (rows, columns)."""
     size = (min(values.shape[0], MOST_ROWS), min(values.shape[1], MOST_COLUMNS))
     small = F.adaptive_avg_pool2d(values[None].float(), size)[0]
     levels = ((small - darkest) / (brightest - darkest) * 255).round().clamp(0, 255).to(torch.uint8)
-    return {"rows": size[0], "columns": size[1], "bytes": base64.b64encode(levels.numpy().tobytes()).decode()}
+    content = io.BytesIO()
+    Image.fromarray(levels.numpy()).save(content, format="PNG", optimize=True)
+    return Attachment(content.getvalue(), "png")
 
 
-def unpack(stored: dict[str, Any]) -> np.ndarray:
-    """The picture as (rows, columns) in [0, 1]."""
-    levels = np.frombuffer(base64.b64decode(stored["bytes"]), dtype=np.uint8)
-    return levels.reshape(stored["rows"], stored["columns"]) / 255
+def unpack(content: bytes) -> np.ndarray:
+    """The values of a ``picture``, in [0, 1].  Returns (rows, columns)."""
+    return np.asarray(Image.open(io.BytesIO(content)), dtype=np.uint8) / 255
 
 
 def cross_alignment(model: nn.Module, run: Callable[[], Any]) -> Tensor | None:

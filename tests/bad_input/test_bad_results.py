@@ -11,35 +11,57 @@ from refused import assert_refused, cases, write
 
 from benchmark import results
 
-NAMES = ("task", "backbone", "pattern", "attention", "preset", "hash")
-CELL = {**dict.fromkeys(NAMES, "x"), "seed": 0}
+CELL = {**dict.fromkeys(("task", "backbone", "pattern", "attention", "preset"), "x"), "seed": 0, "hash": "0123456789ab"}
 RECORD = {"schema_version": results.SCHEMA_VERSION, "cell": CELL, "status": "completed", "metrics": {}}
+NAME = "gpt.causal_self.lavo.s0.0123456789ab.json"
 RECORDS = {
     "record that breaks off": ("{", "not a record"),
     "empty record": ("", "not a record"),
     "record that is a list": ("[]", "'cell'"),
     "record that isn't UTF-8": (b"\xff\xfe{}", "not a record", "0xff"),
-    "record of another version": (json.dumps({**RECORD, "schema_version": 99}), "schema_version 99", "reads 1"),
-    "record without a status": (json.dumps({"schema_version": 1, "cell": CELL}), "'status'"),
-    "record of an unknown status": (json.dumps({**RECORD, "status": "fine"}), "'fine'", "completed, failed"),
-    "record without its cell's names": (json.dumps({**RECORD, "cell": {"task": "lm"}}), "lacks backbone, pattern"),
-    "record whose cell is a number": (json.dumps({**RECORD, "cell": 3}), "lacks task"),
+    "record of another version": (json.dumps({**RECORD, "schema_version": 99}), "schema_version '99'", "reads 1, 2"),
+    "record without a status": (json.dumps({"schema_version": 2, "cell": CELL}), "'status'"),
+    "record of an unknown status": (json.dumps({**RECORD, "status": "fine"}), "'fine'", "'completed', 'failed'"),
+    "record without its cell's names": (json.dumps({**RECORD, "cell": {"task": "lm"}}), "cell.backbone", "required"),
+    "record whose cell is a number": (json.dumps({**RECORD, "cell": 3}), "cell = 3", "object"),
     "record with NaN": (json.dumps({**RECORD, "seconds": float("nan")}), "NaN", "null"),
-    "record with half a metric": (json.dumps({**RECORD, "metrics": {"loss": {"value": 1}}}), "loss", "value and n"),
+    "record with half a metric": (
+        json.dumps({**RECORD, "metrics": {"loss": {"value": 1}}}),
+        "metrics.loss.n",
+        "required",
+    ),
+    "record with a text for a number": (json.dumps({**RECORD, "seconds": "3"}), "seconds = '3'", "number"),
+    "record whose settings are a number": (
+        json.dumps({**RECORD, "config": {"train": 3}}),
+        "config.train = 3",
+        "object",
+    ),
+    "record with kernels in one text": (json.dumps({**RECORD, "efficiency": {"kernels": "a"}}), "efficiency.kernels"),
+    "record whose examples lie elsewhere": (
+        json.dumps({**RECORD, "examples": "../../b.csv.gz"}),
+        "examples",
+        "pattern",
+    ),
+    "record that never ends": ("[" * 100_000, "not a record"),
 }
 
 
 @pytest.mark.parametrize("command", ["report", "compare", "list"])
 @cases(RECORDS)
-def test_a_wrong_record_is_refused(case, command, tmp_path):
+def test_a_wrong_record_is_named_and_left_out(case, command, tmp_path):
     content, *words = case
-    write(tmp_path / "runs" / "lm" / "a.json", content)
+    write(tmp_path / "runs" / "lm" / NAME, content)
     arguments = {
         "report": ("report", "runs", "-o", "report"),
         "compare": ("compare", "runs", "runs"),
         "list": ("list", "results", "-o", "runs"),
     }
-    assert_refused(lavo_bench(*arguments[command]), [str(Path("runs/lm/a.json")), *words])
+    answer = lavo_bench(*arguments[command])
+    assert answer.err.startswith("left out: "), answer
+    assert answer.err.count("\n") == 1, answer
+    for word in (str(Path("runs/lm") / NAME), *words):
+        assert word in answer.err
+    assert answer.status == 1
 
 
 FOLDERS = {

@@ -1,8 +1,9 @@
-"""Compiles the kernels for an H100 (sm_90), which needs no GPU, and tells what each takes of it.
+"""Compiles the kernels for an H100 (sm_90), which needs no GPU, and prints the registers and shared memory of each.
 
     python tests/lavo/compile_kernels.py [--every 1] [--first 0] [--warps 4] [--kernel NAME]
 
-Of all variants each ``every``-th from ``first`` on.  The interpreter forgives types and shapes that the compiler does not.
+It takes every ``every``-th of all variants from ``first`` on.  The compiler refuses types and shapes that the interpreter
+accepts.
 Registers and spills are those of ptxas, for the numbers of warps given; shared memory is the compiler's.
 """
 
@@ -22,7 +23,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from lavo import kernels, kernels_backward
+from lavo import kernels, kernels_backward, one_pass
+from lavo.launch import OUTPUTS
 
 H100 = GPUTarget("cuda", 90, 32)
 TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -43,8 +45,7 @@ OF_INPUTS = {
     "de_ptr",
     "memory_dq_ptr",
 }
-SHARED_BYTES = 227 * 1024  # that a block may have on an H100
-OUTPUTS = {"joint": 0, "sum": 1, "memory": 2}
+SHARED_BYTES = 227 * 1024  # the most that a block may have on an H100
 
 
 def variants() -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -62,7 +63,7 @@ def variants() -> Iterator[tuple[Any, dict[str, Any]]]:
             memory = {"OUTPUT": OUTPUTS[output], "IDENTITY": identity, "R": D if identity else max(16, D // 2)}
             yield kernels.output_kernel, shape | memory
             if causal:
-                yield kernels.one_pass_kernel, shape | memory | {"GROUP": 32}
+                yield one_pass.one_pass_kernel, shape | memory | {"GROUP": 32}
                 yield kernels.decode_kernel, shape | memory
             yield kernels_backward.memory_backward_kernel, shape | memory | {"BASIS_GRADIENT": not identity}
         for output in ("joint", "sum"):

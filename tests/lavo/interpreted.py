@@ -1,6 +1,6 @@
-"""Triton under its interpreter, on a CPU: to be imported before triton is.
+"""Runs Triton under its interpreter, on a CPU; must be imported before triton.
 
-Three faults of the interpreter of triton 3.6 are mended here, so that what it computes is what a GPU would.
+Three faults of the interpreter of triton 3.6 are mended here, so that it computes what a GPU would.
 """
 
 import os

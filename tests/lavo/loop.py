@@ -1,4 +1,4 @@
-"""LAVO as a loop over heads, tokens and units in float64, written from the definition and from nothing else."""
+"""LAVO as a loop over heads, tokens and units in float64, written from the definition alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def lavo_loop(q, k, v, basis, *, window, bias=None, causal, output="joint", diss
     heads = []
     for h in range(q.shape[0]):
         P = None if bias is None else bias[h]
-        heads.append(_head(q[h], k[h], v[h], basis[h], window, P, causal, output, dissect))
+        heads.append(_head(q[h], k[h], v[h], basis[h], window, P, causal=causal, output=output, dissect=dissect))
     return torch.stack(heads)
 
 
-def _head(q, k, v, B, w, P, causal, output, dissect) -> Tensor:
+def _head(q, k, v, B, w, P, *, causal, output, dissect) -> Tensor:
     n, d = q.shape
     e, l_local = [], []
     for t in range(n):

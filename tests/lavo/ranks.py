@@ -1,4 +1,4 @@
-"""What each process of test_parallel.py does: attention and a whole model over its part of a sequence, results to files.
+"""A process of test_parallel.py: runs attention and a whole model over its part of a sequence, and writes the results.
 
 python ranks.py RANK WORLD_SIZE FOLDER
 """

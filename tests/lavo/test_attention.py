@@ -1,4 +1,4 @@
-"""The module: parameters, streaming, selection, folding, orthonormality, and what it declares."""
+"""The module: parameters, streaming, selection, folding, orthonormality, declarations."""
 
 import copy
 
@@ -152,7 +152,7 @@ def test_a_long_stream_of_single_tokens_keeps_its_mean(dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
 def test_a_million_tokens_stay_near_the_definition(dtype, tolerance):
-    """In chunks of 4,096, values with a mean that a careless sum would lose; the definition in float64, window by window."""
+    """In chunks of 4,096, against float64.  The values have a mean, which a careless sum would lose."""
     n, size, d = 1_048_576, 4096, 8
     made = LAVOAttention(pattern="causal_self", num_heads=1, head_dim=d)
     exact = copy.deepcopy(made).double()
@@ -251,7 +251,7 @@ def test_without_a_basis_the_windows_are_alone():
     torch.testing.assert_close(made(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v))
 
 
-def test_what_it_declares():
+def test_it_declares_its_properties():
     made = {pattern: attention(pattern) for pattern in ("causal_self", "noncausal_self", "causal_cross")}
     assert LAVOAttention.unsupported == {}
     assert LAVOAttention.linear_state

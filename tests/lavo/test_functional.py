@@ -41,7 +41,7 @@ def gradients(out, inputs):
 
 @pytest.fixture(params=[0, 1 << 20], ids=["computed again", "kept"])
 def _rows_kept(request, monkeypatch):
-    """The backward pass of a long sequence, and that of a short one."""
+    """Runs a test with the backward pass of a long sequence, and with that of a short one."""
     monkeypatch.setattr("lavo.chunked.KEPT_ROWS", request.param)
 
 
@@ -63,7 +63,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(causal, output, n, wi
 @pytest.mark.parametrize("n", [8, 13, 21])
 @pytest.mark.parametrize(("causal", "output"), list(itertools.product((True, False), OUTPUTS)))
 def test_the_axes_as_a_basis_are_the_identity(causal, output, n):
-    """Without a product by the basis its operands are themselves: what is kept must not be what blocks share."""
+    """Without a product with the basis, a is q itself; it must not be kept in a buffer that other blocks overwrite."""
     inputs = example(batch=2, n=n, window=8, rank=8, causal=causal, grad=True)
     q, k, v, _, bias = inputs
     identity = torch.eye(8, dtype=q.dtype).repeat(q.shape[1], 1, 1)
@@ -127,7 +127,7 @@ def test_the_layout_in_memory_changes_nothing(causal, layout):
 @pytest.mark.parametrize("axes", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
 def test_chunks_change_nothing(causal, axes, monkeypatch):
-    """Several chunks, several groups of batch rows, a partial window: the rows of a block made small."""
+    """Small blocks make several chunks, several groups of batch rows and a partial window."""
     inputs = example(batch=3, n=75, d=8, window=8, causal=causal, grad=True)
     q, k, v, basis, bias = inputs
     basis = None if axes else basis
@@ -141,10 +141,30 @@ def test_chunks_change_nothing(causal, axes, monkeypatch):
 
 
 @pytest.mark.usefixtures("_rows_kept")
+@pytest.mark.parametrize("layout", ["heads first", "tokens first"])
+@pytest.mark.parametrize("axes", [False, True])
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("causal", [True, False])
+def test_buffers_that_temporaries_share_change_nothing(causal, output, axes, layout, monkeypatch):
+    """A buffer overwritten too early would change some bits; with a buffer for each temporary none can be."""
+    inputs = example(batch=3, n=75, d=8, window=8, causal=causal, grad=True)
+    q, k, v, basis, bias = inputs
+    if layout == "tokens first":
+        q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
+    monkeypatch.setattr("lavo.blocks.ROWS_PER_THREAD", 16)
+    results = []
+    for _ in range(2):
+        out = lavo_attention(q, k, v, None if axes else basis, window=8, bias=bias, causal=causal, output=output)
+        results.append([out, *gradients(out, inputs)])
+        monkeypatch.setattr("lavo.blocks.BUFFER_OF", {})
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.usefixtures("_rows_kept")
 @pytest.mark.parametrize("axes", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_graph_kept_gives_its_gradients_twice(causal, axes):
-    """A backward pass that wrote into what the forward pass kept would change the second one."""
+    """If the backward pass wrote into tensors that the forward pass kept, the second one would differ."""
     inputs = example(n=21, window=8, rank=8, causal=causal, grad=True)
     q, k, v, basis, bias = inputs
     out = lavo_attention(q, k, v, None if axes else basis, window=8, bias=bias, causal=causal)
@@ -193,7 +213,7 @@ def test_cross_attention_ignores_the_order_of_the_source():
 @pytest.mark.parametrize("future", [0.0, 1e4, 1e30, float("nan"), float("inf")])
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_the_future_does_not_move_the_past_at_all(output, future):
-    """Not even by rounding.  Within the window nan times a weight of 0 is nan, as in exact attention."""
+    """Not even by rounding.  Inside a window the future is finite here: nan times a weight of 0 is nan, as in exact attention."""
     q, k, v, basis, bias = example(n=200, d=16, rank=16, window=48)
     before = lavo_attention(q, k, v, basis, window=48, bias=bias, causal=True, output=output)
     for t in (0, 15, 16, 47, 48, 100, 198):
@@ -342,7 +362,7 @@ def test_no_token_and_one_token(causal, length):
 
 
 class LargestTensor(TorchDispatchMode):
-    """The largest tensor that any operation gives."""
+    """Finds the size of the largest tensor that any operation returns."""
 
     numel = 0
 
@@ -350,14 +370,14 @@ class LargestTensor(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for x in out if isinstance(out, tuple | list) else (out,):
             if isinstance(x, torch.Tensor):
-                # expanded and sliced views hold no more than what they look at
+                # an expanded or sliced view counts no more than its storage
                 self.numel = max(self.numel, min(x.numel(), x.untyped_storage().nbytes() // x.element_size()))
         return out
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_no_tensor_is_larger_than_the_inputs(causal):
-    """No n x n and no n x r x d: beyond the blocks, whose size is fixed, nothing exceeds one of q, k, v."""
+    """There is no n x n and no n x r x d tensor: but for blocks, whose size is fixed, none exceeds one of q, k, v."""
     for n in (4096, 16384):
         inputs = example(heads=1, n=n, d=16, rank=16, window=16, causal=causal, dtype=torch.float32, grad=True)
         q, k, v, basis, bias = inputs

@@ -1,7 +1,7 @@
 """The Triton kernels, under Triton's interpreter, against the definition in float64; and their compilation for sm_90.
 
 Triton decides at its import whether it interprets, so the comparisons run in a process of their own: this file calls
-itself.  Lengths are small: a program of the interpreter takes some milliseconds for each tile.
+itself.  Lengths are small, because the interpreter takes some milliseconds for each tile.
 """
 
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-# Share of the root mean square of what the definition in float64 gives for the inputs as rounded.
+# As a share of the root mean square of the definition's result, in float64 from the rounded inputs.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}
 
-# Windows of a tile (up to 64 tokens), of several, and with a last tile beyond the window; partial last windows; ranks and
+# Windows of one tile (up to 64 tokens), of several, and with a last tile beyond the window; partial last windows; ranks and
 # head_dims that are no powers of two; one token; several sequences.
 SHAPES = [
     {"n": 40, "window": 16, "batch": 2, "heads": 2},
@@ -89,7 +89,7 @@ def test_kernels_give_what_the_definition_says(measured, case):
 
 @pytest.mark.slow
 def test_other_properties_hold(measured):
-    """Named where they are measured, at the end of this file."""
+    """The functions of PROPERTIES, at the end of this file."""
     assert measured["properties"] == dict.fromkeys(measured["properties"], True)
     assert len(measured["properties"]) >= 10
 
@@ -102,7 +102,7 @@ def test_some_variants_compile_for_an_h100():
     assert "variants compiled" in said
 
 
-# What runs in the process with the interpreter.
+# The rest of the file runs in the process with the interpreter.
 
 
 def main(path):
@@ -173,7 +173,7 @@ def errors_of(case):
 
 
 def relative(got, want):
-    """Root mean square of the difference over that of what is wanted; where that is nothing, of the difference alone."""
+    """Root mean square of the difference over that of ``want``; where ``want`` is zero, of the difference alone."""
     norm = want.square().mean().sqrt().item()
     return (got.double() - want).square().mean().sqrt().item() / (norm if norm > 1e-6 else 1.0)
 
@@ -215,14 +215,14 @@ def programs_that_share_the_work_change_nothing():
     """The work of a sequence over one program, and over one a tile: sums of gradients in another order."""
     import torch
 
-    from lavo import fused, lavo_attention
+    from lavo import launch, lavo_attention
 
-    runs, before = [], fused.PROGRAMS
-    for fused.PROGRAMS in (1, 4096):
+    runs, before = [], launch.PROGRAMS
+    for launch.PROGRAMS in (1, 4096):
         tensors = [x.clone().requires_grad_() for x in small(n=70)]
         out = lavo_attention(*tensors[:4], window=8, bias=tensors[4], causal=True, backend="triton")
         runs.append(torch.autograd.grad(out.square().sum(), tensors))
-    fused.PROGRAMS = before
+    launch.PROGRAMS = before
     return all(torch.allclose(a, b, atol=1e-5, rtol=1e-5) for a, b in zip(*runs, strict=True))
 
 
@@ -236,7 +236,7 @@ def large_scores_do_not_overflow():
     return all(torch.isfinite(x).all() for x in (out, *torch.autograd.grad(out.sum(), (q, k, v, basis, bias))))
 
 
-def what_has_no_kernel_goes_to_torch():
+def inputs_without_a_kernel_go_to_torch():
     import torch
 
     from lavo.functional import resolve_backend
@@ -248,7 +248,7 @@ def what_has_no_kernel_goes_to_torch():
         and resolve_backend("triton", q.double(), 64) == "torch"
         and resolve_backend("triton", torch.randn(1, 1, 4, 129), 64) == "torch"
         and resolve_backend("triton", torch.randn(1, 1, 4, 128), 64, 128) == "torch"
-        and resolve_backend("auto", q, 64) == "torch"  # on a CPU the interpreter is no choice
+        and resolve_backend("auto", q, 64) == "torch"  # the interpreter runs only where it is asked for
     )
 
 
@@ -263,14 +263,14 @@ def the_layer_records_what_ran():
     return (first, layer.kernel) == ("triton", "torch")
 
 
-def no_token_at_all_is_no_fault():
+def an_empty_sequence_gives_an_empty_output():
     from lavo import lavo_attention
 
     q, k, v, basis, bias = (x[:, :, :0].requires_grad_() if i < 3 else x for i, x in enumerate(small()))
     return lavo_attention(q, k, v, basis, window=8, bias=bias, causal=True, backend="triton").shape == q.shape
 
 
-def nothing_but_inputs_and_sums_is_kept_for_the_backward_pass():
+def only_inputs_and_sums_are_kept_for_the_backward_pass():
     from lavo import lavo_attention
 
     tensors = [x.requires_grad_() for x in small(n=160)]
@@ -281,28 +281,28 @@ def nothing_but_inputs_and_sums_is_kept_for_the_backward_pass():
 
 
 def the_one_pass_form_gives_the_same():
-    """Look-back in place of a scan of its own: groups of 2 tiles, so that there are several."""
+    """Groups have 2 tiles, so that there are several groups."""
     import torch
 
-    from lavo import fused
+    from lavo import fused, one_pass
 
-    before, fused.GROUP = fused.GROUP, 2
+    before, one_pass.GROUP = one_pass.GROUP, 2
     same = []
     for window, output, axes in ((8, "joint", False), (24, "sum", True), (50, "memory", False)):
         runs = []
-        for look_back in (False, True):
+        for in_one_pass in (False, True):
             q, k, v, basis, bias = (x.clone().requires_grad_() for x in small(n=70, window=window))
             options = {"window": window, "bias": bias, "causal": True, "output": output, "dissect": True}
             B = None if axes else basis
-            out = fused.self_attention(q, k, v, B, lengths=None, look_back=look_back, **options)
+            out = fused.self_attention(q, k, v, B, lengths=None, one_pass=in_one_pass, **options)
             runs.append([out, *torch.autograd.grad(out.square().sum(), [q, k, v, bias])])
         same += [torch.allclose(a, b, atol=1e-5, rtol=1e-5) for a, b in zip(*runs, strict=True)]
-    fused.GROUP = before
+    one_pass.GROUP = before
     return all(same)
 
 
 def streaming_is_the_parallel_form():
-    """A beginning of many tokens, then token by token over the ends of windows; states stay valid."""
+    """Many tokens first, then token by token over the ends of windows; states stay valid."""
     import copy
 
     import torch
@@ -344,10 +344,10 @@ PROPERTIES = [
     two_runs_give_the_same_bits,
     programs_that_share_the_work_change_nothing,
     large_scores_do_not_overflow,
-    what_has_no_kernel_goes_to_torch,
+    inputs_without_a_kernel_go_to_torch,
     the_layer_records_what_ran,
-    no_token_at_all_is_no_fault,
-    nothing_but_inputs_and_sums_is_kept_for_the_backward_pass,
+    an_empty_sequence_gives_an_empty_output,
+    only_inputs_and_sums_are_kept_for_the_backward_pass,
 ]
 
 if __name__ == "__main__":

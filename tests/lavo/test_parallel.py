@@ -52,7 +52,7 @@ def test_parts_together_are_the_whole(found, lengths, number):
     for name, right in want.items():
         parts = [result[name] for result in results]
         got = sum(parts) if name in "BP" else torch.cat(parts, 2)
-        scale = max(1.0, right.abs().max().item())  # a gradient of basis or bias is a sum over all tokens
+        scale = max(1.0, right.abs().max().item())  # gradients of basis and bias are sums over all tokens
         torch.testing.assert_close(
             got.double(), right, atol=TOLERANCE * scale, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
         )
@@ -102,7 +102,7 @@ def test_a_window_over_several_parts_is_lent_by_all_of_them():
     assert loans(Part((16, 16), 1), 8, 1) == []
 
 
-def test_what_cannot_be_done_in_parts_is_refused():
+def test_other_patterns_and_lengths_are_refused_in_parts():
     q, k, v, basis, _ = ranks.inputs(9)
     with pytest.raises(ValueError, match=r"8 tokens of \(8,\), q has 9"):
         parallel_lavo_attention(q, k, v, basis, Part((8,), 0), window=8)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import believable
 import numpy as np
 import pytest
 import torch
@@ -149,22 +150,16 @@ def test_figures_show_every_attention_of_a_pattern(make_task):
         for attention in ("softmax", "lavo"):
             for seed in (0, 1):
                 torch.manual_seed(seed)
-                cell = {
-                    "attention": attention,
-                    "variant": None,
-                    "seed": seed,
-                    "pattern": pattern,
-                    "backbone": "informer",
-                }
-                records.append({"cell": cell, "curves": task.curves(task.build_model(softmax_for)), "controls": {}})
-    records.append({"cell": {**cell, "attention": "failed", "variant": "failed"}, "curves": {}, "controls": {}})
-    records.append({"cell": {**cell, "variant": "lavo_rank_8"}, "curves": records[0]["curves"], "controls": {}})
+                curves = task.curves(task.build_model(softmax_for))
+                records.append(believable.with_curves(curves, pattern=pattern, attention=attention, seed=seed))
+    records.append(believable.with_curves({}, pattern=pattern, attention="failed"))
+    records.append(believable.with_curves(records[0].curves, pattern=pattern, attention="lavo", variant="lavo_rank_8"))
     made = figures(records)
     assert set(made) == {f"{k}_{p}" for k in ("forecasts", "error_by_step") for p in ("causal_self", "noncausal_cross")}
     axes = made["forecasts_noncausal_cross"].axes
     assert len(axes) == 3
     assert axes[0].get_legend_handles_labels()[1] == ["truth", "lavo", "lavo_rank_8", "softmax"]
-    mean = np.mean([r["curves"]["mse_by_step"] for r in records[:2]], axis=0)
+    mean = np.mean([r.curves["mse_by_step"] for r in records[:2]], axis=0)
     np.testing.assert_allclose(made["error_by_step_causal_self"].axes[0].lines[1].get_ydata(), mean)
     assert figures([]) == {}
 

@@ -1,5 +1,6 @@
 """The figures show what the records say."""
 
+import believable
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ def record(attention, seed, shift, variant=None, last=2.0):
         "loss_by_length": [{"length": n, "loss": shift + 1 / n, "bits_per_byte": 1.0, "n": 9} for n in lengths],
         "loss_by_position": {"length": 1024, "edges": [0, 1, 512, 1024], "loss": [3.0, shift, last], "n": [1, 2, 3]},
     }
-    return {"cell": {"attention": attention, "variant": variant, "seed": seed}, "curves": curves}
+    return believable.with_curves(curves, attention=attention, variant=variant, seed=seed)
 
 
 def test_a_line_an_attention_is_the_mean_over_seeds():
@@ -44,8 +45,8 @@ def test_lengths_are_labelled_256_512_1k():
 
 def test_one_length_alone_still_has_its_neighbours_labelled():
     one = record("lavo", 0, 2.0)
-    one["curves"]["loss_by_length"] = one["curves"]["loss_by_length"][:1]
-    axes = figures([one])["loss_by_length"].axes[0]
+    shorter = {**one.curves, "loss_by_length": one.curves["loss_by_length"][:1]}
+    axes = figures([believable.with_curves(shorter)])["loss_by_length"].axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["128", "256", "512"]
 
 
@@ -56,7 +57,7 @@ def test_a_missing_value_is_a_gap_and_not_a_zero():
 
 def test_records_without_curves_draw_nothing():
     assert figures([]) == {}
-    assert figures([{"cell": {"attention": "lavo", "seed": 0}, "curves": {}}]) == {}
+    assert figures([believable.with_curves({})]) == {}
 
 
 def test_seeds_are_compared_at_the_lengths_they_share():

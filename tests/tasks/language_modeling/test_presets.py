@@ -1,6 +1,5 @@
 """Every preset is valid, the published one has the published size, and the card says what it must."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ import yaml
 import tasks.language_modeling
 from benchmark.interface import PRESETS
 from benchmark.multihead import AttentionSites
+from benchmark.results import records
 from benchmark.running.trainer import make_optimizer
 from benchmark.settings.models import TrainSettings
 from tasks.language_modeling.figures import figures
@@ -151,7 +151,7 @@ def test_the_commands_of_the_card_run(tmp_path, data_root):
         process = [sys.executable, "-c", script, *command]
         done = subprocess.run(process, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    records = [json.loads(path.read_text()) for path in (tmp_path / "records").rglob("*.json")]
-    assert sorted(record["cell"]["attention"] for record in records) == ["lavo", "lavo", "softmax"]
-    assert all(record["curves"]["loss_by_length"] and record["controls"]["bigram"] for record in records)
-    assert set(figures(records)) == {"loss_by_length", "loss_by_position"}
+    found = records([tmp_path / "records"])
+    assert sorted(record.cell.attention for record in found) == ["lavo", "lavo", "softmax"]
+    assert all(record.curves["loss_by_length"] and record.controls["bigram"] for record in found)
+    assert set(figures(found)) == {"loss_by_length", "loss_by_position"}

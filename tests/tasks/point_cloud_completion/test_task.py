@@ -1,8 +1,8 @@
 """The task, called as the engine calls it."""
 
-import json
 from pathlib import Path
 
+import believable
 import numpy as np
 import pytest
 import torch
@@ -109,15 +109,13 @@ def test_curves_draw_without_scoring_the_test_part(make_task):
     model.train()
     curves = task.curves(model)
     assert model.training
-    text = json.dumps(curves, allow_nan=False)
-    assert len(text) < 150_000
     assert [shape["name"] for shape in curves["shapes"]] == ["aeroplane 0", "cylinder 3", "torus 6"]
     assert curves["scans"] == []
     example = task.data.splits.test[3]
-    np.testing.assert_allclose(unpack(curves["shapes"][1]["truth"]), example.complete, atol=DRAWN_STEP)
+    np.testing.assert_allclose(unpack(curves["shapes"][1]["truth"].content), example.complete, atol=DRAWN_STEP)
     seen = example.partial[~example.padding]
-    np.testing.assert_allclose(unpack(curves["shapes"][1]["partial"]), seen, atol=DRAWN_STEP)
-    assert len(unpack(curves["shapes"][1]["completion"])) == 64 + len(seen)
+    np.testing.assert_allclose(unpack(curves["shapes"][1]["partial"].content), seen, atol=DRAWN_STEP)
+    assert len(unpack(curves["shapes"][1]["completion"].content)) == 64 + len(seen)
 
 
 def test_packing_keeps_a_bounded_number_of_points():
@@ -126,20 +124,22 @@ def test_packing_keeps_a_bounded_number_of_points():
     np.testing.assert_allclose(unpack(pack(cloud[:9])), cloud[:9], atol=DRAWN_STEP)
 
 
-def test_figures_show_every_attention_of_a_pattern(make_task):
+def test_figures_show_every_attention_of_a_pattern(make_task, tmp_path):
     task = make_task()
     curves = task.curves(model_of(task))
     cells = [(p, a, s) for p in ("noncausal_self", "noncausal_cross") for a in ("softmax", "lavo") for s in (0, 1)]
-    records = [
-        {"cell": {"pattern": p, "attention": a, "variant": None, "seed": s}, "curves": curves} for p, a, s in cells
-    ]
-    records.append({"cell": {"pattern": "noncausal_self", "attention": "failed", "seed": 0}, "curves": {}})
+    records = [believable.with_curves(curves, tmp_path, pattern=p, attention=a, seed=s) for p, a, s in cells]
+    records.append(believable.with_curves({}, pattern="noncausal_self", attention="failed"))
     made = figures(records)
     assert set(made) == {"completions_noncausal_self", "completions_noncausal_cross"}
     axes = made["completions_noncausal_self"].axes
     assert [axis.get_title() for axis in axes[:4]] == ["partial", "truth", "lavo", "softmax"]
     assert len(axes) == 12
     assert figures([]) == {}
+    # All cells share the files of three shapes: partial, truth, and here the completion too.
+    assert len(list((tmp_path / "attachments").iterdir())) == 9
+    (tmp_path / "attachments" / records[0].curves["shapes"][0]["truth"]["attachment"]).unlink()
+    assert figures(records) == {}
 
 
 def test_the_camera_only_turns():

@@ -1,5 +1,6 @@
 """The task, called as the engine calls it."""
 
+import believable
 import numpy as np
 import pytest
 import torch
@@ -101,12 +102,10 @@ def test_lead_takes_the_first_sentences_of_each_document(own_task):
 
 def test_exhibits_put_summaries_beside_references(own_task):
     task = own_task(ROWS)
-    cell = {"pattern": "causal_cross", "attention": "softmax", "variant": "softmax", "seed": 0}
     records = [
-        {"cell": cell | {"attention": name, "variant": name}, "curves": task.curves(model_of(task, name))}
-        for name in ("softmax", "lavo")
+        believable.with_curves(task.curves(model_of(task, name)), attention=name) for name in ("softmax", "lavo")
     ]
-    (exhibit,) = exhibits([*records, {"cell": cell, "curves": {}}])
+    (exhibit,) = exhibits([*records, believable.with_curves({}, attention="softmax")])
     assert len(exhibit.columns) == len(exhibit.rows[0]) == 4
     by = [row[1] for row in exhibit.rows]
     assert by[:2] == ["source", "reference"]

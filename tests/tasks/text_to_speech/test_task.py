@@ -2,6 +2,7 @@
 
 import json
 
+import believable
 import numpy as np
 import pytest
 import torch
@@ -131,24 +132,20 @@ def test_standardising_knows_the_training_part_alone(make_task):
     assert isinstance(batch, SpeechBatch)
 
 
-def record_of(task, model, backbone, attention, pattern="causal_cross", seed=0):
-    cell = {"attention": attention, "variant": None, "seed": seed, "pattern": pattern, "backbone": backbone}
-    return {"cell": cell, "curves": json.loads(json.dumps(task.curves(model), allow_nan=False)), "controls": {}}
-
-
-def test_records_show_and_play_what_was_made(make_task, build):
+def test_records_show_and_play_what_was_made(make_task, build, tmp_path):
     task = make_task("transformer_tts")
+    names = {"backbone": "transformer_tts", "pattern": "causal_cross"}
     records = [
-        record_of(task, build(task, name, "causal_cross"), "transformer_tts", name) for name in ("softmax", "lavo")
+        believable.with_curves(task.curves(build(task, name, "causal_cross")), tmp_path, attention=name, **names)
+        for name in ("softmax", "lavo")
     ]
-    assert len(json.dumps(records[0])) < 150_000
-    entry = records[0]["curves"]["utterances"][0]
+    entry = records[0].curves["utterances"][0]
     shortest = min(task.speech.parts[2], key=lambda u: (len(u.mel), u.name))
     assert entry["name"] == shortest.name
     assert set(entry["sounds"]) == {"truth", "vocoded_truth", "synthesised"}
-    weights = unpack(entry["alignment"])
+    weights = unpack(records[0].attachment(entry["alignment"]))
     np.testing.assert_allclose(weights.sum(0), 1, atol=0.1)  # rounded to bytes
-    assert records[1]["curves"]["utterances"][0]["alignment"] is None  # a memory has no weights
+    assert records[1].curves["utterances"][0]["alignment"] is None  # a memory has no weights
     made = figures(records)
     assert set(made) == {"spectrograms_transformer_tts_causal_cross", "alignments_transformer_tts_causal_cross"}
     titles = [axis.get_title() for axis in made["spectrograms_transformer_tts_causal_cross"].axes]
@@ -161,7 +158,13 @@ def test_records_show_and_play_what_was_made(make_task, build):
     assert {sound.media_type for sound in row[1:]} == {"audio/mpeg"}
     assert len({sound.name for sound in row[1:]}) == 4
     assert figures([]) == {}
-    assert exhibits([{"cell": records[0]["cell"], "curves": None}]) == []
+    assert exhibits([believable.with_curves({}, **names)]) == []
+    # Both cells share the truth: its picture, its sound and that of the vocoder.
+    assert sorted(file.suffix for file in (tmp_path / "attachments").iterdir()) == [".mp3"] * 4 + [".png"] * 4
+    for file in (tmp_path / "attachments").glob("*.mp3"):
+        file.unlink()
+    (silent,) = exhibits(records)
+    assert set(silent.rows[0][1:]) == {"not published; run the cell to hear it"}
 
 
 CONFIG = {

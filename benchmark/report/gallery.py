@@ -1,0 +1,85 @@
+"""Draws figures into a folder, each in three formats, and goes on where one fails."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.report.document import Block, Picture, Warned
+from benchmark.report.tables import escape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PALETTE = 128  # colours of a PNG file
+VECTOR_FORMATS = {"svg": "Date", "pdf": "CreationDate"}  # format -> the metadata that would differ from day to day
+DOTS_PER_INCH = 120  # of the PNG files: a page's width is then 840 pixels, about what a code host shows
+
+
+class Gallery:
+    """The figures of one report, and the lines about those that failed.  repeat: the command that draws them again."""
+
+    def __init__(self, folder: Path, repeat: str) -> None:
+        self.folder, self.repeat = folder, repeat
+        self.failures: list[str] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(self, slug: str, caption: str, make: Callable[[], Figure | None]) -> list[Block]:
+        """The picture's block; none where there is nothing to draw, a warning where drawing failed."""
+        return self.draw_all(slug, lambda: {"": make()}, lambda _: caption)
+
+    def draw_all(
+        self, slug: str, make: Callable[[], Mapping[str, Figure | None]], caption: Callable[[str], str]
+    ) -> list[Block]:
+        """As ``draw``, for a function that gives several figures by name."""
+        import matplotlib
+
+        from benchmark.report.style import SETTINGS
+
+        with matplotlib.rc_context(SETTINGS):
+            try:
+                figures = make()
+            except Exception as error:  # a task's figure, or a record that it didn't expect: the report goes on
+                return [self.failed(slug, error)]
+            blocks: list[Block] = []
+            for name, figure in figures.items():
+                if figure is None:
+                    continue
+                own = f"{slug}-{name}" if name else slug
+                try:
+                    self._save(figure, own)
+                    blocks.append(Picture(own, caption(name)))
+                except Exception as error:  # as above
+                    blocks.append(self.failed(own, error))
+        return blocks
+
+    def _save(self, figure: Figure, slug: str) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(figure)  # whatever canvas a task's pyplot gave it
+        figure.set_dpi(DOTS_PER_INCH)  # letters take other widths at other resolutions: laid out for the PNG file's
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, for all three formats
+        for suffix, date in VECTOR_FORMATS.items():
+            figure.savefig(self.folder / f"{slug}.{suffix}", metadata={date: None})
+        save_png(figure, self.folder / f"{slug}.png")
+
+    def failed(self, slug: str, error: Exception) -> Warned:
+        """Keeps the failure, and gives the block that tells it."""
+        reason = f"{slug}: {type(error).__name__}: {error}"
+        self.failures.append(reason)
+        return Warned(f"The figure {escape(reason)} could not be drawn. To repeat: `{self.repeat}`")
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """A file with a palette, about five times smaller; without dithering, which would speckle plain areas."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DOTS_PER_INCH)
+    picture = Image.open(content).convert("RGB")
+    # Of Pillow's methods this one keeps black text black, and its files are the smallest.
+    small = picture.quantize(PALETTE, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    small.save(path, format="PNG", optimize=True)

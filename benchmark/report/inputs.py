@@ -1,0 +1,113 @@
+"""What a report is made from: the records that can be read, and the digests by which an unchanged report is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark.files import write_bytes
+from benchmark.measuring.peaks import peak_files
+from benchmark.registry import TASKS
+from benchmark.report.by_task import PARTS, module_file
+from benchmark.report.speed import sweep_files
+from benchmark.results import ATTACHMENTS, CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, record_files, records
+
+FILE_NAME = "inputs.json"  # beside the report: what it was built from
+
+
+class Readable(NamedTuple):
+    """The records of some folders."""
+
+    records: list[Record]
+    damaged: list[str]  # one line for each file that can't be read, with its name
+
+
+def read(directories: Sequence[Path]) -> Readable:
+    """Records without the damaged ones; a record whose curves can't be read goes without curves.
+
+    Raises ValueError for a folder that isn't there.
+    """
+    damaged: list[str] = []
+    found = [_with_readable_curves(record, damaged) for record in records(directories, damaged=damaged.append)]
+    return Readable(found, [_published(line, directories) for line in damaged])
+
+
+def _with_readable_curves(record: Record, damaged: list[str]) -> Record:
+    try:
+        len(record.curves)  # reads the file, once for all figures
+    except ValueError as error:
+        damaged.append(str(error))
+        return replace(record, curves_file=None)
+    return record
+
+
+def _published(line: str, directories: Iterable[Path]) -> str:
+    """The line without the folders of this machine, because reports are published."""
+    for directory in directories:
+        line = line.replace(f"{directory}/", f"{shown_path(directory)}/")
+    return line
+
+
+def shown_path(path: Path) -> str:
+    """Relative to the working folder, else the name alone, because reports are published."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
+
+
+class State(NamedTuple):
+    """What a report was built from, and how that went."""
+
+    inputs: dict[str, str]
+    faults: list[str]
+    damaged: list[str]
+
+
+def write_state(output: Path, state: State) -> None:
+    """Writes ``inputs.json`` into the folder of the report."""
+    write_bytes(output / FILE_NAME, (json.dumps(state._asdict(), indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_state(output: Path) -> State | None:
+    """None where the folder holds no report that says what it was built from."""
+    try:
+        return State(**json.loads((output / FILE_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def digests(directories: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of all that the report depends on: records and what lies beside them, sweeps, and the code that makes it.
+
+    Raises ValueError for a folder that isn't there.
+    """
+    files = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise ValueError(f"{directory}: no such folder of results")
+        patterns = (f"*/*{EXAMPLES_SUFFIX}", f"*/*{CURVES_SUFFIX}", f"*/{ATTACHMENTS}/*")
+        beside = sorted(file for pattern in patterns for file in directory.glob(pattern) if file.is_file())
+        for file in [*record_files(directory), *beside, *sweep_files([directory]), *peak_files([directory])]:
+            files[f"{shown_path(directory)}/{file.relative_to(directory).as_posix()}"] = file
+    for file in sorted(Path(__file__).parent.rglob("*")):
+        if file.suffix in (".py", ".jinja"):
+            files[f"benchmark/report/{file.relative_to(Path(__file__).parent).as_posix()}"] = file
+    for task in TASKS:
+        for part in PARTS:
+            own = module_file(task, part)
+            if own is not None:
+                files[f"{part} of {task}"] = own
+    found = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    return found | {"version of lavo-bench": package_version()}
+
+
+def package_version() -> str:
+    """The installed version of this project."""
+    try:
+        return version("lavo-bench")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "not installed"
