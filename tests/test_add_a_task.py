@@ -53,8 +53,8 @@ def test_the_page_is_followed_to_its_end(tmp_path):
     assert set(frame["status"]) == {"completed"}
     assert set(frame["n"]) == {16}
     record = read_record(record_files(results)[0])
-    assert record["controls"]["chance"]["accuracy"] == pytest.approx(1 / 32)
-    assert record["efficiency"]["tokens_per_second"] > 0
+    assert record.controls["chance"]["accuracy"] == pytest.approx(1 / 32)
+    assert record.efficiency.tokens_per_second > 0
     text = (copy.root / "reports" / "recall" / "report.md").read_text(encoding="utf-8")
     for word in ("recall", "accuracy", "chance", "lavo"):
         assert word in text.lower(), word
