@@ -36,18 +36,22 @@ _FINITE = ConfigDict(allow_inf_nan=False)
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=255)]
 
 
+# Names of cells become parts of file names, commands and pages, so a record with any other text in them is damaged.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
+
+
 @dataclass(frozen=True)
 class CellName:
     """Which cell a record is of."""
 
-    task: str
-    backbone: str
-    pattern: str
-    attention: str
-    preset: str
+    task: Name
+    backbone: Name
+    pattern: Name
+    attention: Name
+    preset: Name
     seed: int
-    hash: str
-    variant: str | None = None  # what tables call the attention; None where that is its name
+    hash: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
+    variant: Name | None = None  # what tables call the attention; None where that is its name
 
     @property
     def label(self) -> str:

@@ -59,6 +59,7 @@ class Gallery:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         FigureCanvasAgg(figure)  # whatever canvas a task's pyplot gave it
+        print_dollars(figure)
         figure.set_dpi(DOTS_PER_INCH)  # letters take other widths at other resolutions: laid out for the PNG file's
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, for all three formats
@@ -83,3 +84,19 @@ def save_png(figure: Figure, path: Path) -> None:
     # Of Pillow's methods this one keeps black text black, and its files are the smallest.
     small = picture.quantize(PALETTE, method=Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     small.save(path, format="PNG", optimize=True)
+
+
+def print_dollars(figure: Figure) -> None:
+    """Lets names that hold a dollar sign, as a column ``$x_{``, stand as they are; numbers beside the axes keep their powers."""
+    from matplotlib.text import Text
+
+    ticks = {
+        id(label)
+        for axes in figure.get_axes()
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for label in (tick.label1, tick.label2)
+    }
+    for text in figure.findobj(Text):
+        if id(text) not in ticks:
+            text.set_parse_math(False)
