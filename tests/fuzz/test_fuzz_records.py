@@ -69,7 +69,7 @@ def marked(value: Any, markup: str, path: Keys = ()) -> Any:
         return {key if kept else f"{key}{markup}": marked(inner, markup, (*path, key)) for key, inner in value.items()}
     if isinstance(value, list):
         return [marked(inner, markup, path) for inner in value]
-    fixed = path in (("status",), ("examples",), ("curves",))
+    fixed = path in (("status",), ("examples",), ("curves",)) or path[:1] == ("cell",)  # names are checked on reading
     return f"{value}{markup}" if isinstance(value, str) and not fixed else value
 
 
