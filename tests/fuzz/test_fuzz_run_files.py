@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,6 @@ def test_any_value_of_any_setting(key, value, command):
 @examples(60)
 @given(st.sampled_from(KEYS), json_values)
 def test_any_plain_value_at_any_key_names_the_key(key, value):
-    import json
-
     lines = [line for line in COMMON.splitlines() if line.partition(":")[0] != key]
     check("\n".join([*lines, f"{key}: {json.dumps(value)}"]), NAME)
 
@@ -116,7 +115,7 @@ def test_bombs_of_aliases_and_merges(levels, width, leaf, opening):
     check(COMMON + bomb(levels, width, leaf, opening) + f"set: *l{levels}\n", NAME)
 
 
-@examples(25)
+@examples(12)
 @given(st.sampled_from(["[", "{a: ", "- ", "? ", "!!seq [", "a:\n "]), st.integers(1, 30_000), st.booleans())
 def test_deep_nesting(opening, depth, closed):
     content = opening * depth
