@@ -242,7 +242,6 @@ ELSEWHERE = (
     "..\\secret",
     "x\0y",
     "~/secret",
-    "attachments",
     "",
 )
 

@@ -75,7 +75,7 @@ def test_any_value_at_any_key(pairs):
     check("\n".join([*lines, *(f"{key}: {value}" for key, value in pairs)]) + "\n", NAME)
 
 
-@examples(100)
+@examples(70)
 @given(st.sampled_from(SETTINGS + list(ODD_SETTINGS)), st.sampled_from(VALUES), st.sampled_from(["validate", "run"]))
 def test_any_value_of_any_setting(key, value, command):
     check(f"{COMMON}set:\n  {key}: {value}\n", NAME, command=command)
@@ -88,7 +88,7 @@ def test_any_plain_value_at_any_key_names_the_key(key, value):
     check("\n".join([*lines, f"{key}: {json.dumps(value)}"]), NAME)
 
 
-@examples(40)
+@examples(30)
 @given(st.sampled_from(KEYS[:-1]), st.sampled_from(VALUES), st.integers(1, 3))
 def test_any_value_in_one_of_several_runs(key, value, position):
     runs = [f"  - {{preset: smoke, {key}: {value}}}" if n == position else "  - {preset: smoke}" for n in (1, 2, 3)]
