@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY_SUFFIX = ".tmp"
+_OUR_NAME = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)  # of a temporary file: mkstemp's eight signs
 MACHINE_FAULTS = frozenset(
     getattr(errno, name)
     for name in (
@@ -130,14 +132,18 @@ def _lock(file: BinaryIO) -> bool:
     return True
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Removes temporary files that killed processes left anywhere below a folder; those being written are locked and stay."""
+def remove_abandoned(folder: Path, *, below: bool = True) -> None:
+    """Removes temporary files that killed processes left in a folder, and ``below`` it; those being written are locked and stay.
+
+    Only names that ``replacing`` makes are touched: a user's folder may hold other programs' temporary files.
+    """
     if fcntl is None:
         return
-    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-        with suppress(OSError), path.open("rb") as file:
-            if _lock(file):
-                path.unlink(missing_ok=True)
+    for path in (folder.rglob if below else folder.glob)(f".*{TEMPORARY_SUFFIX}"):
+        if _OUR_NAME.fullmatch(path.name):
+            with suppress(OSError), path.open("rb") as file:
+                if _lock(file):
+                    path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

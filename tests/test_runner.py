@@ -234,6 +234,17 @@ def test_a_probe_that_is_killed_leaves_nothing_for_ever(tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_temporary_files_of_a_killed_run_are_removed_from_output_and_cache(tmp_path):
+    ours = [tmp_path / "out" / "lm" / ".a.json.ab12_cd3.tmp", tmp_path / "cache" / ".lm-1.tokens.bin.xy98zt_0.tmp"]
+    others = [tmp_path / "out" / ".tmp", tmp_path / "out" / ".draft.tmp", tmp_path / "cache" / "deep" / ".a.ab12_cd3.tmp"]
+    for path in [*ours, *others]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    runner.clean(tmp_path / "out", [], cache=tmp_path / "cache")
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in others)
+
+
 def test_softmax_and_flash_end_within_rounding(toy, tmp_path):
     cells = plan(("softmax", "flash"), seeds=[0])
     run_remaining(cells, tmp_path)

@@ -39,7 +39,7 @@ def run_plan(
     if place.rank:
         runner.run_together(waiting, place)
         return 0
-    runner.clean(place.output, cells, rerun=rerun)
+    runner.clean(place.output, cells, cache=place.cache, rerun=rerun)
     together = place.processes > 1
     shared = f"; {place.processes} processes a cell" if together else ""
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already{shared}; records in {place.output}")

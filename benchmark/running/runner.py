@@ -76,9 +76,11 @@ def to_run(cells: Iterable[Cell], output: Path, *, rerun: bool = False, retry_fa
     return [cell for cell in cells if rerun or status_of(cell, output) not in done]
 
 
-def clean(output: Path, cells: Iterable[Cell], *, rerun: bool = False) -> None:
+def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None, rerun: bool = False) -> None:
     """Removes what killed runs left: temporary files, and checkpoints of cells that have a record or are to start anew."""
     remove_abandoned(output)
+    if cache is not None:
+        remove_abandoned(cache, below=False)
     for cell in cells:
         if rerun or status_of(cell, output) is not None:
             checkpoint.remove(output / CHECKPOINTS / cell.hash)
