@@ -49,10 +49,7 @@ def exact(subject: Subject) -> Measurements:
 
 
 def gradients(subject: Subject) -> Measurements:
-    """Checks that the gradients of inputs and parameters equal those of the attention's ``definition``.
-
-    If it has no definition, the gradients of q, k and v are compared with finite differences.
-    """
+    """Checks that gradients equal those of the ``definition``, or finite differences if the attention has none."""
     module = subject.build()
     if not _has_definition(module):
         yield from _finite_differences(subject, module)

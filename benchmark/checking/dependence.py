@@ -38,10 +38,7 @@ def causality(subject: Subject) -> Measurements:
 
 
 def padding(subject: Subject) -> Measurements:
-    """Checks that outputs at real positions equal those of the sequence without its padded tokens.
-
-    This must hold whatever values the padded tokens have.
-    """
+    """Checks that outputs at real positions equal those without the padded tokens, whatever values these have."""
     module = subject.build()
     for place, mask in subject.padding_masks(97):
         inputs = subject.inputs(97, batch=len(mask))

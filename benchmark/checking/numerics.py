@@ -12,10 +12,7 @@ from benchmark.checking.subject import Subject
 
 
 def lengths(subject: Subject) -> Measurements:
-    """Checks lengths just below, at and above each block size of the mechanism.
-
-    They must work in float32, agree with float64, and give as many outputs as queries.
-    """
+    """Checks that lengths just below, at and above each block size of the mechanism work in float32 as in float64."""
     module32, module64 = subject.build(torch.float32), subject.build()
     for num_queries, num_keys in subject.shapes(module32):
         inputs = subject.inputs(num_queries, num_keys, dtype=torch.float32)
@@ -26,12 +23,10 @@ def lengths(subject: Subject) -> Measurements:
 
 
 def precision(subject: Subject) -> Measurements:
-    """Checks that sums over tokens are accumulated in float32 or better, in the streaming state as well.
-
-    The inputs have 2,600 tokens, or 1,300 if the state grows with the length, because streaming is then expensive.
-    """
-    # A sum of ones stops growing at 256 in bfloat16 and at 2,048 in float16.  So float16 needs more than 2,048 tokens to show in
-    # the number of tokens.  With 1,300 tokens it shows in the sum of the values, which is then off by 3 % (the limit is 0.5 %).
+    """Checks that sums over tokens are accumulated in float32 or better, in the streaming state as well."""
+    # A sum of ones stops growing at 256 in bfloat16 and at 2,048 in float16, so 2,600 tokens show both.  If the state grows with
+    # the length, streaming is expensive, and 1,300 tokens must do.  A float16 sum shows there in the values: their sum is then off
+    # by 3 %, and the limit is 0.5 %.
     length = 2600 if subject.linear_state else 1300
     # Added to the values, so that their mean changes from token to token, and a sum that stops growing gives a wrong mean.
     ramp = torch.linspace(0, 2, length)[:, None]

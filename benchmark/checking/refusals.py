@@ -12,10 +12,8 @@ from benchmark.checking.subject import BATCH, Subject
 
 
 def unequal_lengths(subject: Subject) -> Measurements:
-    """Checks that ``causal_self`` refuses q and k of unequal lengths, with both lengths in the message.
-
-    To continue a sequence with fewer queries than keys, there is ``extend``.
-    """
+    """Checks that ``causal_self`` refuses q and k of unequal lengths, with both lengths in the message."""
+    # Fewer queries than keys would be the continuation of a sequence, for which there is ``extend``.
     if subject.pattern != "causal_self":
         raise NotApplicable("the lengths may differ" if subject.is_cross else "required only for causal_self")
     module = subject.build()
@@ -27,10 +25,7 @@ def unequal_lengths(subject: Subject) -> Measurements:
 
 
 def mask_refused(subject: Subject) -> Measurements:
-    """Checks that a mask is refused unless it is boolean, (batch, source length).
-
-    The message must contain the dtype, the shape, and what True means.
-    """
+    """Checks that a mask which is not boolean (batch, source length) is refused, and the message says what is allowed."""
     module = subject.build()
     q, k, v = subject.inputs(9)
     good = torch.zeros(BATCH, 9, dtype=torch.bool, device=subject.device)
@@ -49,10 +44,7 @@ def mask_refused(subject: Subject) -> Measurements:
 
 
 def max_length(subject: Subject) -> Measurements:
-    """Checks that an attention with ``max_length`` refuses longer inputs, in ``forward`` and in streaming.
-
-    The message must contain both lengths.
-    """
+    """Checks that longer inputs than ``max_length`` are refused, with both lengths in the message, also in streaming."""
     if not subject.takes_max_length:
         raise NotApplicable("has no max_length")
     if "max_length" in subject.options:

@@ -72,10 +72,7 @@ def select(subject: Subject) -> Measurements:
 
 
 def state_size(subject: Subject) -> Measurements:
-    """Checks that a state which is declared linear has as many bytes after 16,384 tokens as after 1,024.
-
-    ``state_bytes`` must not be less than the bytes of the state's tensors.
-    """
+    """Checks that a state which is declared linear has as many bytes after 16,384 tokens as after 1,024."""
     subject.must_stream()
     # At these lengths, powers of two, a cache that doubles its buffer is exactly full, so spare room can't hide its growth.
     marks = (1024, 4096, 16_384) if subject.linear_state else (1024, 4096)
@@ -88,7 +85,7 @@ def state_size(subject: Subject) -> Measurements:
             _, state = subject.advance(module, inputs, state, begin, begin + 256)
         sizes.append(module.state_bytes(state))
         counted = sum(tensor.nbytes for tensor in state_tensors(state))
-        if sizes[-1] < counted:
+        if sizes[-1] < counted:  # ``state_bytes`` must not report less than the tensors hold
             raise Broken(f"state_bytes says {sizes[-1]:,}, its tensors hold {counted:,} bytes after {mark:,} tokens")
         if subject.linear_state and sizes[-1] != sizes[0]:
             break

@@ -12,10 +12,7 @@ from benchmark.checking.subject import BATCH, Subject
 
 
 def shape_and_dtype(subject: Subject) -> Measurements:
-    """Checks that the output has the shape, dtype and device of q.
-
-    This must hold also if the inputs have a lower precision than the parameters.
-    """
+    """Checks that the output has the shape, dtype and device of q, also if q is less precise than the parameters."""
     for dtype, parameters in (
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),
