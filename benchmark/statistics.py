@@ -1,4 +1,4 @@
-"""Means, spreads, intervals and paired tests, for the report as for the sweep."""
+"""Means, spreads, intervals and paired tests, for the report and for the sweep."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PairedTest(NamedTuple):
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and deviation of the values; raises ValueError if there are none."""
+    """Returns the mean and deviation of the values.  Raises ValueError if there are none."""
     if len(values) == 0:
         raise ValueError("values: at least one is needed for a mean")
     array = np.asarray(values, dtype=np.float64)
@@ -42,7 +42,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Student's confidence interval of the mean; None for fewer than two values."""
+    """Returns Student's confidence interval of the mean, or None for fewer than two values."""
     from scipy.stats import t
 
     n, mean, deviation = summarise(values)
@@ -84,7 +84,7 @@ def paired_randomisation(
 ) -> PairedTest:
     """Randomisation test over examples, for any statistic of columns (a mean, a ratio of sums).
 
-    a, b: column -> values by example, in the same order.  If there is no difference, the two values of an example may be
+    a, b: column -> one value for each example, in the same order of examples.  If there is no difference, the two values of an example may be
     exchanged; p is the share of random exchanges that give a difference at least as large.  The observed case counts as
     one of them, so p is never 0.  The interval is a bootstrap over examples.
     """
@@ -132,7 +132,10 @@ def bootstrap_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic (a function that takes ``axis``) over bootstrap resamples of the values."""
+    """Returns the percentile interval of a statistic over bootstrap resamples of the values.
+
+    statistic: a function that takes ``axis``, like ``np.median``.
+    """
     array = np.asarray(values, dtype=np.float64)
     rows = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
     tail = (1 - confidence) / 2
@@ -167,7 +170,7 @@ def _apart(first: Summary, second: Summary) -> bool:
 def mean_ranks(table: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> list[float]:
     """Mean rank of each row over the columns, where 1 is the best and ties share the mean of their ranks.
 
-    table: rows of values.  higher_is_better: one entry a column.
+    table: rows of values.  higher_is_better: one entry for each column.
     """
     from scipy.stats import rankdata
 

@@ -66,14 +66,13 @@ def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) 
         raise ValueError(f"{directory}: no such folder of results")
     table = Table("folder", "task", "cells", "completed", "other", title=f"results in {directory}")
     folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
-    with warnings.catch_warnings(record=True, category=UserWarning) as warned:
-        warnings.simplefilter("always", UserWarning)
-        for folder in folders:
-            cells = load(folder)
-            for task, group in cells.groupby("task") if len(cells) else []:
-                completed = int((group["status"] == "completed").sum())
-                table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
-    for line in dict.fromkeys(str(one.message) for one in warned):  # two of the folders may hold the same record
+    lines: list[str] = []
+    for folder in folders:
+        cells = load(folder, damaged=lines.append)
+        for task, group in cells.groupby("task") if len(cells) else []:
+            completed = int((group["status"] == "completed").sum())
+            table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
+    for line in dict.fromkeys(lines):  # once: it is found below ``directory``, and again below its own subfolder
         damaged(line)
     return table
 
