@@ -1,4 +1,4 @@
-"""Tables that the commands print."""
+"""The tables that the commands print."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRESET_PURPOSE = {
 
 
 def tasks() -> Table:
-    """Tasks with their short names, backbones and patterns."""
+    """Returns the table of tasks, with their short names, backbones and patterns."""
     short = {long: name for name, long in SHORT_NAMES.items()}
     table = Table("task", "short", "backbone", "patterns", title="tasks")
     for task in TASKS:
@@ -35,7 +35,7 @@ def tasks() -> Table:
 
 
 def attentions() -> Table:
-    """Attentions with what they support, and why not."""
+    """Returns the table of attentions, with the patterns that they support, and the reasons against the others."""
     table = Table("attention", *PATTERNS, "state", "why not", title="attentions")
     for name in attention_names():
         declared = attention_declarations(name)
@@ -47,7 +47,7 @@ def attentions() -> Table:
 
 
 def presets() -> Table:
-    """The presets and what each is for."""
+    """Returns the table of presets, and what each is for."""
     table = Table("preset", "for", title="presets")
     for name in PRESETS:
         table.add_row(name, PRESET_PURPOSE[name])
@@ -55,10 +55,10 @@ def presets() -> Table:
 
 
 def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) -> Table:
-    """Records below a folder, counted by folder, task and status.
+    """Returns a table that counts the records below a folder, by folder, task and status.
 
-    damaged: called with one line for each record that can't be read, and so isn't counted.
-    Raises ValueError where there is no such folder.
+    damaged: called with one line for each record that can't be read; it isn't counted.
+    Raises ValueError if there is no such folder.
     """
     from benchmark.results import load
 
@@ -78,7 +78,7 @@ def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) 
 
 
 def checks(name: str, found: Sequence[Any]) -> Table:
-    """What the conformance suite found of one attention."""
+    """Returns the table of what the conformance suite found for one attention."""
     table = Table("check", "pattern", "outcome", "detail", title=f"conformance of {name}")
     for result in found:
         style = {"passed": "green", "failed": "bold red"}.get(result.outcome, "dim")
@@ -87,7 +87,7 @@ def checks(name: str, found: Sequence[Any]) -> Table:
 
 
 def frame(cells: pd.DataFrame, *, title: str) -> Table:
-    """A data frame as a table, without the columns that are empty; nothing is cut off."""
+    """Returns a data frame as a table, without empty columns.  Long values are wrapped, not cut off."""
     cells = cells.dropna(axis="columns", how="all")
     table = Table(title=title)
     for column in cells.columns:

@@ -1,4 +1,4 @@
-"""How the report writes numbers: means with their deviation, lengths, bytes, durations, counts."""
+"""Writes numbers as the report shows them: means with their deviation, lengths, bytes, durations, counts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from benchmark.statistics import Summary
 
 MISSING = "–"
 MINUS = "−"
-_LARGE, _SMALL = 1e7, 1e-4  # outside this range a power of ten is written
+_LARGE, _SMALL = 1e7, 1e-4  # numbers outside this range are written with a power of ten
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_DIGITS = 6  # significant digits of a mean; a handful of seeds never supports more
 
 
 def decimals(summaries: Sequence[Summary]) -> int:
-    """The number of decimals for a column of means.
+    """Returns the number of decimals for a column of means.
 
-    Chosen so that the median deviation shows two digits and the smallest at least one, up to six significant digits of
+    It is chosen so that the median deviation shows two digits and the smallest at least one, up to six significant digits of
     the largest mean.  Without any deviation, the largest mean shows four significant digits.
     """
     means = [abs(summary.mean) for summary in summaries]
@@ -107,7 +107,7 @@ def duration(seconds: float | None) -> str:
 
 
 def trimmed(text: str) -> str:
-    """Without trailing zeros, for the tick of an axis: ``2.00 ms`` becomes ``2 ms``."""
+    """Removes trailing zeros, for the tick of an axis: ``2.00 ms`` becomes ``2 ms``."""
     number, space, unit = text.partition(" ")
     return (number.rstrip("0").rstrip(".") if "." in number else number) + space + unit
 
