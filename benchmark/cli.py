@@ -418,7 +418,10 @@ def _usage_fault(error: Any, arguments: list[str]) -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    typer.echo(f"lavo-bench: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    # What a file or an argument holds may be control characters, which a terminal would obey.
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
+    typer.echo(f"lavo-bench: {shown}", err=True)
     sys.exit(status)
 
 

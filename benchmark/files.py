@@ -106,6 +106,13 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
         file.close()
 
 
+def probe(folder: Path) -> None:
+    """Makes the folder where it is missing, and a temporary file in it, which is removed.  Raises OSError."""
+    temporary, file = _temporary(folder / "probe")
+    with file:
+        temporary.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     """Returns the mode bits that this process removes from new files."""
     mask = os.umask(0o077)

@@ -70,7 +70,7 @@ class Cayley(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """grad: (h, r, d).  Returns the gradient of weight, (h, d, d)."""
+        """grad: (h, r, d) -> (h, d, d)"""
         inverse, start = ctx.saved_tensors
         skew = -2 * (start @ inverse).mT @ (grad @ inverse.mT)
         return skew - skew.mT, None
@@ -90,7 +90,7 @@ class FixedBasis(nn.Module):
         self.basis: Tensor
 
     def forward(self) -> Tensor:
-        """The basis: (h, r, d)."""
+        """The basis, (heads, rank, head_dim)."""
         return self.basis
 
 
@@ -102,7 +102,7 @@ class FreeBasis(nn.Module):
         self.basis = nn.Parameter(basis)
 
     def forward(self) -> Tensor:
-        """The basis: (h, r, d)."""
+        """The basis, (heads, rank, head_dim)."""
         return self.basis
 
 
@@ -110,8 +110,7 @@ class HeadAxes(nn.Module):
     """The identity with rank = head_dim: None, which stands for the head's own axes and costs no matrix product."""
 
     def forward(self) -> None:
-        """None: the axes of the head themselves, which need no product."""
-        return
+        """Returns None."""
 
 
 def make_basis(kind: str, *, num_heads: int, rank: int, head_dim: int, seed: int) -> nn.Module:

@@ -5,10 +5,10 @@
     output    o_t = s_t e_t + g_t
 
 ``joint`` takes l_t, the log-sum-exp of the window's scores, as one score more of that softmax: s_t is what it gets of the
-weight.  ``sum`` has s_t = 1 and ``memory`` has s_t = 0.  The gradients, from that of o, with z the scores of the softmax:
+weight.  ``sum`` has s_t = 1 and ``memory`` has s_t = 0.  The gradients, from that of o, with z the scores of the softmax, a ⊙ H / √d:
 
     dx_t = B do_t,   ds_t = do_t·e_t
-    dz_t = p_t ⊙ dx_t ⊙ H_t − p_t ι_t,   ι_t = x_t·dx_t + s_t ds_t,   dl_t = s_t (ds_t − ι_t)
+    dz_t = p_t ⊙ dx_t ⊙ H_t − p_t ι_t,   ι_t = x_t·dx_t + s_t ds_t (``inner``),   dl_t = s_t (ds_t − ι_t)
     dH_t = p_t ⊙ dx_t + dz_t ⊙ a_t / √d,   dq_t = Bᵀ(dz_t ⊙ H_t) / √d
     dc_i = Σ_{t: i∈C(t)} dH_t / |C(t)|,   de_i = s_i do_i + Bᵀ dc_i
     dB = Σ_t x_t do_tᵀ + (dz_t ⊙ H_t) q_tᵀ / √d + dc_t e_tᵀ
@@ -36,8 +36,8 @@ class RunningMean:
     """The causal mean over a chunk, and its transpose.
 
     Inside short spans the sums so far are a product with a triangular matrix of ones; across spans they are a cumulative
-    sum of totals, carried on in float64.  torch.cumsum alone takes as long as a matrix product here, and passes the
-    chunk twice more.
+    sum of totals, carried on in float64.  torch.cumsum over the whole chunk would take as long as a matrix product alone, and
+    would need two more passes over the chunk.
     """
 
     def __init__(self, chunk: Chunk, start: int, work: Workspace) -> None:
@@ -192,8 +192,8 @@ class Memory(NamedTuple):
 class CausalMemory:
     """Running mean, reading and output of the causal form, chunk after chunk; backward from the last chunk to the first.
 
-    carried: (b, h, r), changed in place.  Forward, the sum of B e over the tokens so far; backward, what the tokens so
-    far, which are the later ones, give to each earlier c.
+    carried: (b, h, r), changed in place.  Forward it is the sum of B e over the tokens so far.  Backward, from the last token
+    to the first, it is what the tokens so far give to c of every earlier one.
     start: tokens before the sequence.
     """
 
@@ -203,7 +203,10 @@ class CausalMemory:
         self.before: Tensor
 
     def enter(self, chunk: Chunk, before: Tensor | None = None) -> Tensor:
-        """To be called before a chunk's blocks.  Returns the sum before the chunk, (h, rows, r), which backward wants here."""
+        """Must come before the blocks of a chunk.  Returns the sum before the chunk, (h, rows, r).
+
+        before: backward, what this returned forward.
+        """
         self.mean = RunningMean(chunk, self.start, self.memory.work)
         self.before = self.carried[chunk.rows].transpose(0, 1).clone() if before is None else before
         return self.before

@@ -1,87 +1,111 @@
-"""The page docs/add-a-task.md, followed to the letter: one folder, one line, and everything knows the task."""
+"""The page docs/add-a-task.md, followed to the letter in a copy of the repository; and its task in this process."""
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import lavo_bench
+from followed_page import ROOT, Copy, read_page
 from test_every_task import BATTERY, loaded_once
 from torch import nn
 
 import tasks
 from benchmark import registry
-from benchmark.interface import LossSum
+from benchmark.interface import CountsTokens, HasCurves, LossSum, PartsSequences
 from benchmark.results import load, read_record, record_files
-from benchmark.running import runner, workers
 from benchmark.settings.models import TrainSettings
 
-PAGE = Path(__file__).parents[1] / "docs" / "add-a-task.md"
-TEXT = PAGE.read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "add-a-task.md").read_text(encoding="utf-8")
+PAGE = read_page("add-a-task.md")
+pytestmark = pytest.mark.skipif("recall" in registry.TASKS, reason="the page was followed here")
+
+# Tests over the tables whose names do not say of which task they are.
+TABLE_TESTS = """
+tests/test_registry.py
+tests/test_cli.py::test_list_names_every_task_attention_pattern_and_preset
+tests/test_config.py::test_every_shipped_run_file_is_valid
+tests/test_downloads.py
+"""
 
 
-def files() -> dict[str, str]:
-    """The files of the page: each block of code follows the line that names it."""
-    found = re.findall(
-        r"^`tasks/recall/([\w.]+)`[^`]*?(?:`[^`\n]+`[^`]*?)*?```\w+\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE
-    )
-    return dict(found)
+def follow(copy: Copy) -> list[str]:
+    """Makes the folder, the files and the line; the commands that come after them."""
+    make_folder, *commands = PAGE.commands
+    copy.run(make_folder)
+    copy.write(PAGE)
+    return commands
 
 
-def line() -> tuple[str, str]:
-    """The line for the table."""
-    ((name, target),) = re.findall(r'^"(\w+)": "([\w.]+:\w+)",$', TEXT, re.MULTILINE)
-    return name, target
+def test_the_page_is_followed_to_its_end(tmp_path):
+    copy = Copy(tmp_path)
+    commands, tests = follow(copy)
+    said = copy.run(commands)
+    assert re.search(r"recall .*gpt .*causal_self", said)
+    assert "2 cells, 0 of them done already" in said
+    results = copy.root / "results" / "recall"
+    frame = load(results)
+    assert set(frame["task"]) == {"recall"}
+    assert set(frame["status"]) == {"completed"}
+    assert set(frame["n"]) == {16}
+    record = read_record(record_files(results)[0])
+    assert record.controls["chance"]["accuracy"] == pytest.approx(1 / 32)
+    assert record.efficiency.tokens_per_second > 0
+    text = (copy.root / "reports" / "recall" / "report.md").read_text(encoding="utf-8")
+    for word in ("recall", "accuracy", "chance", "lavo"):
+        assert word in text.lower(), word
+    copy.run("ruff check tasks/recall && ruff format --check tasks/recall benchmark/registry.py")
+    table_tests = " ".join(TABLE_TESTS.split())
+    copy.run(f"{tests.strip()} -n0 -m 'not slow'; python -m pytest -n0 -m 'not slow' {table_tests}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("LAVO_BENCH_WHOLE_SUITE_IN_COPY"), reason="asked for by an environment variable")
+def test_the_whole_suite_passes_after_the_page_was_followed(tmp_path):
+    copy = Copy(tmp_path, whole=True)
+    follow(copy)
+    copy.run("ruff check . && ruff format --check . && mypy && lint-imports && python -m pytest -n 2", timeout=7200)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def recall(tmp_path_factory):
-    """The folder among the tasks, the line in the table, and neither afterwards."""
-    parent = tmp_path_factory.mktemp("tasks")
-    folder = parent / "recall"
-    folder.mkdir()
-    for name, text in {**files(), "__init__.py": "", "PROTOCOL.md": "# Recall\n"}.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    tasks.__path__.append(str(parent))
+    """The folder among the tasks and the line in the table, until the last test of this file."""
+    parent = tmp_path_factory.mktemp("page")
+    (parent / "tasks" / "recall").mkdir(parents=True)
+    for path, text in {**PAGE.files, "tasks/recall/__init__.py": ""}.items():
+        (parent / path).write_text(text, encoding="utf-8")
+    tasks.__path__.append(str(parent / "tasks"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.TASKS, *line())
-        yield folder
-    tasks.__path__.remove(str(parent))
+        patch.setitem(registry.TASKS, "recall", "tasks.recall.task:Recall")
+        yield
+    tasks.__path__.remove(str(parent / "tasks"))
     for module in [name for name in sys.modules if name.startswith("tasks.recall")]:
         del sys.modules[module]
     loaded_once.cache_clear()
 
 
-@pytest.fixture
-def in_this_process(monkeypatch, tmp_path):
-    """A spawned worker would read the table anew, without the line: cells run here."""
-
-    def run_cells(cells, place, *, listen, **_options):
-        for cell in cells:
-            listen(runner.Event("start", cell))
-            listen(runner.Event("end", cell, record=runner.run_cell(cell, place, listen)))
-
-    monkeypatch.setattr(workers, "run_cells", run_cells)
-    monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
-    monkeypatch.setenv("LAVO_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
-def test_the_page_has_all_the_files():
-    assert list(files()) == ["data.py", "metrics.py", "task.py", "presets.yaml"]
-    assert line() == ("recall", "tasks.recall.task:Recall")
-
-
 def test_the_page_is_a_page():
-    assert len(TEXT.splitlines()) < 230
+    assert list(PAGE.files) == [
+        f"tasks/recall/{name}" for name in ("data.py", "metrics.py", "task.py", "presets.yaml", "PROTOCOL.md")
+    ]
+    assert (PAGE.table, PAGE.line) == ("TASKS", '"recall": "tasks.recall.task:Recall",')
+    assert len(TEXT.splitlines()) < 280
     for path in re.findall(r"`((?:benchmark|tests)/[\w/]+\.py)`", TEXT):
-        assert (PAGE.parents[1] / path).exists(), path
+        assert (ROOT / path).exists(), path
     assert "TrainSettings" in TEXT
     assert TrainSettings.__module__ == "benchmark.settings.models"
+
+
+def test_optional_parts_are_recognised_by_their_methods():
+    recall = registry.load_task("recall")
+    assert issubclass(recall, CountsTokens)
+    assert not issubclass(recall, HasCurves)
+    assert not issubclass(recall, PartsSequences)
+    assert issubclass(registry.load_task("language_modeling"), PartsSequences)
 
 
 @pytest.mark.parametrize("check", BATTERY, ids=lambda check: check.__name__)
@@ -133,31 +157,7 @@ def make_unseeded(**sizes):
     return make_recall(random.SystemRandom().randrange(2**32), **sizes)
 
 
-def test_list_knows_it():
-    (row,) = [row for row in lavo_bench("list", "tasks").out.splitlines() if "recall" in row]
-    assert "gpt" in row
-    assert "causal_self" in row
-
-
-def test_it_runs_and_the_report_knows_it(in_this_process, tmp_path):
-    arguments = ["--preset", "smoke", "-a", "lavo,softmax", "--device", "cpu", "-o", "out"]
-    answer = lavo_bench("run", "recall", *arguments)
-    assert answer.status == 0, answer.err
-    assert "2 cells, 0 of them done already" in answer.out
-    frame = load(tmp_path / "out")
-    assert set(frame["task"]) == {"recall"}
-    assert set(frame["status"]) == {"completed"}
-    assert set(frame["n"]) == {16}
-    record = read_record(record_files(tmp_path / "out")[0])
-    assert record.controls["chance"]["accuracy"] == pytest.approx(1 / 32)
-    answer = lavo_bench("report", "out", "-o", "report")
-    assert answer.status == 0, answer.err
-    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    for word in ("recall", "accuracy", "chance", "lavo"):
-        assert word in text.lower(), word
-
-
-def test_its_settings_are_checked_as_any_others(in_this_process):
+def test_its_settings_are_checked_as_any_others():
     answer = lavo_bench("run", "recall", "--preset", "smoke", "-a", "none", "--set", "data.num_pairs=99")
     assert answer.status == 2
     assert answer.err == (

@@ -1,27 +1,40 @@
-"""The page docs/add-an-attention.md and the worked example of one file and one line, followed to the letter."""
+"""The page docs/add-an-attention.md, followed to the letter in a copy of the repository; and the smallest attention."""
 
 from __future__ import annotations
 
+import os
 import re
-import sys
-from pathlib import Path
 
 import pytest
+from followed_page import ROOT, Copy, read_page
 
 from benchmark import registry
 from benchmark.checking.conformance import CHECKS, check_attention
-from benchmark.interface import PATTERNS, UnsupportedPattern
+from benchmark.interface import PATTERNS
 
-PAGE = Path(__file__).parents[1] / "docs" / "add-an-attention.md"
+TEXT = (ROOT / "docs" / "add-an-attention.md").read_text(encoding="utf-8")
+PAGE = read_page("add-an-attention.md")
+followed_already = pytest.mark.skipif("linear" in registry.ATTENTIONS, reason="the page was followed here")
 
-# The smallest thing that is an attention: it checks no argument, sums in the inputs' precision, and doesn't stream.
+# Tests over the tables whose names do not say of which attention they are.
+TABLE_TESTS = """
+tests/test_registry.py
+tests/test_cli.py::test_list_names_every_task_attention_pattern_and_preset
+tests/test_config.py::test_all_attentions_are_every_known_one
+tests/test_multihead.py::test_every_attention_has_the_same_projections
+tests/test_runner.py::test_every_attention_starts_from_the_same_backbone
+tests/test_bad_input.py::test_a_mask_of_the_targets_length_between_two_sequences
+"""
+
 SMALLEST = '''
 """Linear attention with elu + 1 features (Katharopoulos et al., 2020, arXiv 2006.16236)."""
 
 from einops import einsum
 from torch import nn
 from torch.nn import functional as F
+from benchmark.registry import register_attention
 
+@register_attention("smallest")
 class LinearAttention(nn.Module):
     version = 1
     unsupported = {"causal_self": "has no extend()", "causal_cross": "has no read()"}  # build_attention raises these
@@ -40,75 +53,55 @@ class LinearAttention(nn.Module):
 '''
 
 
-pytestmark = pytest.mark.usefixtures("own_registry")
+@followed_already
+def test_the_page_is_followed_to_its_end(tmp_path):
+    copy = Copy(tmp_path)
+    copy.write(PAGE)
+    commands, tests, stranger = PAGE.commands
+    said = copy.run(commands)
+    assert re.search(r"linear .*yes .*no .*yes .*no .*has no extend\(\)", said)
+    assert re.search(r"6 cells", said)
+    assert "linear" in (copy.root / "reports" / "linear" / "report.md").read_text(encoding="utf-8")
+    assert "softplus_linear" in copy.run(stranger)
+    copy.run("ruff check baselines && ruff format --check baselines benchmark/registry.py")
+    table_tests = " ".join(TABLE_TESTS.split())
+    copy.run(f"{tests.strip()} -n0 -m 'not slow'; python -m pytest -n0 -m 'not slow' {table_tests}")
 
 
-def page_code() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    return code
+@followed_already
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("LAVO_BENCH_WHOLE_SUITE_IN_COPY"), reason="asked for by an environment variable")
+def test_the_whole_suite_passes_after_the_page_was_followed(tmp_path):
+    copy = Copy(tmp_path, whole=True)
+    copy.write(PAGE)
+    copy.run("ruff check . && ruff format --check . && mypy && lint-imports && python -m pytest -n 2", timeout=7200)
 
 
-def add_line(monkeypatch, folder: Path, code: str, module: str) -> None:
-    """One file in the folder, one line in the table."""
-    (folder / f"{module}.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, module, raising=False)
-    registry.ATTENTIONS["linear"] = f"{module}:LinearAttention"
-
-
-def decorated(code: str) -> str:
-    return "from benchmark.registry import register_attention\n" + code.replace(
-        "class LinearAttention", '@register_attention("linear")\nclass LinearAttention'
-    )
-
-
-def test_one_file_and_one_line_are_enough(tmp_path, monkeypatch):
-    add_line(monkeypatch, tmp_path, page_code(), "page_linear")
-    assert "linear" in registry.attention_names()
-    assert set(registry.attention_declarations("linear")["unsupported"]) == {"causal_self", "causal_cross"}
-    with pytest.raises(UnsupportedPattern, match=r"linear can't do causal_self: has no extend\(\)"):
-        registry.build_attention("linear", pattern="causal_self", num_heads=2, head_dim=8)
-    results = check_attention("linear")
-    assert [row for row in results if row.outcome == "failed"] == []
-    assert {row.pattern: row.detail for row in results if row.check == "pattern"} == {
-        "causal_self": "unsupported: has no extend()",
-        "causal_cross": "unsupported: has no read()",
-    }
-
-
-def test_one_file_with_the_decorator_needs_no_line(tmp_path):
-    file = tmp_path / "my.py"
-    file.write_text(decorated(page_code()), encoding="utf-8")
-    assert registry.include_file(file) == ("linear",)
-    assert registry.include_file(file) == ("linear",)  # twice is as once
-    assert [row for row in check_attention("linear") if row.outcome == "failed"] == []
-
-
-@pytest.mark.parametrize("way", ["line", "decorator"])
-def test_the_smallest_attention_is_told_what_it_lacks(way, tmp_path, monkeypatch):
-    if way == "line":
-        add_line(monkeypatch, tmp_path, SMALLEST, "smallest_linear")
-    else:
-        (tmp_path / "my.py").write_text(decorated(SMALLEST), encoding="utf-8")
-        registry.include_file(tmp_path / "my.py")
-    results = check_attention("linear")
+@pytest.mark.usefixtures("own_registry")
+def test_the_smallest_attention_passes_without_a_check_of_its_own(tmp_path):
+    (tmp_path / "my.py").write_text(SMALLEST, encoding="utf-8")
+    registry.include_file(tmp_path / "my.py")
+    results = check_attention("smallest")
     assert len(results) == 2 * len(CHECKS) + 2
-    failed = {(row.check, row.pattern): row.detail for row in results if row.outcome == "failed"}
-    # Only what its author left to others: a float mask meets masked_fill, which says so in words of its own.
-    assert set(failed) == {("mask_refused", "noncausal_self"), ("mask_refused", "noncausal_cross")}
-    assert all("a float mask: raises RuntimeError, not ValueError" in detail for detail in failed.values())
+    assert [row for row in results if row.outcome == "failed"] == []
     outcomes = {row.check: row.outcome for row in results if row.pattern == "noncausal_self"}
-    assert outcomes["padding"] == outcomes["gradients"] == outcomes["precision"] == "passed"
+    assert outcomes["mask_refused"] == outcomes["padding"] == outcomes["gradients"] == "passed"
     assert outcomes["oracle"] == outcomes["streaming"] == outcomes["state_size"] == "not applicable"
 
 
 def test_the_page_names_only_what_there_is():
-    text = PAGE.read_text(encoding="utf-8")
+    assert list(PAGE.files) == ["baselines/linear.py", "my.py"]
     checks = {check.__name__ for check in CHECKS}
-    table = text[text.index("| row |") :]
+    table = TEXT[TEXT.index("| row |") :]
     named = set(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", table, re.MULTILINE))
     assert named
     assert {name for cell in named for name in re.findall(r"`(\w+)`", cell)} <= checks
-    for path in re.findall(r"`((?:benchmark|baselines|tests)/[\w/]+\.py)`", text):
-        assert (PAGE.parents[1] / path).exists() or path == "baselines/linear.py"
-    assert set(re.findall(r"`((?:non)?causal_\w+)`", text)) <= set(PATTERNS)
+    for path in re.findall(r"`((?:benchmark|baselines|tests)/[\w/]+\.py)`", TEXT):
+        assert (ROOT / path).exists() or path in PAGE.files
+    assert set(re.findall(r"`((?:non)?causal_\w+)`", TEXT)) <= set(PATTERNS)
+
+
+@pytest.mark.parametrize("name", re.findall(r"`((?:baselines|benchmark)\.\w+\.\w+)", TEXT))
+def test_every_part_that_the_page_offers_is_there(name):
+    module, _, function = name.rpartition(".")
+    assert callable(getattr(__import__(module, fromlist=[function]), function))

@@ -225,6 +225,15 @@ def test_the_output_folder_is_probed_before_training(tmp_path):
         runner.probe_output(tmp_path / "file" / "below")
 
 
+def test_a_probe_that_is_killed_leaves_nothing_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # as if the process ended before it
+    runner.probe_output(tmp_path / "out")
+    monkeypatch.undo()
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    runner.clean(tmp_path / "out", [])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_softmax_and_flash_end_within_rounding(toy, tmp_path):
     cells = plan(("softmax", "flash"), seeds=[0])
     run_remaining(cells, tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmark.files import as_machine_fault, is_machine_fault, remove_abandoned
+from benchmark.files import as_machine_fault, is_machine_fault, probe, remove_abandoned
 from benchmark.interface import HasCurves, Splits, Task
 from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
@@ -66,9 +65,7 @@ def probe_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"-o {output}: exists and is not a folder")
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=output, prefix=".probe"):
-            pass
+        probe(output)
     except OSError as error:
         raise ConfigError(f"-o {output}: can't be written to: {error.strerror}") from None
 

@@ -23,11 +23,23 @@ class _StrictLoader(yaml.SafeLoader):
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.num_nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node of the text; a long file ends here, because PyYAML would take half a minute to read a megabyte."""
+        self.num_nodes += 1
+        if self.num_nodes > 2 * MOST_VALUES:  # a key is a node too
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"over {MOST_VALUES:,} values", mark)
+        return super().compose_node(parent, index)
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Returns the node's value.  A scalar that doesn't fit its type is reported as a fault of the file."""
         try:
             return super().construct_object(node, deep)
-        except (ValueError, TypeError, OverflowError, AttributeError, KeyError) as error:
+        except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as error:
             if isinstance(error, yaml.YAMLError):
                 raise
             text = shown(node.value) if isinstance(node.value, str) else "a value"

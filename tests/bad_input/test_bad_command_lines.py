@@ -78,6 +78,8 @@ COMMAND_LINE = {
         "forecasting can't cut",
         "allowed: 'data'",
     ),
+    "argument with a terminal's control signs": ("run \x1b[31mlm", "'\\x1b[31mlm'"),
+    "extra argument with control signs": ("list tasks \x1b[31m", "(\\x1b[31m)"),
     "data root that isn't there": ("… --data-root nowhere", "--data-root", "nowhere", "no such folder"),
 }
 

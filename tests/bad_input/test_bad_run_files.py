@@ -70,6 +70,8 @@ RUN_FILES = {
     ),
     "data root that isn't there": ("data_root: nowhere\n", "data_root", "nowhere", "no such folder"),
     "data root that is a number": ("data_root: 3\n", "data_root = 3", "path"),
+    "a number without digits": ("seeds: !!int ''\n", "line 1", "not of type int"),
+    "more lines than any run has": ("- x\n" * 30_000, "line 20000", "over 10,000 values"),
     "an anchor inside itself": ("a: &a [*a]\n", "over 10,000 values", "aliases"),
 }
 
