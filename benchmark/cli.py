@@ -419,8 +419,8 @@ def _usage_fault(error: Any, arguments: list[str]) -> str:
 
 def _fail(message: str, status: int) -> None:
     line = " ".join(message.split())
-    # What a file or an argument holds may be control characters, which a terminal would obey.
-    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
+    # The message may quote control characters of a file or an argument, which a terminal would obey.
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
     typer.echo(f"lavo-bench: {shown}", err=True)
     sys.exit(status)
 

@@ -107,7 +107,7 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def probe(folder: Path) -> None:
-    """Makes the folder where it is missing, and a temporary file in it, which is removed.  Raises OSError."""
+    """Creates the folder if it is missing, and a temporary file in it, which it removes.  Raises OSError if that fails."""
     temporary, file = _temporary(folder / "probe")
     with file:
         temporary.unlink(missing_ok=True)

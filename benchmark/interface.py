@@ -94,7 +94,7 @@ class StreamingAttention(Attention, Protocol):
 
 
 class SequencePart(Protocol):
-    """The part that this process holds of every sequence of a batch; the parts of all processes make the whole sequence."""
+    """This process's part of every sequence of a batch; the parts of all processes together are the whole sequences."""
 
     lengths: tuple[int, ...]  # number of tokens in the part of each process
     rank: int  # of this process
@@ -107,7 +107,7 @@ class SequencePart(Protocol):
 
 
 class PartedAttention(Attention, Protocol):
-    """An attention that can attend, for its ``sequence_patterns``, over a sequence of which each process holds one part.
+    """An attention that, for its ``sequence_patterns``, can attend over a sequence of which each process holds one part.
 
     sequence_part  None, or the part that this process holds; the caller sets it.  If it is set, q, k and v of ``forward`` are
                    this part of the sequence, without padding, and so is the output.  All processes of torch.distributed
@@ -171,7 +171,7 @@ def mean_of(column: str, *, unit: str, card: str, higher_is_better: bool = False
 
 
 class Splits(NamedTuple):
-    """The three parts of a data set; each part has ``len`` and ``part[i]`` gives one example."""
+    """The three parts of a data set.  ``len(part)`` is the number of examples in a part, ``part[i]`` is one of them."""
 
     train: Sequence[Any]
     validation: Sequence[Any]
@@ -183,7 +183,7 @@ class Splits(NamedTuple):
 
 
 class Attachment(NamedTuple):
-    """Bytes within a task's ``curves`` (a sound, a picture), stored as a file of their own, once for all cells that share them."""
+    """Bytes within a task's ``curves``, such as a sound; stored in a file, once for all cells that have the same bytes."""
 
     content: bytes
     ending: str  # of the file's name, such as "mp3"

@@ -77,12 +77,12 @@ class MultiHeadAttention(nn.Module):
 
     @property
     def encodes_positions(self) -> bool:
-        """True where the layer encodes positions, so that the backbone need not."""
+        """True if the layer encodes positions, so that the backbone need not."""
         return self.rotary or bool(getattr(self.attention, "encodes_positions", False))
 
     @property
     def first_position(self) -> int:
-        """Position of the first token of ``forward``; above 0 in the later parts of a sequence (``PartedAttention``)."""
+        """Position of the first token that ``forward`` is given; above 0 in later parts of a sequence (``PartedAttention``)."""
         part = getattr(self.attention, "sequence_part", None)
         return 0 if part is None else part.start
 

@@ -75,7 +75,10 @@ class Gallery:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Saves a PNG file with a palette, which is about five times smaller.  Dithering would speckle plain areas, so it is off."""
+    """Saves a PNG file with a palette, which makes it about five times smaller.
+
+    Dithering is off, because it would speckle plain areas.
+    """
     from PIL import Image
 
     content = io.BytesIO()

@@ -24,7 +24,10 @@ HEADLINES = {"language_modeling": "bits_per_byte"}  # for other tasks, the first
 
 
 def results_table(directory: Path) -> str:
-    """Markdown: a row a task, backbone and pattern, a column an attention; means and deviations over seeds."""
+    """Returns a markdown table of means ± deviations over seeds.
+
+    It has one row for each task, backbone and pattern, and one column for each attention.
+    """
     groups = group_records(records([directory]))
     names = [*dict.fromkeys(entry.label for group in groups for entry in group.entries), BEST_RULE]
     lines = [" | ".join(["task, pattern: metric", *names]), " | ".join(["---", *(["---:"] * len(names))])]

@@ -46,7 +46,10 @@ Report = Callable[[Progress], None]
 
 @dataclass
 class Training:
-    """Counters and curves of a training.  best_value is the lowest selection metric so far (negated if higher is better)."""
+    """Counters and curves of a training.
+
+    best_value: the best selection metric so far, negated if higher is better, so that it is always the lowest value.
+    """
 
     num_steps: int
     step: int = 0
@@ -141,7 +144,7 @@ class Trainer:
                 step += 1
 
     def step(self, indices: Sequence[int]) -> float:
-        """One update of the weights; returns the loss.
+        """Updates the weights once, and returns the loss.
 
         The gradient is that of the mean loss over all terms of the step, however the step is cut into micro-batches.
         """

@@ -90,7 +90,7 @@ class _Worker:
     pipe: Connection
     place: Place
     mark: str  # see the module's docstring
-    cell: Cell | None = None  # that it is running
+    cell: Cell | None = None  # the cell that it is running
     # Name of an attention that is not built in and has run in this worker.  Its code may have changed global state.
     foreign_attention: str | None = None
     last_message_time: float = field(default_factory=time.monotonic)

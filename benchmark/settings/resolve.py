@@ -68,7 +68,7 @@ class Resolved(NamedTuple):
     seeds: list[int]
 
     def plain(self) -> dict[str, Any]:
-        """The settings as JSON values, for the hash and the record."""
+        """Returns the settings as JSON values, for the hash and the record."""
         return {
             **self.settings.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),

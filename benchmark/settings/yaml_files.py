@@ -28,9 +28,9 @@ class _StrictLoader(yaml.SafeLoader):
         self.num_nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node of the text; a long file ends here, because PyYAML would take half a minute to read a megabyte."""
+        """Returns the next node of the text.  Refuses a long file, because PyYAML needs half a minute for a megabyte."""
         self.num_nodes += 1
-        if self.num_nodes > 2 * MOST_VALUES:  # a key is a node too
+        if self.num_nodes > 2 * MOST_VALUES:  # twice, because keys are nodes too
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, f"over {MOST_VALUES:,} values", mark)
         return super().compose_node(parent, index)
