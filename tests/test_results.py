@@ -345,6 +345,9 @@ def test_a_damaged_record_costs_one_line_with_its_name(name, tmp_path):
     with pytest.warns(UserWarning, match=rf"{name}\.json") as warned:
         assert len(load(tmp_path)) == 1
     assert len(warned) == 1
+    loaded: list[str] = []
+    assert len(load(tmp_path, damaged=loaded.append)) == 1
+    assert loaded == lines
 
 
 def test_a_record_by_name_that_is_none_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Public data files that a manifest names: fetched over HTTPS into the data root, and checked by their SHA-256."""
+"""Downloads the public data files that a manifest names into the data root, and checks their SHA-256."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Manifest(Settings):
 
 
 def read_manifest(path: Path) -> list[Source]:
-    """The files that the manifest names, none if it doesn't exist.  Raises ConfigError for a wrong manifest."""
+    """Returns the files that the manifest names; none if it doesn't exist.  Raises ConfigError for a wrong manifest."""
     if not path.is_file():
         return []
     return validate(Manifest, read_yaml(path), lambda _: str(path)).files
 
 
 def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
-    """Fetches the files of the manifest that the data root lacks, and returns their paths.
+    """Downloads the files of the manifest that the data root lacks, and returns their paths.
 
-    Raises ConfigError, in one line, for a file that can't be fetched or whose digest differs.
+    Raises ConfigError, in one line, if a file can't be downloaded or its digest differs.
     """
     import pooch
     import requests
@@ -61,7 +61,7 @@ def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
             raise ConfigError(
                 f"{source.path}: can't be fetched from {source.url} ({reason}); put it into {data_root} yourself"
             ) from error
-        except ValueError as error:  # pooch raises it for a digest that differs, and removes the file
+        except ValueError as error:  # from pooch, if the digest differs; it has removed the file
             raise ConfigError(
                 f"{source.path}: the file from {source.url} has another SHA-256 than {source.sha256[:16]}…"
             ) from error

@@ -1,4 +1,4 @@
-"""The work of ``lavo-bench prepare``: the data of a task, fetched, checked and tokenised."""
+"""The work of ``lavo-bench prepare``: downloads, checks and tokenises the data of a task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from benchmark.settings.resolve import resolve
 def prepare_data(
     task: str, preset: str, overrides: Sequence[Override], data_root: Path | None, cache: Path
 ) -> Iterator[str]:
-    """Fetches what is missing below the data root, reads and tokenises the data; a line for each file and backbone."""
+    """Downloads files that the data root lacks, and reads and tokenises the data.
+
+    Yields a line to print for each downloaded file and each backbone.
+    """
     if data_root is not None:
         for path in fetch_missing(task_folder(task) / "sources.yaml", data_root):
             yield f"{task}: fetched {path}"
