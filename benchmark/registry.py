@@ -1,4 +1,7 @@
-"""The two tables: name -> "module:Class", imported on use; and building what they name."""
+"""The tables of attentions and tasks, name -> "module:Class", and functions that load and build what they name.
+
+A module is imported when its name is used.
+"""
 
 from __future__ import annotations
 
@@ -190,9 +193,10 @@ def _source_file(target: str) -> Path:
 
 
 def attention_declarations(name: str) -> dict[str, Any]:
-    """What the class declares as plain literals (``unsupported``, ``linear_state``, …), without importing torch."""
+    """What the class declares (``unsupported``, ``linear_state``, …); of the table's, plain literals without importing torch."""
     if name not in ATTENTIONS:
-        return {key: value for key, value in vars(load_attention(name)).items() if not key.startswith("_")}
+        classes = reversed(load_attention(name).__mro__)  # what a class inherits it declares as well
+        return {key: value for cls in classes for key, value in vars(cls).items() if not key.startswith("_")}
     return _literals(ATTENTIONS[name])
 
 
