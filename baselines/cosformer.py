@@ -63,6 +63,7 @@ class CosformerAttention(nn.Module):
         self.pattern, self.num_heads, self.head_dim, self.max_length = pattern, num_heads, head_dim, max_length
 
     def extra_repr(self) -> str:
+        """The options, for ``repr``."""
         return f"pattern={self.pattern!r}, max_length={self.max_length}"
 
     @without_autocast

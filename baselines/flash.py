@@ -57,6 +57,7 @@ class FlashAttention(nn.Module):
         self.kernel: str | None = None
 
     def extra_repr(self) -> str:
+        """The options, for ``repr``."""
         return f"pattern={self.pattern!r}"
 
     @without_autocast

@@ -87,6 +87,7 @@ class PerformerAttention(nn.Module):
         self.register_buffer("omega", orthogonal_features(num_features, head_dim, seed=seed, draw=0))
 
     def extra_repr(self) -> str:
+        """The options, for ``repr``."""
         return f"pattern={self.pattern!r}, num_features={self.num_features}, redraw_interval={self.redraw_interval}"
 
     @without_autocast

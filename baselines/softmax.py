@@ -39,6 +39,7 @@ class SoftmaxAttention(nn.Module):
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
 
     def extra_repr(self) -> str:
+        """The options, for ``repr``."""
         return f"pattern={self.pattern!r}"
 
     @without_autocast

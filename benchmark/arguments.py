@@ -57,20 +57,23 @@ def _init(cls: Any) -> Callable[..., None]:
 
 
 def _checked_method(cls: type, name: str, check: Callable[..., None]) -> Callable[..., Any]:
-    """The author's method with a check in front, found at ``cls`` in every call as by any subclass."""
+    """The author's method with a check in front.
+
+    While it runs, the module has no ``_built_for``, by which its other methods know that a method of its own calls them.
+    """
 
     @functools.wraps(getattr(cls, name))
     def method(self: Any, *arguments: Any, **named: Any) -> Any:
-        state = self.__dict__
-        built_for = state.get("_built_for")
-        if built_for is None:  # a method of the author calls, or __init__ does
+        attributes = self.__dict__
+        built_for = attributes.get("_built_for")
+        if built_for is None:  # called by another method of the author, or by __init__
             return getattr(cls, name)(self, *arguments, **named)
         check(built_for, *arguments, **named)
-        state["_built_for"] = None
+        attributes["_built_for"] = None
         try:
             return getattr(cls, name)(self, *arguments, **named)
         finally:
-            state["_built_for"] = built_for
+            attributes["_built_for"] = built_for
 
     return method
 
