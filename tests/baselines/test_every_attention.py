@@ -1,4 +1,4 @@
-"""What holds for each baseline in each of its patterns."""
+"""Properties of every baseline in each of its patterns."""
 
 import math
 
@@ -17,7 +17,7 @@ every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Small tensors: a second thread costs more than it brings."""
+    """On small tensors a second thread costs more time than it saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -314,10 +314,10 @@ def test_states_of_half_precision_keep_sums_in_float32(name):
 
 @every_attention
 def test_sums_of_many_half_precision_tokens_do_not_stall(name):
-    """Keys that are all alike make every output the running mean of the values, whatever the attention."""
+    """With equal keys, every attention gives the running mean of the values."""
     if name == "none":
         pytest.skip("no sum")
-    # Exact attention is quadratic; 2,048 is where a float16 sum of ones stops.
+    # A float16 sum of ones stops at 2,048.  Exact attention is quadratic, so it gets fewer tokens.
     length = 4096 if name in ("softmax", "flash") else 65536
     dtypes = (torch.bfloat16,) if name == "softmax" else (torch.bfloat16, torch.float16)
     for dtype in dtypes:
@@ -408,7 +408,7 @@ def test_bad_arguments_are_refused(name):
         attention(q.long(), k, v)
     with pytest.raises(ValueError, match="q and k need equal batch size and dtype"):
         attention(q.float(), k, v)
-    if name != "none":  # whose state is empty, and fits any batch
+    if name != "none":  # its state is empty and fits any batch
         with pytest.raises(ValueError, match="batch size 3, the state 2"):
             attention.extend(q, k, v, attention.init_state(2))
     with pytest.raises(ValueError, match="rows has dtype"):
