@@ -19,7 +19,7 @@ def read_clocks(index: int) -> list[str] | None:
     """
     command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        said = subprocess.run(command, capture_output=True, timeout=10, check=True).stdout.decode(errors="replace")
     except (OSError, subprocess.SubprocessError):
         return None
     values = [value.strip() for value in said.strip().split(",")]

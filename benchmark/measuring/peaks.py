@@ -76,8 +76,23 @@ def read_peaks(directories: Iterable[Path]) -> list[Peaks]:
     found: dict[tuple[str, str], Peaks] = {}
     for file in peak_files(directories):
         try:
-            rows = [Peaks(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file}: not the measured peaks of a machine ({error}); remove it") from None
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(content, list):
+                raise ValueError("a list is wanted")
+            rows = [_checked(**row) for row in content]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{file}: not the measured peaks of a machine ({str(error)[:100]}); remove it") from None
         found |= {(row.device, row.dtype): row for row in rows}
     return list(found.values())
+
+
+def _checked(**row: Any) -> Peaks:
+    peaks = Peaks(**row)
+    for name, value in peaks._asdict().items():
+        if name in ("device", "dtype"):
+            fine = isinstance(value, str) and len(value) <= 200
+        else:
+            fine = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e30
+        if not fine:
+            raise ValueError(f"{name} is {repr(value)[:40]}")
+    return peaks
