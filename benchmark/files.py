@@ -96,7 +96,7 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
         try:
             _lock(file)
             if Path(name).exists():  # else ``remove_abandoned`` took it before it was locked
-                os.chmod(name, 0o666 & ~_umask())  # mkstemp gives 0600, and what is written here is for others too
+                os.chmod(name, 0o666 & ~umask())  # mkstemp gives 0600, and what is written here is for others too
                 return Path(name), file
         except BaseException:
             file.close()
@@ -105,7 +105,7 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
         file.close()
 
 
-def _umask() -> int:
+def umask() -> int:
     """The mode bits that this process takes away from new files."""
     mask = os.umask(0o077)
     os.umask(mask)

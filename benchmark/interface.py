@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
@@ -232,8 +232,8 @@ class AttentionFactory(Protocol):
 class Task(Protocol):
     """One domain: a class with these attributes and methods, of which each cell makes an object.
 
-    A task may have more, which the protocols below this one declare: CountsTokens, HasCurves, PartsSequences, and the
-    modules FiguresModule and ExhibitsModule beside its own.
+    A task may have more, which the protocols below this one declare: CountsTokens, NamesSources, HasCurves, PartsSequences,
+    and the modules FiguresModule and ExhibitsModule beside its own.
 
     name, version   the version is raised whenever results change
     backbones       backbone -> the patterns that can be replaced in it (a plain literal)
@@ -288,6 +288,15 @@ class CountsTokens(Protocol):
 
     def tokens(self, batch: Any) -> int:
         """The number of real tokens of a batch."""
+        ...
+
+
+@runtime_checkable
+class NamesSources(Protocol):
+    """A task whose settings decide which files of its ``sources.yaml`` are needed; without this all of them are."""
+
+    def sources(self, data_root: Path) -> Collection[str]:
+        """The paths of the manifest that ``load_data`` would read.  Called before ``load_data``."""
         ...
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field, field_validator
 
+from benchmark.files import umask
 from benchmark.settings import Settings
 from benchmark.settings.messages import ConfigError, validate
 from benchmark.settings.yaml_files import read_yaml
@@ -41,9 +43,11 @@ def read_manifest(path: Path) -> list[Source]:
     return validate(Manifest, read_yaml(path), lambda _: str(path)).files
 
 
-def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
+def fetch_missing(manifest: Path, data_root: Path, wanted: Collection[str] | None = None) -> list[Path]:
     """Fetches the files of the manifest that the data root lacks, and returns their paths.
 
+    wanted: paths of the manifest; its other files are not fetched, and a path that it doesn't have is passed over.  None
+    takes all of them.
     Raises ConfigError, in one line, for a file that can't be fetched or whose digest differs.
     """
     import pooch
@@ -52,10 +56,11 @@ def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
     fetched = []
     for source in read_manifest(manifest):
         target = data_root / source.path
-        if target.exists():
+        if target.exists() or (wanted is not None and source.path not in wanted):
             continue
         try:
             pooch.retrieve(source.url, f"sha256:{source.sha256}", fname=target.name, path=target.parent)
+            target.chmod(0o666 & ~umask())  # pooch makes temporary files, which only their owner may read
         except (requests.RequestException, OSError) as error:
             reason = type(error).__name__
             raise ConfigError(
