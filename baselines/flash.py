@@ -143,6 +143,8 @@ class FlashAttention(nn.Module):
 
         lengths: (b,).  cut_queries: the queries are the same tokens as the keys, and padded ones get zeros.
         """
+        if not len(lengths):
+            return self._attend(q, k, v)  # an empty batch has no length
         outputs, rows_done = [], []
         for length in lengths.unique().tolist():
             rows = (lengths == length).nonzero()[:, 0]

@@ -27,7 +27,9 @@ def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if missing := [name for name in names if name not in members]:
-            raise ValueError(f"no array {' and no array '.join(missing)}; there are {', '.join(members)[:80] or 'none'}")
+            raise ValueError(
+                f"no array {' and no array '.join(missing)}; there are {', '.join(members)[:80] or 'none'}"
+            )
         wanted = names or tuple(members)
         check_size(sum(members[name].file_size for name in wanted))
         arrays = {}

@@ -36,9 +36,7 @@ def decoded(content: bytes, label: str) -> str:
     except UnicodeDecodeError as error:
         before, byte = error.object[: error.start], error.object[error.start]
         line = len(split_lines(before.decode("latin-1")))
-        raise ValueError(
-            f"{label}, line {line}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8"
-        ) from None
+        raise ValueError(f"{label}, line {line}: byte 0x{byte:02x} is not UTF-8; convert the file to UTF-8") from None
 
 
 def split_lines(text: str) -> list[str]:

@@ -54,12 +54,18 @@ def presets() -> Table:
 
 
 def results(directory: Path) -> Table:
-    """Records below a folder, counted by preset, task and status.  Raises ValueError where there is no such folder."""
+    """Records below a folder, counted by preset, task and status; none where there is no such folder yet.
+
+    Raises ValueError for a file.
+    """
     from benchmark.results import load
 
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: no such folder of results")
-    table = Table("folder", "task", "cells", "completed", "other", title=f"results in {directory}")
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory}: is a file, not a folder of results")
+    title = f"results in {directory}" if directory.exists() else f"no folder {directory} yet, so no results"
+    table = Table("folder", "task", "cells", "completed", "other", title=title)
+    if not directory.exists():
+        return table
     folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
     for folder in folders:
         cells = load(folder)

@@ -289,7 +289,11 @@ def _load_series(settings: DataSettings, data_root: Path | None) -> tuple[Series
 
 def _embedded(settings: DataSettings) -> Series:
     """The embedded series, or the columns of it that the settings name."""
-    if settings.date != "date" or settings.date_format is not None or (settings.step and parse_step(settings.step) != HOUR):
+    if (
+        settings.date != "date"
+        or settings.date_format is not None
+        or (settings.step and parse_step(settings.step) != HOUR)
+    ):
         raise ValueError(
             "data.date, data.date_format and data.step are for a file: the embedded series has an hour a row; "
             "give data.file or a data root"

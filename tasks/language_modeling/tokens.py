@@ -139,7 +139,9 @@ def _read_merges(path: Path, name: str, vocabulary: dict[str, int]) -> list[tupl
             continue
         pair = line.split(" ")
         if len(pair) != 2 or not {pair[0], pair[1], pair[0] + pair[1]} <= vocabulary.keys():
-            raise ValueError(f"{name}: line {number}, {line[:80]!r}, is not two pieces of vocab.json that join to a third")
+            raise ValueError(
+                f"{name}: line {number}, {line[:80]!r}, is not two pieces of vocab.json that join to a third"
+            )
         merges.append((pair[0], pair[1]))
     return merges
 

@@ -22,6 +22,9 @@ NEEDED = ("x", "y", "z", *POLYGONS)  # other properties are passed over
 MOST_OF_HEADER = 2**16
 
 
+Columns = dict[str, Sequence[np.ndarray] | np.ndarray]  # property -> one value an item
+
+
 class Property(NamedTuple):
     """A number of each item of an element, or a list of numbers with its own length."""
 
@@ -38,7 +41,7 @@ class Element(NamedTuple):
     properties: tuple[Property, ...]
 
 
-def read_ply(content: bytes) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+def read_ply(content: bytes) -> tuple[np.ndarray, Sequence[np.ndarray] | np.ndarray]:
     """The points, float64 (V, 3), and the polygons, each int64 (corners,); a file without faces has no polygons.
 
     Raises ValueError with the fault: a header that is not one of PLY, too little or too much data, or coordinates that are
@@ -97,15 +100,12 @@ def _property(words: Sequence[str]) -> Property:
     return Property(words[1], TYPES[words[0]], None)
 
 
-Tables = dict[str, dict[str, Sequence[np.ndarray] | np.ndarray]]  # element -> property -> one value an item
-
-
-def _ascii(elements: Sequence[Element], data: bytes) -> Tables:
+def _ascii(elements: Sequence[Element], data: bytes) -> dict[str, Columns]:
     """An item is a line."""
     lines = [words for line in number_lines(data) if (words := line.split())]
     if len(lines) != (wanted := sum(element.num_items for element in elements)):
         raise ValueError(f"{wanted} lines of data are announced, {len(lines)} follow")
-    tables: Tables = {}
+    tables: dict[str, Columns] = {}
     first = 0
     for element in elements:
         columns: dict[str, list[np.ndarray]] = {item.name: [] for item in element.properties if item.name in NEEDED}
@@ -131,8 +131,8 @@ def _ascii(elements: Sequence[Element], data: bytes) -> Tables:
     return tables
 
 
-def _binary(elements: Sequence[Element], data: bytes, order: str) -> Tables:
-    tables: Tables = {}
+def _binary(elements: Sequence[Element], data: bytes, order: str) -> dict[str, Columns]:
+    tables: dict[str, Columns] = {}
     start = 0
     for element in elements:
         tables[element.name], start = _binary_table(element, data, start, order)
@@ -141,9 +141,7 @@ def _binary(elements: Sequence[Element], data: bytes, order: str) -> Tables:
     return tables
 
 
-def _binary_table(
-    element: Element, data: bytes, start: int, order: str
-) -> tuple[dict[str, Sequence[np.ndarray] | np.ndarray], int]:
+def _binary_table(element: Element, data: bytes, start: int, order: str) -> tuple[Columns, int]:
     """One element's columns, and the position behind it.
 
     Where all lists have the length that those of the first item have, the table is read at once, else item by item.
@@ -168,7 +166,7 @@ def _binary_table(
         rows = np.frombuffer(data, dtype, element.num_items, start)
         lists = [number for number, item in enumerate(element.properties) if item.count_kind is not None]
         if all((rows[f"count{number}"] == sizes[number]).all() for number in lists):
-            columns = {item.name: rows[f"item{number}"] for number, item in enumerate(element.properties)}
+            columns: Columns = {item.name: rows[f"item{number}"] for number, item in enumerate(element.properties)}
             return columns, start + rows.nbytes
     found: dict[str, list[np.ndarray]] = {item.name: [] for item in element.properties}
     for _ in range(element.num_items):
