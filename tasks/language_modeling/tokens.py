@@ -135,7 +135,7 @@ def _read_vocabulary(path: Path, name: str) -> dict[str, int]:
 def _read_merges(path: Path, name: str, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     merges = []
     for number, line in enumerate(split_lines(decoded(read_content(path, name), name)), start=1):
-        if not line or line.startswith("#version"):
+        if not line.strip() or line.startswith("#version"):
             continue
         pair = line.split(" ")
         if len(pair) != 2 or not {pair[0], pair[1], pair[0] + pair[1]} <= vocabulary.keys():

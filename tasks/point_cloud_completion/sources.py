@@ -147,14 +147,13 @@ def _shapenet(folder: Path, lists: Path, top: Path) -> ShapeSet:
         path = lists / f"{name}.txt"
         label = name_below(path, top)
         content = read_content(path, label, advice="ShapeNet-55 has train.txt and test.txt")
-        for number, line in enumerate(split_lines(decoded(content, label))):
-            if not (line := line.strip()):
-                continue
+        entries = [(n, one.strip()) for n, one in enumerate(split_lines(decoded(content, label)), 1) if one.strip()]
+        for index, (number, line) in enumerate(entries):
             synset, dash, _ = line.partition("-")
             cloud = folder / "shapenet_pc" / line
             if not dash or Path(line).name != line or "\0" in line or not cloud.is_file():
-                raise ValueError(f"{label}: line {number + 1}: no cloud {shortened(repr(line))} in shapenet_pc/")
-            part = "validation" if name == "train" and number % HELD_OUT == HELD_OUT - 1 else name
+                raise ValueError(f"{label}: line {number}: no cloud {shortened(repr(line))} in shapenet_pc/")
+            part = "validation" if name == "train" and index % HELD_OUT == HELD_OUT - 1 else name
             parts[part].append(Shape(synset, Path(line).stem, cloud, cropped=True, top=top))
     _check_parts(folder, parts, f"at least {HELD_OUT} lines in train.txt and one in test.txt, as ShapeNet-55's")
     files = [shape.complete for part in PARTS for shape in parts[part]]
