@@ -55,7 +55,7 @@ def read_ply(content: bytes) -> tuple[np.ndarray, Sequence[np.ndarray] | np.ndar
     points = np.stack([np.asarray(vertices[axis], np.float64) for axis in "xyz"], axis=1)
     faces = tables.get("face", {})
     name = next((name for name in POLYGONS if name in faces), None)
-    if faces and name is None:
+    if name is None and any(element.name == "face" and element.num_items for element in elements):
         raise ValueError(f"its faces have no list {' or '.join(POLYGONS)}")
     return points, [] if name is None else faces[name]
 
@@ -91,7 +91,14 @@ def _header(content: bytes) -> tuple[list[Element], str | None, bytes]:
             raise ValueError(f"its header has a name twice among {', '.join(names)[:80]}")
     if data_format != "ascii" and data_format not in ORDERS:
         raise ValueError(f"format {data_format[:30]!r}: ascii, {' and '.join(ORDERS)} are read")
-    return elements, ORDERS.get(data_format), content[end.end() :]
+    return [_with_polygons(element) for element in elements], ORDERS.get(data_format), content[end.end() :]
+
+
+def _with_polygons(element: Element) -> Element:
+    """The element; the only property of faces may have any name where it is a list."""
+    if element.name != "face" or len(element.properties) != 1 or element.properties[0].count_kind is None:
+        return element
+    return element._replace(properties=(element.properties[0]._replace(name=POLYGONS[0]),))
 
 
 def _property(words: Sequence[str]) -> Property:

@@ -29,7 +29,6 @@ LEAST_FRAMES = 4  # of a sound, because a shorter one can't be reflected at its 
 VOCODER_SEED = 0  # of the phases that Griffin-Lim starts from
 LONGEST_SECONDS = 3600  # of an utterance
 VALUES_AT_ONCE = 2**22
-UNKNOWN_FRAMES = 2**62
 MOST_FILTER_WEIGHTS = 2**26  # of the filter that converts one rate to another; 256 MiB
 MOST_CHUNKS = 1000  # before the data of a wav file
 STREAMED = 0x7FFFF000  # the least size that a program writes for "unknown"; sox has this one
@@ -53,8 +52,6 @@ def read_wav(path: Path, name: str) -> Recording:
     try:
         with soundfile.SoundFile(_with_true_sizes(path)) as file:
             rate, subtype, promised = file.samplerate, file.subtype, file.frames
-            if promised >= UNKNOWN_FRAMES:  # a FLAC that was written to a pipe
-                promised = 0
             _check_promises(rate, promised, name)
             samples = _read_samples(file, name)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
@@ -100,7 +97,8 @@ def _check_promises(rate: int, num_samples: int, name: str) -> None:
     """Raises ValueError for a header whose sound, or whose conversion to SAMPLE_RATE, would take gigabytes."""
     if num_samples > LONGEST_SECONDS * rate:
         raise ValueError(
-            f"{name}: {num_samples:,} samples at {rate} Hz or more; an utterance of at most {LONGEST_SECONDS} s is expected"
+            f"{name}: {num_samples:,} samples at {rate} Hz or more, or a number that its header doesn't know; an utterance "
+            f"of at most {LONGEST_SECONDS} s is expected"
         )
     common = math.gcd(rate, SAMPLE_RATE)
     if (rate // common) * (SAMPLE_RATE // common) > MOST_FILTER_WEIGHTS:
