@@ -145,6 +145,8 @@ class FlashAttention(nn.Module):
         lengths: (b,), the number of real tokens, which come first.
         cut_queries: whether the queries are the same tokens as the keys; then padded queries are removed, too, and get zeros.
         """
+        if not len(lengths):
+            return self._attend(q, k, v)  # an empty batch has no length
         outputs, rows_done = [], []
         for length in lengths.unique().tolist():
             rows = (lengths == length).nonzero()[:, 0]

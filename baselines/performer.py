@@ -83,11 +83,13 @@ class PerformerAttention(nn.Module):
             raise ValueError(f"redraw_interval is {redraw_interval}; allowed are 0 (never) and larger whole numbers")
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
         self.num_features, self.redraw_interval = num_features, redraw_interval
-        seed = int(torch.randint(1 << 31, ())) if seed is None else seed
-        # They are buffers, so that training continues from a checkpoint with the same features and the same later draws.
+        # Drawn on the CPU: the default device may be "meta", whose tensors have no values.
+        seed = int(torch.randint(1 << 31, (), device="cpu")) if seed is None else seed
+        # Buffers, so that training goes on from a checkpoint with the same features and the same next draws.
         self.register_buffer("draw_seed", torch.tensor(seed))
         self.register_buffer("forward_calls", torch.tensor(0))
-        self.register_buffer("omega", orthogonal_features(num_features, head_dim, seed=seed, draw=0))
+        omega = orthogonal_features(num_features, head_dim, seed=seed, draw=0)
+        self.register_buffer("omega", omega.to(self.draw_seed.device))
 
     def extra_repr(self) -> str:
         """The options, as ``repr`` of the module shows them."""
@@ -204,13 +206,14 @@ def orthogonal_features(num_features: int, head_dim: int, *, seed: int, draw: in
     seed, draw: together they determine Ω; ``draw`` counts the draws of one module.
     The numbers are drawn on the CPU, so that they are the same on every device.
     """
-    generator = torch.Generator().manual_seed((seed + 1_000_003 * draw) % (1 << 63))
+    generator = torch.Generator("cpu").manual_seed((seed + 1_000_003 * draw) % (1 << 63))
+    gaussians = functools.partial(torch.randn, generator=generator, dtype=torch.float64, device="cpu")
     blocks = []
     for _ in range(math.ceil(num_features / head_dim)):
-        gaussian = torch.randn(head_dim, head_dim, generator=generator, dtype=torch.float64)
+        gaussian = gaussians(head_dim, head_dim)
         rotation, upper = torch.linalg.qr(gaussian)
-        blocks.append(rotation * upper.diagonal().sign())  # the signs make the rotation uniformly distributed
-    lengths = torch.randn(num_features, head_dim, generator=generator, dtype=torch.float64).norm(dim=1, keepdim=True)
+        blocks.append(rotation * upper.diagonal().sign())  # the signs make the rotation uniform
+    lengths = gaussians(num_features, head_dim).norm(dim=1, keepdim=True)
     return (torch.cat(blocks)[:num_features] * lengths).float()
 
 
@@ -256,7 +259,8 @@ def causal_block(
         reference, maxima, highest = references(log_k, state.maxima)
         entered = torch.cat((state.maxima[:, :, None], reference), 2)
         rescale = (entered - torch.cat((reference, maxima[:, :, None]), 2)).exp()
-        has_risen = bool((highest - reference).amax() > LARGEST_RISE)
+        rises = highest - reference
+        has_risen = rises.numel() > 0 and bool(rises.amax() > LARGEST_RISE)  # an empty batch has no largest rise
     rise = log_k - reference[..., None, :]
     k_features = rise.clamp_max(LARGEST_RISE).exp() if has_risen else rise.exp()
     q_features = query_features(q_chunks, reference[..., None, :], omega)
