@@ -63,12 +63,15 @@ class CosformerAttention(nn.Module):
         self.pattern, self.num_heads, self.head_dim, self.max_length = pattern, num_heads, head_dim, max_length
 
     def extra_repr(self) -> str:
-        """The options, as ``repr`` of the module shows them."""
+        """Returns the options, as ``repr`` of the module shows them."""
         return f"pattern={self.pattern!r}, max_length={self.max_length}"
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
+        """Computes the attention of q, (b, h, n, d), to k and v, (b, h, m, d).  Returns (b, h, n, d).
+
+        key_padding_mask: (b, m), True where padded, or None.
+        """
         if self.pattern == "causal_self":
             if key_padding_mask is None:
                 return self._causal(q, k, v)

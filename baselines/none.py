@@ -33,11 +33,11 @@ class NoAttention(nn.Module):
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Zeros of the shape of q, with zero gradients to q, k and v."""
+        """Returns zeros of the shape of q, with zero gradients to q, k and v."""
         return zeros_from(q, k, v)
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Zeros of the shape of q: the reference that ``forward`` is checked against."""
+        """Returns zeros of the shape of q: the reference that ``forward`` is checked against."""
         return zeros_from(q, k, v)
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> tuple[()]:  # noqa: ARG002

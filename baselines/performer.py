@@ -92,12 +92,15 @@ class PerformerAttention(nn.Module):
         self.register_buffer("omega", omega.to(self.draw_seed.device))
 
     def extra_repr(self) -> str:
-        """The options, as ``repr`` of the module shows them."""
+        """Returns the options, as ``repr`` of the module shows them."""
         return f"pattern={self.pattern!r}, num_features={self.num_features}, redraw_interval={self.redraw_interval}"
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
+        """Computes the attention of q, (b, h, n, d), to k and v, (b, h, m, d).  Returns (b, h, n, d).
+
+        key_padding_mask: (b, m), True where padded, or None.
+        """
         if self.training and self.redraw_interval:
             self._count_call()
         if self.pattern == "causal_self":

@@ -39,12 +39,15 @@ class SoftmaxAttention(nn.Module):
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
 
     def extra_repr(self) -> str:
-        """The options, as ``repr`` of the module shows them."""
+        """Returns the options, as ``repr`` of the module shows them."""
         return f"pattern={self.pattern!r}"
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
+        """Computes the attention of q, (b, h, n, d), to k and v, (b, h, m, d).  Returns (b, h, n, d).
+
+        key_padding_mask: (b, m), True where padded, or None.
+        """
         return padded_softmax_attention(
             q, k, v, key_padding_mask, pattern=self.pattern, weights_dtype=accumulation_dtype(q)
         )

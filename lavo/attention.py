@@ -101,9 +101,11 @@ class LAVOAttention(nn.Module):
         self.encodes_positions = self.bias is not None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """q: (batch, heads, target length, head_dim); k, v: (batch, heads, source length, head_dim), k unused in cross.
+        """Computes the attention.  Returns a tensor of the shape and dtype of q.
 
-        key_padding_mask: bool (batch, source length), True where padded.  Returns the shape and dtype of q.
+        q: (batch, heads, target length, head_dim).  k, v: (batch, heads, source length, head_dim); cross-attention uses only
+        the shape of k.
+        key_padding_mask: bool (batch, source length), True where padded, or None.
         """
         return self._attend(q, k, v, key_padding_mask, self.backend)
 

@@ -59,7 +59,7 @@ class Cayley(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, start: Tensor) -> Tensor:
-        """weight: W, (h, d, d).  start: S, (h, r, d).  Returns the basis, (h, r, d)."""
+        """Returns the basis, (h, r, d).  weight: W, (h, d, d).  start: S, (h, r, d)."""
         one = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
         inverse = torch.linalg.inv(one + weight - weight.mT)
         ctx.save_for_backward(inverse, start)
@@ -71,7 +71,7 @@ class Cayley(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """grad: (h, r, d).  Returns the gradient of ``weight``, (h, d, d), and None for ``start``, which is not trained."""
+        """Returns the gradient of ``weight``, (h, d, d), and None for ``start``, which is not trained.  grad: (h, r, d)."""
         inverse, start = ctx.saved_tensors
         skew = -2 * (start @ inverse).mT @ (grad @ inverse.mT)
         return skew - skew.mT, None
@@ -91,7 +91,7 @@ class FixedBasis(nn.Module):
         self.basis: Tensor
 
     def forward(self) -> Tensor:
-        """The basis: (h, r, d)."""
+        """Returns the basis, (h, r, d)."""
         return self.basis
 
 
@@ -103,7 +103,7 @@ class FreeBasis(nn.Module):
         self.basis = nn.Parameter(basis)
 
     def forward(self) -> Tensor:
-        """The basis: (h, r, d)."""
+        """Returns the basis, (h, r, d)."""
         return self.basis
 
 

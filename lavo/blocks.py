@@ -55,7 +55,7 @@ class Chunk(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, tokens)"""
+        """The numbers of rows and of tokens: (rows, tokens)."""
         return self.rows.stop - self.rows.start, self.tokens.stop - self.tokens.start
 
     def blocks(self, num_heads: int) -> Iterator[Block]:
@@ -72,7 +72,7 @@ class Block(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(g, rows, tokens)"""
+        """The numbers of heads, rows and tokens: (g, rows, tokens)."""
         return self.heads.stop - self.heads.start, *self.chunk.shape
 
     def of(self, x: Tensor) -> Tensor:

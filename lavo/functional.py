@@ -33,7 +33,7 @@ def lavo_attention(
     dissect: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """Self-attention that is exact inside a token's own window and sees all other tokens through the orthogonal memory.
+    """Computes self-attention: exact inside a token's own window, and to the whole sequence through the orthogonal memory.
 
     q, k, v: (batch, heads, length, head_dim), one length and one dtype for all three.
     basis: (heads, rank, head_dim), orthonormal rows; None stands for the head's own axes (rank = head_dim), and then no
@@ -76,7 +76,7 @@ def lavo_cross_attention(
     key_padding_mask: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Cross-attention: the queries see another sequence, the source, through its orthogonal memory.
+    """Computes cross-attention: the queries see another sequence, the source, through its orthogonal memory.
 
     q: (batch, heads, target length, head_dim).  v: (batch, heads, source length, head_dim); LAVO reads no keys here.
     basis: (heads, rank, head_dim), orthonormal rows, or None for the head's own axes.

@@ -57,7 +57,7 @@ def extend(
 def _within_window(
     tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
 ) -> tuple[Tensor, SelfState]:
-    """The same for tokens that all belong to the current window.
+    """Does what ``extend`` does, for tokens that all belong to the current window.
 
     The parts below are "local", "compress", "read" and "output" of docs/notation.md.
     """
@@ -106,7 +106,10 @@ def _bias_by_key(bias: Tensor | None, filled: int, n: int, scores: Tensor) -> Te
 def _new_windows(
     tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
 ) -> tuple[Tensor, SelfState]:
-    """The same for tokens of which the first begins a new window: the causal form of a sequence, continued from the sums."""
+    """Does what ``extend`` does, for tokens of which the first begins a new window.
+
+    This is the causal form of a sequence (chunked.py) that continues from the sums of the state.
+    """
     n, window = tokens.q.shape[2], state.keys.shape[2]
     matrix = bias_matrix(bias, min(window, n), window, True, tokens.q) if window else None
     sums, cut = state.sums.clone(), chunks(tokens.q, matrix)
