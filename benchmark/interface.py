@@ -60,7 +60,7 @@ class Attention(Protocol):
 
 
 class StreamingAttention(Attention, Protocol):
-    """The further methods of a causal attention.  They leave the state that they are given unchanged.
+    """The further methods of a causal attention.  The state that a method is given stays valid afterwards.
 
     If a state has a field ``position``, that is the number of tokens read (or of queries answered).
     """
