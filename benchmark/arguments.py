@@ -59,21 +59,22 @@ def _init(cls: Any) -> Callable[..., None]:
 def _checked_method(cls: type, name: str, check: Callable[..., None]) -> Callable[..., Any]:
     """Returns the author's method with a check in front.
 
-    The method is looked up in ``cls`` at each call, as inheritance does, so that replacing it there takes effect.
+    The method is looked up in ``cls`` at each call, as inheritance does, so that replacing it there takes effect.  While it
+    runs, the module has no ``_built_for``: this tells its other methods that they are called by the author's own code.
     """
 
     @functools.wraps(getattr(cls, name))
     def method(self: Any, *arguments: Any, **named: Any) -> Any:
-        state = self.__dict__
-        built_for = state.get("_built_for")
-        if built_for is None:  # called by another method of ``cls`` or by its __init__
+        attributes = self.__dict__
+        built_for = attributes.get("_built_for")
+        if built_for is None:  # called by another method of the author, or by __init__
             return getattr(cls, name)(self, *arguments, **named)
         check(built_for, *arguments, **named)
-        state["_built_for"] = None
+        attributes["_built_for"] = None
         try:
             return getattr(cls, name)(self, *arguments, **named)
         finally:
-            state["_built_for"] = built_for
+            attributes["_built_for"] = built_for
 
     return method
 

@@ -97,7 +97,7 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
         try:
             _lock(file)
             if Path(name).exists():  # else ``remove_abandoned`` deleted it before it was locked
-                os.chmod(name, 0o666 & ~_umask())  # mkstemp's mode 0600 would hide it from others
+                os.chmod(name, 0o666 & ~umask())  # mkstemp's mode 0600 would hide it from others
                 return Path(name), file
         except BaseException:
             file.close()
@@ -113,7 +113,7 @@ def probe(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def umask() -> int:
     """Returns the mode bits that this process removes from new files."""
     mask = os.umask(0o077)
     os.umask(mask)

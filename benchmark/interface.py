@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
@@ -235,8 +235,8 @@ class AttentionFactory(Protocol):
 class Task(Protocol):
     """One domain, such as forecasting.  The engine makes an object of the class for each cell.
 
-    The protocols below declare what a task may have besides: the methods of CountsTokens, HasCurves and PartsSequences, and
-    the modules FiguresModule and ExhibitsModule in its folder.
+    The protocols below declare what a task may have besides: the methods of CountsTokens, NamesSources, HasCurves and
+    PartsSequences, and the modules FiguresModule and ExhibitsModule in its folder.
 
     name, version   the version is raised whenever results change
     backbones       backbone -> the patterns that can be replaced in it (a plain literal)
@@ -291,6 +291,15 @@ class CountsTokens(Protocol):
 
     def tokens(self, batch: Any) -> int:
         """Returns the number of tokens in a batch, without padding."""
+        ...
+
+
+@runtime_checkable
+class NamesSources(Protocol):
+    """A task whose settings decide which files of its ``sources.yaml`` are needed; without this all of them are."""
+
+    def sources(self, data_root: Path) -> Collection[str]:
+        """The paths of the manifest that ``load_data`` would read.  Called before ``load_data``."""
         ...
 
 

@@ -1,9 +1,11 @@
-"""The table ``efficiency.csv``, one row a point.  The report reads it, so this file does without torch."""
+"""The table ``efficiency.csv``, with one row for each point.  The report reads it, so this file does not import torch."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +13,12 @@ from typing import Any, NamedTuple
 from benchmark.files import write_bytes
 
 FILE_NAME = "efficiency.csv"
-BY_TOKEN = ("decode", "generation")  # modes in which a call is one token
+BY_TOKEN = ("decode", "generation")  # modes in which one call computes one token
 WHOLE_MODEL = ("training", "checkpointed", "generation")  # modes that measure a whole gpt instead of one attention
 
 
 class Point(NamedTuple):
-    """One row.  Its fields are the columns of the file, in their order; None is an empty cell."""
+    """A point: one row of the table.  Its fields are the columns of the file, in this order.  None is an empty cell."""
 
     mode: str
     pattern: str
@@ -29,26 +31,34 @@ class Point(NamedTuple):
     device: str
     kernel: str | None = None
     rounds: int | None = None
-    seconds: float | None = None  # median of a call; of a token in mode decode
+    seconds: float | None = None  # seconds of one call, the median over rounds; low and high: its interval
     seconds_low: float | None = None
     seconds_high: float | None = None
-    compile_seconds: float | None = None
-    base_bytes: int | None = None  # parameters, buffers, inputs and, in mode decode, the state
-    peak_bytes: int | None = None  # the base and the most that a call holds beside it
-    flops: int | None = None  # of matrix products; a causal kernel counts with the pairs that it computes
-    moved_bytes: int | None = None  # the least that must be read and written: inputs, outputs, gradients, state
+    compile_seconds: float | None = None  # the time of the first call beyond the median
+    base_bytes: int | None = None  # parameters, buffers, inputs and, in modes of one token, the state
+    peak_bytes: int | None = None  # base_bytes plus the most that a call holds on top of them
+    flops: int | None = None  # operations of matrix products (operations.py says which)
+    moved_bytes: int | None = None  # that one call must at least read and write: inputs, outputs, gradients, state
     status: str = "completed"  # completed, unsupported, over_budget, out_of_memory, failed
     reason: str | None = None
 
 
 COLUMNS = Point._fields
-_KEY = COLUMNS[: COLUMNS.index("kernel")]  # two rows that agree in these are the same point
+_KEY = COLUMNS[: COLUMNS.index("kernel")]  # two rows that agree in these columns are the same point
 _WHOLE = {"batch", "length", "num_heads", "head_dim", "rounds", "base_bytes", "peak_bytes", "flops", "moved_bytes"}
 _DECIMAL = {"seconds", "seconds_low", "seconds_high", "compile_seconds"}
+_STATUSES = ("completed", "unsupported", "over_budget", "out_of_memory", "failed")
+# With ":" and "@", for an attention with options, as ``lavo:identity``.
+_NAME = ("[a-z0-9_:@]{1,64}", "lower-case letters, digits, _, : and @")
+_TEXTS = {  # what a column of text may hold; a reason is an exception's, so any
+    **dict.fromkeys(("mode", "pattern", "attention", "dtype"), _NAME),
+    "status": ("|".join(_STATUSES), f"one of {', '.join(_STATUSES)}"),
+    **dict.fromkeys(("device", "kernel"), (".{1,150}", "at most 150 printable characters")),
+}
 
 
 def write_points(path: Path, points: Iterable[Point]) -> None:
-    """Writes the whole table under this name at once, so that a reader never sees half of it."""
+    """Writes the whole table to this file in one step, so that a reader never sees half of it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -57,25 +67,66 @@ def write_points(path: Path, points: Iterable[Point]) -> None:
 
 
 def read_points(path: Path) -> list[Point]:
-    """The rows of a table.  Raises ValueError that names the file where its columns are others."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = tuple(next(reader, ()))
-        if header != COLUMNS:
-            raise ValueError(f"{path}: columns {', '.join(header) or 'none'}; expected {', '.join(COLUMNS)}")
-        return [Point(*map(_parse, COLUMNS, row)) for row in reader]
+    """Returns the rows of a table, checked.  Raises a ValueError that names the file, and the line and column of a wrong value."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            header = tuple(next(reader, ()))
+            if header != COLUMNS:
+                raise _NotATable(f"columns {', '.join(header)[:60] or 'none'}; expected {', '.join(COLUMNS)}"[:200])
+            return [_point(row, reader.line_num) for row in reader]
+    except (ValueError, csv.Error) as error:
+        where = path if isinstance(error, _NotATable) else f"{path}: not a table of points"
+        raise ValueError(f"{where}: {error}") from error
+
+
+class _NotATable(ValueError):
+    """A fault of a table whose message is complete but for the name of the file."""
+
+
+def _point(row: Sequence[str], line: int) -> Point:
+    if len(row) != len(COLUMNS):
+        raise _NotATable(f"line {line}: {len(row)} columns; {len(COLUMNS)} are wanted")
+    values = {}
+    for column, text in zip(COLUMNS, row, strict=True):
+        try:
+            values[column] = _parse(column, text)
+        except ValueError as error:
+            shown = text if len(text) <= 60 else f"{text[:57]}…"
+            raise _NotATable(f"line {line}: {column} = {shown!r}: {error}") from None
+    point = Point(**values)
+    if point.status == "completed" and point.seconds is None:
+        raise _NotATable(f"line {line}: seconds is empty; a completed point has them")
+    return point
 
 
 def _parse(column: str, text: str) -> Any:
     if text == "":
+        if column in _KEY or column == "status":
+            raise ValueError("is empty")
         return None
     if column in _WHOLE:
-        return int(text)
-    return float(text) if column in _DECIMAL else text
+        return _number(text, int, "a whole number from 0")
+    if column in _DECIMAL:
+        return _number(text, float, "a number from 0")
+    wanted, words = _TEXTS.get(column, (None, ""))
+    if wanted is not None and not (re.fullmatch(wanted, text) and text.isprintable()):
+        raise ValueError(f"must be {words}")
+    return text
+
+
+def _number(text: str, kind: type[int] | type[float], wanted: str) -> float:
+    try:
+        value = kind(text) if len(text) <= 40 else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1e30:  # so that sums and ratios stay finite
+        raise ValueError(f"must be {wanted}")
+    return value
 
 
 def merge(earlier: Sequence[Point], rows: Sequence[Point]) -> list[Point]:
-    """The earlier rows that were not measured again, and the new ones."""
+    """Returns the earlier rows whose points were not measured again, followed by the new rows."""
     measured = {_key(point) for point in rows}
     return [*(point for point in earlier if _key(point) not in measured), *rows]
 

@@ -55,16 +55,19 @@ def presets() -> Table:
 
 
 def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) -> Table:
-    """Returns a table that counts the records below a folder, by folder, task and status.
+    """Returns a table that counts the records below a folder, by folder, task and status; empty if there is no such folder.
 
     damaged: called with one line for each record that can't be read; it isn't counted.
-    Raises ValueError if there is no such folder.
+    Raises ValueError for a file.
     """
     from benchmark.results import load
 
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: no such folder of results")
-    table = Table("folder", "task", "cells", "completed", "other", title=f"results in {directory}")
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory}: is a file, not a folder of results")
+    title = f"results in {directory}" if directory.exists() else f"no folder {directory} yet, so no results"
+    table = Table("folder", "task", "cells", "completed", "other", title=title)
+    if not directory.exists():
+        return table
     folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
     lines: list[str] = []
     for folder in folders:

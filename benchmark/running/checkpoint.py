@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from benchmark.files import write_bytes
 
 LAST, BEST = "last.pt", "best.pt"
 _DIGEST_BYTES = 32  # length of the SHA-256 digest at the end of each file
+# What torch.load raises for content that ``save`` did not write.
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -31,13 +35,25 @@ def load(path: Path) -> dict[str, Any] | None:
     ``weights_only`` makes torch read tensors and plain containers only, so that a file can't run code.
     """
     try:
-        content = path.read_bytes()
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    saved, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    saved, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if hashlib.sha256(saved).digest() != digest:
         return None
-    return torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+    except _UNREADABLE:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def fits(saved: Any, model: nn.Module) -> bool:
+    """Returns whether the saved weights have the names and shapes of this model's."""
+    own = model.state_dict()
+    if not isinstance(saved, Mapping) or saved.keys() != own.keys():
+        return False
+    return all(isinstance(saved[name], Tensor) and saved[name].shape == own[name].shape for name in own)
 
 
 def random_states() -> dict[str, Any]:

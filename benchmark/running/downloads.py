@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field, field_validator
 
+from benchmark.files import umask
 from benchmark.settings import Settings
 from benchmark.settings.messages import ConfigError, validate
 from benchmark.settings.yaml_files import read_yaml
@@ -41,9 +43,10 @@ def read_manifest(path: Path) -> list[Source]:
     return validate(Manifest, read_yaml(path), lambda _: str(path)).files
 
 
-def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
+def fetch_missing(manifest: Path, data_root: Path, wanted: Collection[str] | None = None) -> list[Path]:
     """Downloads the files of the manifest that the data root lacks, and returns their paths.
 
+    wanted: the paths of the manifest to download; paths that it does not have are ignored.  None means all of its files.
     Raises ConfigError, in one line, if a file can't be downloaded or its digest differs.
     """
     import pooch
@@ -52,10 +55,11 @@ def fetch_missing(manifest: Path, data_root: Path) -> list[Path]:
     fetched = []
     for source in read_manifest(manifest):
         target = data_root / source.path
-        if target.exists():
+        if target.exists() or (wanted is not None and source.path not in wanted):
             continue
         try:
             pooch.retrieve(source.url, f"sha256:{source.sha256}", fname=target.name, path=target.parent)
+            target.chmod(0o666 & ~umask())  # pooch makes temporary files, which only their owner may read
         except (requests.RequestException, OSError) as error:
             reason = type(error).__name__
             raise ConfigError(

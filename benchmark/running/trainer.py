@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -125,7 +126,7 @@ class Trainer:
                 self._save()
         if self.best is not None:
             self.bare.load_state_dict(self.best)
-        elif (best := self._load(checkpoint.BEST)) is not None:
+        elif self.state.best_step and (best := self._load(checkpoint.BEST)) is not None:
             self.bare.load_state_dict(best["model"])
         return self.state
 
@@ -291,13 +292,30 @@ class Trainer:
         return checkpoint.load(self.folder / name) if self.folder is not None else None
 
     def _resume(self) -> None:
+        """Continues from the checkpoints in the folder.  If they are damaged or do not fit, training starts anew."""
         saved, best = self._load(checkpoint.LAST), self._load(checkpoint.BEST)
-        if saved is None or (saved["state"]["best_step"] and best is None):  # missing or damaged: training starts anew
+        if saved is None or not checkpoint.fits(saved.get("model"), self.bare):
             return
-        self.bare.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        checkpoint.restore_random_states(saved["random"])
-        self.state = Training(**saved["state"])
+        beginning = copy.deepcopy((self.bare.state_dict(), self.optimizer.state_dict(), checkpoint.random_states()))
+        try:
+            state = Training(**saved["state"])
+            if state.best_step and (best is None or not checkpoint.fits(best.get("model"), self.bare)):
+                return
+            self._restore(saved["model"], saved["optimizer"], saved["random"])
+            self.state = state
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            AttributeError,
+        ):  # written by an older version of this code
+            self._restore(*beginning)
+
+    def _restore(self, model: Any, optimizer: Any, random: Any) -> None:
+        self.bare.load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
+        checkpoint.restore_random_states(random)
 
 
 class _Loss(nn.Module):

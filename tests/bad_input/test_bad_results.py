@@ -10,9 +10,11 @@ from command_line import lavo_bench
 from refused import assert_refused, cases, write
 
 from benchmark import results
+from benchmark.measuring.points import COLUMNS
 
 CELL = {**dict.fromkeys(("task", "backbone", "pattern", "attention", "preset"), "x"), "seed": 0, "hash": "0123456789ab"}
 RECORD = {"schema_version": results.SCHEMA_VERSION, "cell": CELL, "status": "completed", "metrics": {}}
+PEAKS = {"device": "cpu", "dtype": "float32", "threads": 1, "flops_per_second": 1e9, "bytes_per_second": 1e9}
 NAME = "gpt.causal_self.lavo.s0.0123456789ab.json"
 RECORDS = {
     "record that breaks off": ("{", "not a record"),
@@ -118,3 +120,62 @@ def test_a_wrong_sweep_is_refused(case, tmp_path):
     given = options.split(" ")
     base = ["efficiency", "-o", "out", "-a", "lavo", "--lengths", "64"]
     assert_refused(lavo_bench(*base, *given), words)
+
+
+HEADER = ",".join(COLUMNS)
+ROW = "forward,causal_self,1,64,2,16,lavo,float32,cpu,matmul,7,0.1,0.1,0.2,,1,2,3,4,completed,"
+SWEEPS = {
+    "table of nothing": ("", "columns none", "expected mode"),
+    "table that isn't UTF-8": (b"\xff\xfe", "not a table of points"),
+    "row that breaks off": (f"{HEADER}\n{ROW[:40]}", "line 2", "columns; 21 are wanted"),
+    "length that is text": (f"{HEADER}\n{ROW.replace(',64,', ',x,')}", "line 2", "length = 'x'", "whole number"),
+    "length below zero": (f"{HEADER}\n{ROW.replace(',64,', ',-64,')}", "length = '-64'", "from 0"),
+    "length of 5,000 digits": (f"{HEADER}\n{ROW.replace(',64,', f',{9:0>5000},')}", "length = '000", "whole number"),
+    "length left out": (f"{HEADER}\n{ROW.replace(',64,', ',,')}", "length = ''", "is empty"),
+    "seconds that are no number": (
+        f"{HEADER}\n{ROW.replace(',0.2,', ',nan,')}",
+        "seconds_high = 'nan'",
+        "number from 0",
+    ),
+    "seconds without end": (f"{HEADER}\n{ROW.replace(',0.2,', ',inf,')}", "seconds_high = 'inf'", "number from 0"),
+    "seconds left out": (f"{HEADER}\n{ROW.replace('7,0.1,', '7,,')}", "seconds is empty", "completed"),
+    "status that isn't one": (
+        f"{HEADER}\n{ROW.replace('completed', 'fine')}",
+        "status = 'fine'",
+        "completed, unsupported",
+    ),
+    "attention with markup": (f"{HEADER}\n{ROW.replace('lavo', '<script>')}", "attention = '<script>'", "lower-case"),
+    "device with control signs": (f"{HEADER}\n{ROW.replace('cpu', chr(27))}", "device = ", "printable"),
+    "field that never ends": (f'{HEADER}\n"{"x" * 200_000}', "not a table of points", "field"),
+}
+MACHINES = {
+    "machine that breaks off": "[{",
+    "machine that is a number": "3",
+    "machine that is a mapping": "{}",
+    "machine with a text for a number": json.dumps([{**PEAKS, "flops_per_second": "fast"}]),
+    "machine without a number": json.dumps([{**PEAKS, "flops_per_second": None}]),
+    "machine with NaN": json.dumps([{**PEAKS, "bytes_per_second": float("nan")}]),
+    "machine of no speed": json.dumps([{**PEAKS, "bytes_per_second": 0}]),
+    "machine with a key more": json.dumps([{**PEAKS, "watts": 3}]),
+    "machine with a key less": json.dumps([{"device": "cpu"}]),
+    "machine whose device is a list": json.dumps([{**PEAKS, "device": []}]),
+    "machine that never ends": "[" * 100_000,
+}
+
+
+@cases(SWEEPS)
+def test_a_wrong_table_of_a_sweep_is_refused(case, tmp_path):
+    content, *words = case
+    write(tmp_path / "sweep" / "efficiency.csv", content)
+    answer = lavo_bench("report", "sweep", "-o", "report")
+    assert_refused(answer, [str(Path("sweep/efficiency.csv")), *words])
+    assert len(answer.err) <= 320
+
+
+@cases(MACHINES)
+def test_wrong_peaks_of_a_machine_are_refused(case, tmp_path):
+    write(tmp_path / "sweep" / "efficiency.csv", f"{HEADER}\n{ROW}\n")
+    write(tmp_path / "sweep" / "machine.json", case)
+    answer = lavo_bench("report", "sweep", "-o", "report")
+    assert_refused(answer, [str(Path("sweep/machine.json")), "not the measured peaks"])
+    assert len(answer.err) <= 320

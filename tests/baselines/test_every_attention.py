@@ -1,4 +1,4 @@
-"""What holds for each baseline in each of its patterns."""
+"""Properties of every baseline in each of its patterns."""
 
 import math
 
@@ -9,6 +9,7 @@ from baseline_cases import LENGTHS, NAMES, PATTERNS, TOLERANCES, build, inputs, 
 from hypothesis import given, settings
 
 from benchmark.interface import state_tensors
+from benchmark.registry import build_attention
 
 PADDINGS = ("right", "left", "inside", "scattered", "all of one row")
 every_attention = pytest.mark.parametrize("name", NAMES)
@@ -17,7 +18,7 @@ every_pattern = pytest.mark.parametrize("pattern", PATTERNS)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Small tensors: a second thread costs more than it brings."""
+    """On small tensors a second thread costs more time than it saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -314,10 +315,10 @@ def test_states_of_half_precision_keep_sums_in_float32(name):
 
 @every_attention
 def test_sums_of_many_half_precision_tokens_do_not_stall(name):
-    """Keys that are all alike make every output the running mean of the values, whatever the attention."""
+    """With equal keys, every attention gives the running mean of the values."""
     if name == "none":
         pytest.skip("no sum")
-    # Exact attention is quadratic; 2,048 is where a float16 sum of ones stops.
+    # A float16 sum of ones stops at 2,048.  Exact attention is quadratic, so it gets fewer tokens.
     length = 4096 if name in ("softmax", "flash") else 65536
     dtypes = (torch.bfloat16,) if name == "softmax" else (torch.bfloat16, torch.float16)
     for dtype in dtypes:
@@ -408,7 +409,7 @@ def test_bad_arguments_are_refused(name):
         attention(q.long(), k, v)
     with pytest.raises(ValueError, match="q and k need equal batch size and dtype"):
         attention(q.float(), k, v)
-    if name != "none":  # whose state is empty, and fits any batch
+    if name != "none":  # its state is empty and fits any batch
         with pytest.raises(ValueError, match="batch size 3, the state 2"):
             attention.extend(q, k, v, attention.init_state(2))
     with pytest.raises(ValueError, match="rows has dtype"):
@@ -426,3 +427,34 @@ def test_modules_move_with_their_state_dict(name):
     q, k, v = inputs("causal_self")
     assert torch.equal(attention(q, k, v), twin(q, k, v))
     assert sum(parameter.numel() for parameter in attention.parameters()) == 0
+
+
+@every_attention
+@every_pattern
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_an_empty_batch_gives_an_empty_output_and_gradients(name, pattern, is_padded):
+    attention = build(name, pattern).train()
+    q, k, v = inputs(pattern, batch_size=0, requires_grad=True)
+    out = attention(q, k, v, key_padding_mask=mask_of("right", 0, k.shape[2]) if is_padded else None)
+    assert out.shape == q.shape
+    gradients = torch.autograd.grad(out.sum(), (q, k, v))
+    assert [x.shape for x in gradients] == [q.shape, k.shape, v.shape]
+    if pattern == "causal_self":
+        state = attention.init_state(0, dtype=q.dtype)
+        for part in (slice(0, 5), slice(5, None)):
+            new, state = attention.extend(q[:, :, part], k[:, :, part], v[:, :, part], state)
+            assert new.shape == q[:, :, part].shape
+    if pattern == "causal_cross":
+        mask = mask_of("right", 0, k.shape[2]) if is_padded else None
+        assert attention.read(q, attention.init_cross(k, v, mask))[0].shape == q.shape
+
+
+@every_attention
+@every_pattern
+def test_building_on_the_meta_device_gives_the_same_buffers_and_draws_nothing_else(name, pattern):
+    with torch.device("meta"):
+        on_meta = build_attention(name, pattern=pattern, num_heads=2, head_dim=8)
+    usual = build_attention(name, pattern=pattern, num_heads=2, head_dim=8)
+    shapes = [{key: x.shape for key, x in one.state_dict().items()} for one in (on_meta, usual)]
+    assert shapes[0] == shapes[1]
+    assert all(x.is_meta for x in on_meta.state_dict().values())
