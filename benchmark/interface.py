@@ -60,7 +60,7 @@ class Attention(Protocol):
 
 
 class StreamingAttention(Attention, Protocol):
-    """The further methods of a causal attention.  They leave the state that they are given unchanged.
+    """The further methods of a causal attention.  The state that a method is given stays valid afterwards.
 
     If a state has a field ``position``, that is the number of tokens read (or of queries answered).
     """
@@ -296,10 +296,10 @@ class CountsTokens(Protocol):
 
 @runtime_checkable
 class NamesSources(Protocol):
-    """A task whose settings decide which files of its ``sources.yaml`` are needed; without this all of them are."""
+    """A task whose settings decide which files of its ``sources.yaml`` are needed; other tasks need all of them."""
 
     def sources(self, data_root: Path) -> Collection[str]:
-        """The paths of the manifest that ``load_data`` would read.  Called before ``load_data``."""
+        """Returns the paths in ``sources.yaml`` of the files that ``load_data`` would read.  Called before ``load_data``."""
         ...
 
 

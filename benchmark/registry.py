@@ -200,7 +200,7 @@ def _source_file(target: str) -> Path:
 def attention_declarations(name: str) -> dict[str, Any]:
     """Returns what the class declares as plain literals (``unsupported``, ``linear_state``, …), without importing torch."""
     if name not in ATTENTIONS:
-        classes = reversed(load_attention(name).__mro__)  # what a class inherits it declares as well
+        classes = reversed(load_attention(name).__mro__)  # a class also declares what it inherits
         return {key: value for cls in classes for key, value in vars(cls).items() if not key.startswith("_")}
     return _literals(ATTENTIONS[name])
 

@@ -29,9 +29,7 @@ READABLE_VERSIONS = (1, 2)  # version 1 has the curves inside the record
 Status = Literal["completed", "failed", "out_of_memory", "unsupported"]
 EXAMPLES_SUFFIX = ".examples.csv.gz"
 CURVES_SUFFIX = ".curves.json.gz"
-ATTACHMENTS = (
-    "attachments"  # folder, beside the records, of the files that curves refer to; several cells may share one
-)
+ATTACHMENTS = "attachments"  # folder beside the records for the files to which curves refer; cells may share them
 
 _FINITE = ConfigDict(allow_inf_nan=False)
 # The name of a file beside the record.  It has no slash, so it can't lead to another folder.
@@ -147,9 +145,8 @@ class Record:
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)
     examples_file: Annotated[FileName | None, Field(alias="examples")] = None
     controls: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    curves_file: Annotated[FileName | Mapping[str, Any] | None, Field(alias="curves")] = (
-        None  # in version 1 the curves themselves
-    )
+    # In schema version 1, these are the curves themselves.
+    curves_file: Annotated[FileName | Mapping[str, Any] | None, Field(alias="curves")] = None
     efficiency: Efficiency = field(default_factory=Efficiency)
     data: DataSource = field(default_factory=DataSource)
     environment: Environment = field(default_factory=Environment)

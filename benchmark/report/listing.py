@@ -55,10 +55,10 @@ def presets() -> Table:
 
 
 def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) -> Table:
-    """Returns a table that counts the records below a folder, by folder, task and status; empty if there is no such folder.
+    """Returns a table that counts the records below a folder, by folder, task and status; empty if there is no folder.
 
     damaged: called with one line for each record that can't be read; it isn't counted.
-    Raises ValueError for a file.
+    Raises ValueError if ``directory`` is a file.
     """
     from benchmark.results import load
 

@@ -17,7 +17,7 @@ from benchmark.files import write_bytes
 
 LAST, BEST = "last.pt", "best.pt"
 _DIGEST_BYTES = 32  # length of the SHA-256 digest at the end of each file
-# What torch.load raises for content that ``save`` did not write.
+# The exceptions that torch.load raises for content that ``save`` did not write.
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
 
 

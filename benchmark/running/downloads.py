@@ -59,7 +59,7 @@ def fetch_missing(manifest: Path, data_root: Path, wanted: Collection[str] | Non
             continue
         try:
             pooch.retrieve(source.url, f"sha256:{source.sha256}", fname=target.name, path=target.parent)
-            target.chmod(0o666 & ~umask())  # pooch makes temporary files, which only their owner may read
+            target.chmod(0o666 & ~umask())  # pooch's temporary files are readable for their owner only
         except (requests.RequestException, OSError) as error:
             reason = type(error).__name__
             raise ConfigError(

@@ -34,9 +34,8 @@ class SequenceParallel:
             who = ", ".join(sorted(lacking)) or "a model without attention"
             raise ValueError(f"parallel = 'sequence': {who} can't attend over a sequence in parts")
         self.steps = self.bytes_sent = 0
-        self.kernels: set[str] = (
-            set()
-        )  # names of those that ran on parts; evaluation has whole sequences and may use others
+        # Names of the kernels that ran on parts.  Evaluation has whole sequences and may use others.
+        self.kernels: set[str] = set()
 
     @contextmanager
     def own_part(self, batch: Any) -> Iterator[Any]:

@@ -303,13 +303,8 @@ class Trainer:
                 return
             self._restore(saved["model"], saved["optimizer"], saved["random"])
             self.state = state
-        except (
-            LookupError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            AttributeError,
-        ):  # written by an older version of this code
+        # Checkpoints of an older version of this code may raise any of these.
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):
             self._restore(*beginning)
 
     def _restore(self, model: Any, optimizer: Any, random: Any) -> None:

@@ -105,7 +105,7 @@ def cache_folder(path: Path | None) -> Path:
 
 
 def device_of(name: str | None) -> str:
-    """Returns the device's name; None means the GPU if there is one, else the CPU.  Raises ConfigError if it is missing."""
+    """Checks the device's name; None means the GPU if there is one, else the CPU.  Raises ConfigError for a bad name."""
     import torch
 
     if name is None:
