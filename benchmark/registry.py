@@ -110,10 +110,13 @@ def include_file(path: Path) -> tuple[str, ...]:
     sys.modules[spec.name] = module  # dataclasses and pickling of spawned workers look the module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file may raise anything; the user gets it in one line
+    except BaseException as error:  # the file may raise anything; the user gets it in one line
         for name in set(_decorated) - before:
             del _decorated[name]
-        raise ValueError(f"--include-path {path.name}: {type(error).__name__}: {error}") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        fault = "ends the program when it is read" if isinstance(error, SystemExit) else type(error).__name__
+        raise ValueError(f"--include-path {path.name}: {fault}: {str(error)[:150]}") from error
     names = tuple(name for name in _decorated if name not in before)
     if not names:
         raise ValueError(f"--include-path {path.name}: registers no attention; decorate one with @register_attention")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +86,37 @@ def options_by_attention(texts: Sequence[str], attentions: Sequence[str]) -> dic
 
 
 def include_files(paths: Sequence[Path] | None) -> tuple[Path, ...]:
-    """Registers the attentions of these files and returns their full paths.  Raises ValueError that names the file."""
-    for path in paths or []:
-        try:
+    """Registers the attentions of these files and returns their full paths.  Raises ValueError that names the file.
+
+    What a file prints is not shown.  What it changes in this process is changed back, because after ``os.chdir`` a relative
+    ``-o`` would lead elsewhere.
+    """
+    full = tuple(path.resolve() for path in paths or [])
+    for path in full:
+        with _process_state_kept(), redirect_stdout(io.StringIO()):
             include_file(path)
-        except SystemExit as error:
-            raise ConfigError(f"--include-path {path.name}: ends the program when it is read") from error
-    return tuple(path.resolve() for path in paths or [])
+    return full
+
+
+@contextmanager
+def _process_state_kept() -> Iterator[None]:
+    """Restores the working folder, environment, umask, and torch's global modes where torch is loaded before the block."""
+    folder, environment, mask = Path.cwd(), dict(os.environ), os.umask(0o022)
+    os.umask(mask)
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        os.umask(mask)
+        if "torch" in sys.modules:
+            import torch
+
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+            torch.set_grad_enabled(True)
 
 
 def cache_folder(path: Path | None) -> Path:

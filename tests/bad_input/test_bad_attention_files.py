@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from command_line import lavo_bench
 from refused import NAME_RULE, PATTERNS, assert_refused, cases, write
@@ -15,6 +18,20 @@ INCLUDED = {
     "file that raises": ("1 / 0\n", "ZeroDivisionError", "division by zero"),
     "file that is no Python": ("def f(:\n", "SyntaxError", "line 1"),
     "file that ends the program": ("import sys; sys.exit(3)\n", "ends the program"),
+    "file that ends the program with a text": ("import sys; sys.exit('no GPU')\n", "ends the program", "no GPU"),
+    "file that raises no Exception": ("class Odd(BaseException): pass\nraise Odd('x')\n", "Odd: x"),
+    "file that closes a generator": ("raise GeneratorExit\n", "GeneratorExit"),
+    "file that raises a novel": ("raise ValueError('word ' * 100_000)\n", "ValueError: word word"),
+    "file that raises control signs": ("raise ValueError(chr(27) + '[31m' + chr(0x2028))\n", "\\x1b[31m"),
+    "file that never stops calling itself": ("def f(): f()\nf()\n", "RecursionError"),
+    "file that wants all memory": ("bytearray(1 << 60)\n", "MemoryError"),
+    "file with a NUL": (b"x = 1\x00\n", "null bytes"),
+    "file that registers and then fails": (f"{HEAD}@register_attention('half')\n{BODY}1 / 0\n", "ZeroDivisionError"),
+    "file that registers and then ends": (f"{HEAD}@register_attention('half')\n{BODY}exit(3)\n", "ends the program"),
+    "version that is true": (f"{HEAD}@register_attention('v')\n{BODY.replace('1', 'True', 1)}", "A.version"),
+    "declaration that is a list": (f"{HEAD}@register_attention('u')\n{BODY.replace('{}', '[]')}", "A.unsupported"),
+    "function for a class": (f"{HEAD}@register_attention('f')\ndef f(): pass\n", "f.version"),
+    "number for a class": (f"{HEAD}register_attention('n')(3)\n", "--include-path"),
     "file that isn't UTF-8": ("x = 'é'\n".encode("latin-1"), "SyntaxError"),
     "file that imports what isn't there": (
         "import nowhere_to_be_found\n",
@@ -57,7 +74,9 @@ def test_a_wrong_file_of_attentions_is_refused(case, tmp_path):
     content, *words = case
     path = write(tmp_path / "mine.py", content)
     before = registry.attention_names()
-    assert_refused(lavo_bench("list", "attentions", "--include-path", path), ["--include-path mine.py", *words])
+    answer = lavo_bench("list", "attentions", "--include-path", path)
+    assert_refused(answer, ["--include-path mine.py", *words])
+    assert len(answer.err) <= 320
     assert registry.attention_names() == before
 
 
@@ -84,3 +103,34 @@ def test_an_attention_that_cannot_be_built_is_refused(case, tmp_path):
     path = write(tmp_path / "mine.py", f"{HEAD}@register_attention('mine')\n{BODY}    {signature}\n        {body}\n")
     answer = lavo_bench("run", "lm", "--preset", "smoke", "-a", "mine", "--include-path", path, "-o", "out")
     assert_refused(answer, ["attention mine at causal_self of gpt", word])
+
+
+AT_IMPORT = """
+import os, random, sys, warnings
+import numpy, torch
+os.chdir("/")
+os.environ["LAVO_BENCH_DATA"] = os.environ["HOME"] = os.environ["LAVO_BENCH_CACHE"] = "/nowhere"
+os.umask(0o777)
+torch.set_default_dtype(torch.float16)
+torch.set_grad_enabled(False)
+torch.manual_seed(5), random.seed(5), numpy.random.seed(5)
+print("x" * 10_000_000)
+"""
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_what_a_file_does_to_the_process_when_it_is_read_is_undone(tmp_path):
+    import torch
+
+    path = write(tmp_path / "mine.py", f"{AT_IMPORT}{HEAD}@register_attention('mine')\n{BODY}")
+    before, mask = dict(os.environ), os.umask(0o022)
+    os.umask(mask)
+    answer = lavo_bench("list", "attentions", "--include-path", path)
+    assert answer.status == 0
+    assert "mine" in answer.out
+    assert "xxx" not in answer.out
+    assert Path.cwd() == tmp_path
+    assert dict(os.environ) == before
+    assert os.umask(mask) == mask
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()

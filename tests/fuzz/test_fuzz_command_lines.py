@@ -112,7 +112,7 @@ def is_about_help(line: list[str]) -> bool:
     return bool({"-h", "--help"} & set(line))
 
 
-@examples(220)
+@examples(170)
 @given(command_lines().filter(lambda line: not is_about_help(line)))
 def test_any_command_line_ends_at_once_or_would_begin(line):
     answer = answer_of(*[part.replace("\0", "") for part in line])  # no command line can hold a NUL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_any_value_at_any_key(pairs):
     check("\n".join([*lines, *(f"{key}: {value}" for key, value in pairs)]) + "\n", NAME)
 
 
-@examples(100)
+@examples(70)
 @given(st.sampled_from(SETTINGS + list(ODD_SETTINGS)), st.sampled_from(VALUES), st.sampled_from(["validate", "run"]))
 def test_any_value_of_any_setting(key, value, command):
     check(f"{COMMON}set:\n  {key}: {value}\n", NAME, command=command)
@@ -83,13 +84,11 @@ def test_any_value_of_any_setting(key, value, command):
 @examples(60)
 @given(st.sampled_from(KEYS), json_values)
 def test_any_plain_value_at_any_key_names_the_key(key, value):
-    import json
-
     lines = [line for line in COMMON.splitlines() if line.partition(":")[0] != key]
     check("\n".join([*lines, f"{key}: {json.dumps(value)}"]), NAME)
 
 
-@examples(40)
+@examples(30)
 @given(st.sampled_from(KEYS[:-1]), st.sampled_from(VALUES), st.integers(1, 3))
 def test_any_value_in_one_of_several_runs(key, value, position):
     runs = [f"  - {{preset: smoke, {key}: {value}}}" if n == position else "  - {preset: smoke}" for n in (1, 2, 3)]
@@ -116,7 +115,7 @@ def test_bombs_of_aliases_and_merges(levels, width, leaf, opening):
     check(COMMON + bomb(levels, width, leaf, opening) + f"set: *l{levels}\n", NAME)
 
 
-@examples(25)
+@examples(12)
 @given(st.sampled_from(["[", "{a: ", "- ", "? ", "!!seq [", "a:\n "]), st.integers(1, 30_000), st.booleans())
 def test_deep_nesting(opening, depth, closed):
     content = opening * depth
