@@ -196,7 +196,7 @@ def test_folders_are_listed_by_name_without_companions(tmp_path):
         "__MACOSX/x",
     ):
         write(tmp_path / name, b"")
-    assert [path.name for path in files_in(tmp_path, ".txt")] == ["a.txt", "b.TXT"]
+    assert [path.name for path in files_in(tmp_path, ".txt")] == ["a.txt", "b.TXT", "folder.txt"]
     assert [path.name for path in files_in(tmp_path)] == ["a.txt", "b.TXT", "c.md"]
     assert [path.name for path in folders_in(tmp_path)] == ["folder.txt"]
     assert files_in(tmp_path / "nowhere") == folders_in(tmp_path / "nowhere") == []
@@ -229,7 +229,7 @@ def test_endings_may_be_in_capitals(tmp_path):
 
 def test_a_folder_in_the_place_of_a_file_is_told_in_one_line(tmp_path):
     def refused(read, name):
-        with pytest.raises(ValueError, match=rf"{name}: (is a folder; a file is needed|no such file)") as caught:
+        with pytest.raises(ValueError, match=rf"{name}: (is a directory; a file is needed|no such file)") as caught:
             read()
         assert str(tmp_path) not in str(caught.value)
 
@@ -410,7 +410,24 @@ def test_a_link_out_of_the_data_root_is_only_read(tmp_path):
         write(tmp_path / "root" / "lm" / part / "a.txt", f"a book of {part}")
     (tmp_path / "root" / "lm" / "test").mkdir()
     os.symlink(outside, tmp_path / "root" / "lm" / "test" / "a.txt")
-    os.symlink("b.txt", tmp_path / "root" / "lm" / "test" / "b.txt")  # a link to itself
     (document,) = find_books(tmp_path / "root").parts["test"]
     assert document.name == "lm/test/a.txt"
     assert outside.read_text() == "a book elsewhere"
+
+
+@pytest.mark.parametrize("layout", ["lm", "meshes", "pcn", "qmsum"])
+@pytest.mark.parametrize("target", ["nowhere", "itself", "a folder"])
+def test_what_looks_like_data_and_is_no_file_is_never_left_out_in_silence(layout, target, tmp_path):
+    read = good_roots(tmp_path)[layout]
+    listed = {"lm": "lm/train/b.txt", "qmsum": "sum/qmsum/train/b.json", "meshes": "pcc/meshes/chair/train/b.off"}
+    path = tmp_path / listed.get(layout, "pcc/pcn/train/partial/1/a/01.pcd")
+    if target == "a folder":
+        path.mkdir()
+    else:
+        os.symlink(path if target == "itself" else tmp_path / "nowhere", path)
+    if (layout, target) == ("pcn", "a folder"):  # its files are read on demand
+        read = lambda: read_cloud(path, "train/partial/1/a/01.pcd")  # noqa: E731
+    with pytest.raises(ValueError, match=rf"{path.name}: .*(no such file|can't be read|directory)") as caught:
+        read()
+    assert str(tmp_path) not in str(caught.value)
+    assert "\n" not in str(caught.value)
