@@ -30,11 +30,10 @@ def is_companion(name: str) -> bool:
 def files_in(folder: Path, *endings: str) -> list[Path]:
     """The files of a folder in the order of their names, without companions; none where there is no folder.
 
-    endings: ``.txt`` and the like, in any case; none of them takes every file.
+    endings: ``.txt`` and the like, in any case.  Whatever has such an ending is there, also a folder or a link to nothing:
+    its reader must refuse it, since data left out in silence would be missed by no one.  Without endings: all true files.
     """
-    return sorted(
-        path for path in _entries(folder) if (not endings or path.suffix.lower() in endings) and path.is_file()
-    )
+    return sorted(path for path in _entries(folder) if (path.suffix.lower() in endings if endings else path.is_file()))
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ def read_content(path: Path, label: str, *, advice: str = "") -> bytes:
     """
     try:
         if path.exists() and not path.is_file():
-            raise ValueError(f"{label}: is a {'folder' if path.is_dir() else 'device'}; a file is needed")
+            raise ValueError(f"{label}: is a {'directory' if path.is_dir() else 'device'}; a file is needed")
         return path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{label}: no such file" + (f"; {advice}" if advice else "")) from None

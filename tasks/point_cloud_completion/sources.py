@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from benchmark.files import is_machine_fault
 from benchmark.settings.messages import shortened
 from tasks.folders import files_in, folders_in, name_below
 from tasks.point_cloud_completion.meshes import CLOUDS, MESHES, read_cloud
@@ -117,7 +118,7 @@ def _meshes(folder: Path, top: Path) -> ShapeSet:
     for part in PARTS:
         for shape in parts[part]:
             digest.update(f"{shape.category}/{part}/{shape.complete.name}\0".encode())
-            digest.update(hashlib.sha256(shape.complete.read_bytes()).digest())
+            digest.update(hashlib.sha256(read_content(shape.complete, shape.label(0))).digest())
     return ShapeSet(folder.name, "meshes", parts, _categories(parts), digest.hexdigest(), {})
 
 
@@ -137,7 +138,7 @@ def _pcn(folder: Path, top: Path) -> ShapeSet:
     _check_parts(folder, parts, "{train,val,test}/{partial,complete}/<synset>/<model>[/00…07].{pcd,h5}, as PCN's")
     files = [path for part in PARTS for shape in parts[part] for path in (shape.complete, *shape.partials)]
     notes = {"fingerprint_of": "names and sizes of all files: reading them whole would take longer than training"}
-    return ShapeSet(folder.name, "pcn", parts, _categories(parts), _digest_of_sizes(folder, files), notes)
+    return ShapeSet(folder.name, "pcn", parts, _categories(parts), _digest_of_sizes(folder, files, top), notes)
 
 
 def _shapenet(folder: Path, lists: Path, top: Path) -> ShapeSet:
@@ -158,7 +159,7 @@ def _shapenet(folder: Path, lists: Path, top: Path) -> ShapeSet:
     _check_parts(folder, parts, f"at least {HELD_OUT} lines in train.txt and one in test.txt, as ShapeNet-55's")
     files = [shape.complete for part in PARTS for shape in parts[part]]
     notes = {"fingerprint_of": "names and sizes of all files", "validation": f"every {HELD_OUT}th line of train.txt"}
-    return ShapeSet(folder.name, "shapenet55", parts, _categories(parts), _digest_of_sizes(folder, files), notes)
+    return ShapeSet(folder.name, "shapenet55", parts, _categories(parts), _digest_of_sizes(folder, files, top), notes)
 
 
 def _check_parts(folder: Path, parts: dict[str, list[Shape]], layout: str) -> None:
@@ -171,8 +172,14 @@ def _categories(parts: dict[str, list[Shape]]) -> tuple[str, ...]:
     return tuple(sorted({shape.category for shapes in parts.values() for shape in shapes}))
 
 
-def _digest_of_sizes(folder: Path, files: Sequence[Path]) -> str:
+def _digest_of_sizes(folder: Path, files: Sequence[Path], top: Path) -> str:
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            if is_machine_fault(error):
+                raise
+            raise ValueError(f"{name_below(path, top)}: can't be read: {error.strerror}") from None
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\n".encode())
     return digest.hexdigest()

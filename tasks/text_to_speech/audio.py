@@ -32,7 +32,7 @@ VALUES_AT_ONCE = 2**22
 MOST_FILTER_WEIGHTS = 2**26  # of the filter that converts one rate to another; 256 MiB
 MOST_CHUNKS = 1000  # before the data of a wav file
 STREAMED = 0x7FFFF000  # the least size that a program writes for "unknown"; sox has this one
-WANTED = "a wav (or FLAC) file of 8 to 64 bits, any rate, any number of channels"
+WANTED = "a wav (or FLAC) file of 8 to 64 bits, any usual rate, any number of channels"
 
 
 class Recording(NamedTuple):

@@ -84,10 +84,11 @@ def read_table(path: Path) -> list[Row]:
     """
     rows: list[Row] = []
     seen: dict[str, int] = {}
-    fields_by_line = _fields(path)
+    label = f"tts/{path.parent.name}/{path.name}"
+    fields_by_line = _fields(path, label)
     is_phonemes = _third_is_phonemes(fields_by_line)
     for number, fields in fields_by_line:
-        where, name = f"{path.name}, line {number}", fields[0].strip()
+        where, name = f"{label}, line {number}", fields[0].strip()
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise ValueError(f"{where}: {name[:40]!r} can't be the name of a wav file; expected: {COLUMNS}")
         if name in seen:
@@ -99,23 +100,23 @@ def read_table(path: Path) -> list[Row]:
         third = fields[2] if len(fields) > 2 else ""
         rows.append(Row(name, fields[1], third) if is_phonemes else Row(name, third or fields[1], None))
     if not rows:
-        raise ValueError(f"{path.name}: has no line; expected: {COLUMNS}")
+        raise ValueError(f"{label}: has no line; expected: {COLUMNS}")
     return sorted(rows)
 
 
-def _fields(path: Path) -> list[tuple[int, list[str]]]:
+def _fields(path: Path, label: str) -> list[tuple[int, list[str]]]:
     """The number and the fields of each line that is not blank."""
     found = []
     try:
-        text = decoded(read_content(path, path.name), path.name)
+        text = decoded(read_content(path, label), label)
     except ValueError as error:
-        raise ValueError(f"{error} (it is Latin-1, perhaps?); expected is {COLUMNS}") from None
+        raise ValueError(f"{error} (it is Latin-1, perhaps?); expected: {COLUMNS}") from None
     for number, line in enumerate(split_lines(text), start=1):
         if not line.strip():
             continue
         fields = line.split("|")
         if not 2 <= len(fields) <= 3:
-            raise ValueError(f"{path.name}, line {number}: {len(fields)} fields between |; expected: {COLUMNS}")
+            raise ValueError(f"{label}, line {number}: {len(fields)} fields between |; expected: {COLUMNS}")
         found.append((number, fields))
     return found
 
