@@ -373,6 +373,14 @@ def test_a_list_of_results_names_a_damaged_record_once(tmp_path):
     assert "torn.json" in line
 
 
+def test_a_list_of_results_without_a_folder_is_empty_and_says_so(tmp_path):
+    from benchmark.report import listing
+
+    table = listing.results(tmp_path / "gone")
+    assert table.row_count == 0
+    assert "no folder" in str(table.title)
+
+
 def test_values_of_json_are_checked_without_a_file():
     made = record(efficiency=Efficiency(kernels=["matmul"]))
     assert from_json(as_json(made)) == made
