@@ -53,10 +53,13 @@ def _work(pipe: Connection, place: Place) -> None:
     for path in place.include:
         include_file(path)
     last_sent, last_phase = 0.0, ""
+    worker = os.getpid()
 
     def send(event: Event) -> None:
         """Sends an event, but drops it if the phase is the same and the last one was sent less than REPORT_SECONDS ago."""
         nonlocal last_sent, last_phase
+        if os.getpid() != worker:  # an attention has called os.fork: the copy must neither train on nor write records
+            os._exit(1)
         if time.monotonic() - last_sent >= REPORT_SECONDS or event.phase != last_phase:
             last_sent, last_phase = time.monotonic(), event.phase
             try:
