@@ -1,11 +1,11 @@
-"""cosFormer: linear attention with ReLU features, reweighted by the cosine of the distance (2202.08791).
+"""cosFormer: linear attention with ReLU features, reweighted by the cosine of the distance (arXiv 2202.08791).
 
-In the authors' code the result of a sequence depends on the rest of its batch.  Here it does not: the length in the angle is a
-fixed option, positions count real tokens, and nothing is clamped.
+In the authors' code, the output of a sequence depends on the other sequences of its batch.  Here it does not, because the
+length in the angle is a fixed option, positions count only real tokens, and nothing is clamped.
 
-Operations of a token and head: 2 d features times [v, 1] into the sum and out of it, 4·d·(d + 1) each; in the causal pattern
-also, inside a chunk of c tokens, 2·c·d for scores, which need no doubled features, and 2·c·(d + 1) for values.  The state is
-2·d·(d + 1) numbers.
+Floating-point operations for one token and head: the product of the 2 d features of k with [v, 1], and the product of the
+features of q with the sum, take 4·d·(d + 1) each.  The causal pattern adds, inside chunks of c tokens, 2·c·d for scores (they
+are computed without doubled features) and 2·c·(d + 1) for values.  The state is 2·d·(d + 1) numbers for each head.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from benchmark.arguments import check_positive
 from benchmark.interface import Pattern, select_rows, state_bytes
 
 CHUNK_SIZE = 64
-# Features of one block: on a CPU they fit into the cache, on a GPU they keep it busy.
+# The number of features of one block.  On a CPU so many fit into the cache; on a GPU they are enough to keep it busy.
 BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 
 
 class CosformerState(NamedTuple):
-    """Σ φ(k) [v, 1] over the keys that were read, (b, h, 2 d, d + 1), and the position of the next query."""
+    """The streaming state."""
 
-    sums: Tensor
-    position: int
+    sums: Tensor  # (b, h, 2 d, d + 1), Σ φ(k) [v, 1] over the keys that were read
+    position: int  # the position of the next query
 
 
 class CosformerAttention(nn.Module):
     """o_i = Σ_j a_ij v_j / Σ_j a_ij with a_ij = ReLU(q_i)·ReLU(k_j) cos( π (i − j) / (2 max_length) ).
 
-    max_length   the longest length that is accepted, because beyond it weights would be negative.  It decides the angles, so
-                 tasks set it from their own lengths; 8,192 where nothing is said
+    max_length   the longest length that is accepted, because beyond it weights would be negative.  It determines the angles,
+                 so tasks set it from their own lengths
     """
 
     version = 1
@@ -63,12 +63,15 @@ class CosformerAttention(nn.Module):
         self.pattern, self.num_heads, self.head_dim, self.max_length = pattern, num_heads, head_dim, max_length
 
     def extra_repr(self) -> str:
-        """The options, as ``repr`` of the module shows them."""
+        """Returns the options, as ``repr`` of the module shows them."""
         return f"pattern={self.pattern!r}, max_length={self.max_length}"
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
+        """Computes the attention of q, (b, h, n, d), to k and v, (b, h, m, d).  Returns (b, h, n, d).
+
+        key_padding_mask: (b, m), True where padded, or None.
+        """
         if self.pattern == "causal_self":
             if key_padding_mask is None:
                 return self._causal(q, k, v)
@@ -82,7 +85,7 @@ class CosformerAttention(nn.Module):
         )
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """The formula, with all weights a_ij in one (n, m) matrix."""
+        """Computes the formula with all weights a_ij in one (n, m) matrix: the reference that ``forward`` is checked against."""
         n, m = q.shape[2], k.shape[2]
         i, j = (
             torch.arange(n, device=q.device).expand(q.shape[0], n),
@@ -101,29 +104,29 @@ class CosformerAttention(nn.Module):
         return (weights @ v) / total.masked_fill(total == 0, 1)
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> CosformerState:
-        """The sums before the first token of ``causal_self``."""
+        """Returns the state before the first token, for the pattern ``causal_self``."""
         return self._empty(batch_size, device=device, dtype=dtype)
 
     @without_autocast
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: CosformerState) -> tuple[Tensor, CosformerState]:
-        """Attends from the new tokens to all that were read and to one another.  q, k, v: (b, h, n, d)."""
+        """Attends from the new tokens to all earlier tokens and to one another, causally.  q, k, v: (b, h, n, d)."""
         return self._extend(q, k, v, state)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CosformerState:
-        """The sums over a finished source.  k, v: (b, h, m, d)."""
+        """Returns the state for ``causal_cross``: the sums over a complete source.  k, v: (b, h, m, d)."""
         return CosformerState(self._source_sums(k, v, key_padding_mask), 0)
 
     @without_autocast
     def read(self, q: Tensor, state: CosformerState) -> tuple[Tensor, CosformerState]:
-        """Attends from the next queries (b, h, n, d) to the source; the state counts them."""
+        """Attends from the next queries, (b, h, n, d), to the source.  The new state has the position after them."""
         return self._read(q, state)
 
     def select(self, state: CosformerState, rows: Tensor) -> CosformerState:
-        """The state of these rows of the batch."""
+        """Returns the state of these rows of the batch.  rows: (new batch,) int64."""
         return select_rows(state, rows)
 
     def state_bytes(self, state: CosformerState) -> int:
-        """Bytes of the sums."""
+        """Returns the bytes of the sums."""
         return state_bytes(state)
 
     def _empty(self, batch_size: int, *, device: Any, dtype: Any) -> CosformerState:
@@ -139,7 +142,7 @@ class CosformerAttention(nn.Module):
 
     @without_autocast
     def _source_sums(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-        """Σ φ(k) [v, 1] of a whole source."""
+        """Returns Σ φ(k) [v, 1] over a whole source, (b, h, 2 d, d + 1)."""
         positions = token_positions(k) if key_padding_mask is None else real_positions(key_padding_mask)[:, None]
         k, v = empty_padded(k, key_padding_mask), empty_padded(v, key_padding_mask)
         step = functools.partial(source_block, angle=self._angle)
@@ -148,7 +151,10 @@ class CosformerAttention(nn.Module):
         return by_blocks(step, sequences, empty.sums, chunk_size=CHUNK_SIZE, block_size=self._block_size(k))[1]
 
     def _read(self, q: Tensor, state: CosformerState, positions: Tensor | None = None) -> tuple[Tensor, CosformerState]:
-        """positions: (b, n), or None for those that follow the state's."""
+        """Attends from queries to the sums of a source.
+
+        positions: (b, n), the positions of the queries; None means that they follow those of the state.
+        """
         positions = token_positions(q) + state.position if positions is None else positions[:, None]
         step = functools.partial(read_block, angle=self._angle)
         out, _ = by_blocks(step, (q, positions), state.sums, chunk_size=CHUNK_SIZE, block_size=self._block_size(q))
@@ -156,7 +162,7 @@ class CosformerAttention(nn.Module):
 
     @property
     def _angle(self) -> float:
-        """θ of one step."""
+        """The angle between two neighbouring positions."""
         return math.pi / (2 * self.max_length)
 
     def _block_size(self, q: Tensor) -> int:
@@ -164,18 +170,21 @@ class CosformerAttention(nn.Module):
 
 
 def token_positions(x: Tensor) -> Tensor:
-    """(1, 1, n): 0, 1, 2, …"""
+    """Returns the positions 0, 1, 2, … of the tokens of x, as (1, 1, n)."""
     return torch.arange(x.shape[2], device=x.device)[None, None]
 
 
 def real_positions(key_padding_mask: Tensor) -> Tensor:
-    """(b, m): the number of real tokens before each token."""
+    """Returns the positions of tokens if only real tokens count: the number of real tokens before each one, (b, m)."""
     return (~key_padding_mask).cumsum(1).sub(1).clamp_min(0)
 
 
 def features(x: Tensor, positions: Tensor, angle: float) -> Tensor:
-    """[ReLU(x) cos θ, ReLU(x) sin θ], (…, 2 d).  As cos(a − b) = cos a cos b + sin a sin b, their products are the weights."""
-    theta = (positions.double() * angle)[..., None]  # float32 would lose digits of positions in the millions
+    """Returns [ReLU(x) cos θ, ReLU(x) sin θ], (…, 2 d), with θ = position · angle.
+
+    Because cos(a − b) = cos a cos b + sin a sin b, the product of a query's and a key's features is their weight.
+    """
+    theta = (positions.double() * angle)[..., None]  # in float32, large positions would lose digits
     x = x.relu()
     return torch.cat((x * theta.cos().to(x.dtype), x * theta.sin().to(x.dtype)), -1)
 
@@ -183,7 +192,10 @@ def features(x: Tensor, positions: Tensor, angle: float) -> Tensor:
 def causal_block(
     q: Tensor, k: Tensor, v: Tensor, state: CosformerState, *, angle: float
 ) -> tuple[Tensor, CosformerState]:
-    """The output of a block of tokens (whole chunks, or a shorter one) and the state after it.  q, k, v: (b, h, n, d)."""
+    """Returns the output of a block of tokens, and the state after it.
+
+    q, k, v: (b, h, n, d); n is a multiple of the chunk size, or less than one chunk.
+    """
     dtype = state.sums.dtype
     n = q.shape[2]
     if n == 0:
@@ -200,11 +212,14 @@ def causal_block(
 
 
 def source_block(k: Tensor, v: Tensor, positions: Tensor, sums: Tensor, *, angle: float) -> tuple[Tensor, Tensor]:
-    """Adds a block of a source, (b, h, m, d), to the sums; the first of the pair is empty, because there are no queries."""
+    """Returns the sums with a block of a source, (b, h, m, d), added.
+
+    The first of the two results, the output in ``by_blocks``, is empty, because there are no queries.
+    """
     k, v = k.to(sums.dtype), v.to(sums.dtype)
     return v[:, :, :0], sums + features(k, positions, angle).mT @ with_ones(v)
 
 
 def read_block(q: Tensor, positions: Tensor, sums: Tensor, *, angle: float) -> tuple[Tensor, Tensor]:
-    """The output of a block of queries (b, h, n, d), and the sums, which stay."""
+    """Returns the output of a block of queries, (b, h, n, d), and the sums, which do not change."""
     return normalised(features(q.to(sums.dtype), positions, angle) @ sums).to(q.dtype), sums

@@ -1,13 +1,13 @@
-"""Exact softmax attention by fused kernels, with memory linear in length (2205.14135, 2307.08691).
+"""Exact softmax attention by fused kernels, with memory linear in the length (arXiv 2205.14135, 2307.08691).
 
-The kernel is chosen here and its name recorded, because PyTorch's dispatcher may fall back to the quadratic form:
+The kernel is chosen here, because PyTorch's own choice may be the quadratic form, and its name is recorded:
 
 flash_attn         the package flash-attn, half precision on CUDA, where installed
 torch_flash        PyTorch's flash kernel, half precision on CUDA
-memory_efficient   PyTorch's memory-efficient kernel on CUDA, where no flash kernel takes the input (float32)
+memory_efficient   PyTorch's memory-efficient kernel on CUDA, if no flash kernel takes the input (as for float32)
 cpu_flash          PyTorch's flash kernel on the CPU, any precision
 
-No kernel gets a padding mask.  Padded tokens are taken out, and rows of equal length run together.
+No kernel gets a padding mask.  Instead padded tokens are removed, and rows with equally many real tokens run together.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ BACKENDS = {
     "torch_flash": SDPBackend.FLASH_ATTENTION,
     "memory_efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-QUERY_BLOCK = 256  # rows of a mask on the CPU, where new tokens continue old ones
+QUERY_BLOCK = 256  # queries of one block in ``continue_on_cpu``, which needs a mask with a row for each query
 
 
 class Source(NamedTuple):
-    """A finished source: keys and values (b, h, m, d), real tokens first, and how many are real (b,), None for all."""
+    """A complete source, with its real tokens before the padded ones."""
 
-    keys: Tensor
-    values: Tensor
-    lengths: Tensor | None
+    keys: Tensor  # (b, h, m, d)
+    values: Tensor  # (b, h, m, d)
+    lengths: Tensor | None  # (b,), the number of real tokens; None if all are real
 
 
 class FlashAttention(nn.Module):
-    """o_i = Σ_j softmax_j( q_i·k_j / √d ) v_j, tiled.  ``kernel`` names what ran last."""
+    """o_i = Σ_j softmax_j( q_i·k_j / √d ) v_j, computed tile by tile.  ``kernel`` is the name of the kernel that ran last."""
 
     version = 1
     unsupported: dict[str, str] = {}
@@ -57,12 +57,15 @@ class FlashAttention(nn.Module):
         self.kernel: str | None = None
 
     def extra_repr(self) -> str:
-        """The options, as ``repr`` of the module shows them."""
+        """Returns the options, as ``repr`` of the module shows them."""
         return f"pattern={self.pattern!r}"
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
+        """Computes the attention of q, (b, h, n, d), to k and v, (b, h, m, d).  Returns (b, h, n, d).
+
+        key_padding_mask: (b, m), True where padded, or None.
+        """
         if self.pattern == "causal_self":
             attend = functools.partial(self._attend, causal=True)
             if key_padding_mask is None:
@@ -78,21 +81,21 @@ class FlashAttention(nn.Module):
         return reorder(self._attend_by_length(q, k, v, lengths, cut_queries=True), order.argsort(1))
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """Product, softmax and product, in the inputs' own precision."""
+        """Computes the same without a fused kernel: the reference that ``forward`` is checked against."""
         return padded_softmax_attention(q, k, v, key_padding_mask, pattern=self.pattern, weights_dtype=q.dtype)
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> KeyValueCache:
-        """The empty cache of ``causal_self``."""
+        """Returns an empty cache, the state for the pattern ``causal_self``."""
         return empty_cache(batch_size, self.num_heads, self.head_dim, device=device, dtype=dtype)
 
     @without_autocast
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: KeyValueCache) -> tuple[Tensor, KeyValueCache]:
-        """Attends from the new tokens to all that were read and to one another.  q, k, v: (b, h, n, d)."""
+        """Attends from the new tokens to all earlier tokens and to one another, causally.  q, k, v: (b, h, n, d)."""
         state = append(state, k, v)
         return self._attend(q, *cached(state), causal=True), state
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Source:
-        """Keeps the keys and values of a finished source, (b, h, m, d), real tokens first."""
+        """Returns the state for ``causal_cross``: the keys and values of a complete source.  k, v: (b, h, m, d)."""
         if key_padding_mask is None:
             return Source(k, v, None)
         order = real_tokens_first(key_padding_mask)
@@ -108,20 +111,20 @@ class FlashAttention(nn.Module):
         return self._attend_by_length(q, keys, values, state.lengths), state
 
     def select(self, state: KeyValueCache | Source, rows: Tensor) -> KeyValueCache | Source:
-        """The state of these rows of the batch."""
+        """Returns the state of these rows of the batch.  rows: (new batch,) int64."""
         return select_cached(state, rows) if isinstance(state, KeyValueCache) else select_rows(state, rows)
 
     def state_bytes(self, state: KeyValueCache | Source) -> int:
-        """Bytes of keys, values and lengths."""
+        """Returns the bytes of keys, values and lengths."""
         return cache_bytes(state) if isinstance(state, KeyValueCache) else state_bytes(state)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-        """Runs the kernel and records its name.  Where ``causal``, the last query stands where the last key stands."""
-        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))  # no fused kernel takes other strides
+        """Runs the kernel and records its name.  If ``causal``, the last query has the position of the last key."""
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))  # the kernels need this stride
         self.kernel = choose_kernel(q, k, v)
         if 0 in (*q.shape, k.shape[2]):
-            return zeros_from(q, k, v)  # fused kernels refuse empty inputs; no key at all gives zeros
-        causal = causal and q.shape[2] > 1  # a single query is the last one and sees everything
+            return zeros_from(q, k, v)  # fused kernels refuse empty inputs; queries that see no key get zeros
+        causal = causal and q.shape[2] > 1  # a single query is the last one, so it sees all keys
         if self.kernel == "flash_attn":
             return flash_attn_package(q, k, v, causal=causal)
         with sdpa_kernel(BACKENDS[self.kernel]):
@@ -131,19 +134,22 @@ class FlashAttention(nn.Module):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True)
             if self.kernel == "cpu_flash":
                 return continue_on_cpu(q, k, v)
-            # Imported on use, because it imports the compiler, which takes two seconds.
+            # Imported only here, because this module imports torch's compiler, which takes two seconds.
             from torch.nn.attention.bias import causal_lower_right
 
-            # is_causal would align the first query with the first key (pytorch#108108).
+            # is_causal would give the first query the position of the first key (pytorch#108108).
             return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(q.shape[2], k.shape[2]))
 
     def _attend_by_length(
         self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, *, cut_queries: bool = False
     ) -> Tensor:
-        """Runs rows of the batch with equally many real tokens together, without the padding behind them.
+        """Runs together those rows of the batch that have equally many real tokens, without the padding after them.
 
-        lengths: (b,).  cut_queries: the queries are the same tokens as the keys, and padded ones get zeros.
+        lengths: (b,), the number of real tokens, which come first.
+        cut_queries: whether the queries are the same tokens as the keys; then padded queries are removed, too, and get zeros.
         """
+        if not len(lengths):
+            return self._attend(q, k, v)  # an empty batch has no length
         outputs, rows_done = [], []
         for length in lengths.unique().tolist():
             rows = (lengths == length).nonzero()[:, 0]
@@ -155,7 +161,10 @@ class FlashAttention(nn.Module):
 
 
 def choose_kernel(q: Tensor, k: Tensor, v: Tensor) -> str:
-    """The fastest flash kernel for these tensors.  Raises ValueError where no kernel of linear memory takes them."""
+    """Returns the name of the fastest kernel for these tensors.
+
+    Raises ValueError if no kernel with linear memory takes them.
+    """
     if q.device.type == "cpu":
         return "cpu_flash"
     if q.device.type == "cuda":
@@ -173,7 +182,10 @@ def choose_kernel(q: Tensor, k: Tensor, v: Tensor) -> str:
 
 
 def flash_attn_package(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
-    """The package's kernel; from release 2.1 on it aligns the last query with the last key, as ``extend`` needs."""
+    """Runs the kernel of the package flash-attn.
+
+    If ``causal``, the last query has the position of the last key, as ``extend`` needs it.  This is so from release 2.1 on.
+    """
     from flash_attn import flash_attn_func
 
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (b, n, h, d)
@@ -181,9 +193,10 @@ def flash_attn_package(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tens
 
 
 def continue_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The last n of m tokens attend to all before them, one block of queries after another.
+    """Computes causal attention of n queries that are the last of m tokens, one block of queries after another.
 
-    On the CPU ``is_causal`` aligns the first query with the first key, so a mask is needed.  Blocks keep it linear in m.
+    On the CPU ``is_causal`` would give the first query the position of the first key, so a mask is needed.  In blocks of
+    queries the size of the mask is linear in m.
     """
     old = k.shape[2] - q.shape[2]
     outputs = []

@@ -1,12 +1,13 @@
-"""Performer: softmax attention by positive orthogonal random features, FAVOR+ (2009.14794).
+"""Performer: softmax attention by positive orthogonal random features, FAVOR+ (arXiv 2009.14794).
 
-Features are kept as logarithms and taken relative to a reference before the exponential.  For keys the reference is, by
-feature, a maximum over keys that all the queries see, and it is part of the state; for queries it is the row's own maximum.
-Both references cancel, so there is no ε and no clamp, and a later key changes no earlier output.
+The logarithms of the features are computed first, and a reference is subtracted from them before the exponential, so that
+nothing overflows.  For keys there is one reference for each feature, a maximum over keys that all the queries see; it is part
+of the state.  For a query it is the maximum of its own features.  Both references cancel in the ratio of the output, so there
+is no ε and no clamp, and a later key changes no earlier output.
 
-Operations of a token and head: features of q, 2·f·d, and of k, 2·f·(d + 1); the sum of k's features with [v, 1] and its product
-with q's, 2·f·(d + 1) each; in the causal pattern also, inside a chunk of c tokens, 2·c·f for scores and 2·c·(d + 1) for values.
-The state is f·(d + 1) numbers.
+Floating-point operations for one token and head: 2·f·d for the features of q and 2·f·(d + 1) for those of k; 2·f·(d + 1) each
+for the product of the features of k with [v, 1], and of the features of q with the sum.  The causal pattern adds, inside
+chunks of c tokens, 2·c·f for scores and 2·c·(d + 1) for values.  The state is f·(d + 1) sums and f maxima for each head.
 """
 
 from __future__ import annotations
@@ -35,25 +36,27 @@ from benchmark.arguments import check_positive
 from benchmark.interface import Pattern, select_rows, state_bytes
 
 CHUNK_SIZE = 64
-# Features of one block: on a CPU they fit into the cache, on a GPU they keep it busy.
+# The number of features of one block.  On a CPU so many fit into the cache; on a GPU they are enough to keep it busy.
 BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-# Of a key's log feature above the reference: e^60 times a chunk of values is far below float32's largest number, 3e38.
+# How far a key's log feature may be above the reference.  e^60 times a chunk of values is far below 3e38, the largest number of
+# float32.
 LARGEST_RISE = 60.0
 
 
 class PerformerState(NamedTuple):
-    """Over the keys that were read: Σ_j e^{log φ(k_j) − c} [v_j, 1], (b, h, f, d + 1), and c = max_j log φ(k_j), (b, h, f)."""
+    """The streaming state, over the keys that were read."""
 
-    sums: Tensor
-    maxima: Tensor
+    sums: Tensor  # (b, h, f, d + 1), Σ_j e^{log φ(k_j) − c} [v_j, 1]
+    maxima: Tensor  # (b, h, f), c = max_j log φ(k_j)
 
 
 class PerformerAttention(nn.Module):
     """o_i = φ(q_i)·Σ_j φ(k_j) v_j / φ(q_i)·Σ_j φ(k_j),  φ(x) = f^{−1/2} exp( Ω x' − |x'|²/2 ),  x' = x / d^{1/4}.
 
-    num_features      f, the rows of Ω; 256 as in the paper
-    redraw_interval   forward calls in training after which Ω is drawn again, 0 for never; 1,000 as in the paper's code
-    seed              of the draws; None takes one from torch's own generator, like initial weights
+    num_features      f, the number of rows of Ω; the default is that of the paper
+    redraw_interval   the number of forward calls in training after which Ω is drawn again; 0 means never; the default is that
+                      of the paper's code
+    seed              the seed of all draws of Ω; None takes one from torch's global generator, as initial weights do
     """
 
     version = 1
@@ -77,22 +80,27 @@ class PerformerAttention(nn.Module):
         super().__init__()
         check_positive("num_features", num_features)
         if redraw_interval < 0:
-            raise ValueError(f"redraw_interval is {redraw_interval}; allowed are 0 (never) and whole numbers above")
+            raise ValueError(f"redraw_interval is {redraw_interval}; allowed are 0 (never) and larger whole numbers")
         self.pattern, self.num_heads, self.head_dim = pattern, num_heads, head_dim
         self.num_features, self.redraw_interval = num_features, redraw_interval
-        seed = int(torch.randint(1 << 31, ())) if seed is None else seed
+        # Drawn on the CPU: the default device may be "meta", whose tensors have no values.
+        seed = int(torch.randint(1 << 31, (), device="cpu")) if seed is None else seed
         # Buffers, so that training goes on from a checkpoint with the same features and the same next draws.
         self.register_buffer("draw_seed", torch.tensor(seed))
         self.register_buffer("forward_calls", torch.tensor(0))
-        self.register_buffer("omega", orthogonal_features(num_features, head_dim, seed=seed, draw=0))
+        omega = orthogonal_features(num_features, head_dim, seed=seed, draw=0)
+        self.register_buffer("omega", omega.to(self.draw_seed.device))
 
     def extra_repr(self) -> str:
-        """The options, as ``repr`` of the module shows them."""
+        """Returns the options, as ``repr`` of the module shows them."""
         return f"pattern={self.pattern!r}, num_features={self.num_features}, redraw_interval={self.redraw_interval}"
 
     @without_autocast
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """q: (b, h, n, d).  k, v: (b, h, m, d).  key_padding_mask: (b, m), True where padded.  Returns the shape of q."""
+        """Computes the attention of q, (b, h, n, d), to k and v, (b, h, m, d).  Returns (b, h, n, d).
+
+        key_padding_mask: (b, m), True where padded, or None.
+        """
         if self.training and self.redraw_interval:
             self._count_call()
         if self.pattern == "causal_self":
@@ -105,7 +113,10 @@ class PerformerAttention(nn.Module):
         return empty_padded(self._read(empty_padded(q, key_padding_mask), state), key_padding_mask)
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """The formula with the weights φ(q_i)·φ(k_j), one query at a time, normalised in logarithms."""
+        """Computes the formula one query at a time, with weights φ(q_i)·φ(k_j) that are normalised as logarithms.
+
+        It is the reference that ``forward`` is checked against.
+        """
         k, v = empty_padded(k, key_padding_mask), empty_padded(v, key_padding_mask)
         is_self = self.pattern.endswith("_self")
         q = empty_padded(q, key_padding_mask) if is_self else q
@@ -126,32 +137,33 @@ class PerformerAttention(nn.Module):
         return empty_padded(out, key_padding_mask) if is_self else out
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> PerformerState:
-        """The sums before the first token of ``causal_self``."""
+        """Returns the state before the first token, for the pattern ``causal_self``."""
         return self._empty(batch_size, device=device, dtype=dtype)
 
     @without_autocast
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
-        """Attends from the new tokens to all that were read and to one another.  q, k, v: (b, h, n, d)."""
+        """Attends from the new tokens to all earlier tokens and to one another, causally.  q, k, v: (b, h, n, d)."""
         return self._extend(q, k, v, state)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> PerformerState:
-        """The sums over a finished source.  k, v: (b, h, m, d)."""
+        """Returns the state for ``causal_cross``: the sums over a complete source.  k, v: (b, h, m, d)."""
         return self._source_state(k, v, key_padding_mask)
 
     @without_autocast
     def read(self, q: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
-        """Attends from the next queries (b, h, n, d) to the source."""
+        """Attends from the next queries, (b, h, n, d), to the source.  The state does not change."""
         return self._read(q, state), state
 
     def select(self, state: PerformerState, rows: Tensor) -> PerformerState:
-        """The state of these rows of the batch."""
+        """Returns the state of these rows of the batch.  rows: (new batch,) int64."""
         return select_rows(state, rows)
 
     def state_bytes(self, state: PerformerState) -> int:
-        """Bytes of sums and maxima."""
+        """Returns the bytes of sums and maxima."""
         return state_bytes(state)
 
     def _count_call(self) -> None:
+        """Counts a forward call in training, and draws Ω again if its interval is over."""
         calls = int(self.forward_calls)
         if calls and calls % self.redraw_interval == 0:
             draw = calls // self.redraw_interval
@@ -159,13 +171,13 @@ class PerformerAttention(nn.Module):
         self.forward_calls += 1
 
     def _scaled_omega(self, dtype: torch.dtype) -> Tensor:
-        """Ω / d^{1/4}, so that it takes x where the formula has x'."""
+        """Returns Ω / d^{1/4}, so that its product with x is the Ω x' of the formula."""
         return self.omega.to(dtype) * self.head_dim**-0.25
 
     def _empty(self, batch_size: int, *, device: Any, dtype: Any) -> PerformerState:
         b, h, f = batch_size, self.num_heads, self.num_features
         sums = empty_sums(b, h, f, self.head_dim, device=device, dtype=dtype)
-        # Not -inf: the difference of two of them is NaN.
+        # The maxima do not start at -inf, because the difference of two of these would be NaN.
         return PerformerState(sums, torch.full_like(sums[..., 0], torch.finfo(sums.dtype).min))
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -192,34 +204,40 @@ class PerformerAttention(nn.Module):
 
 
 def orthogonal_features(num_features: int, head_dim: int, *, seed: int, draw: int) -> Tensor:
-    """Ω, (f, d): blocks of d orthogonal rows, each with the length of an independent Gaussian vector of d numbers.
+    """Draws Ω, (f, d).  Each group of d rows is orthogonal; every row has the length of an independent Gaussian vector.
 
-    The draw is made on the CPU, so that a seed gives the same Ω on every device.
+    seed, draw: together they determine Ω; ``draw`` counts the draws of one module.
+    The numbers are drawn on the CPU, so that they are the same on every device.
     """
-    generator = torch.Generator().manual_seed((seed + 1_000_003 * draw) % (1 << 63))
+    generator = torch.Generator("cpu").manual_seed((seed + 1_000_003 * draw) % (1 << 63))
+    gaussians = functools.partial(torch.randn, generator=generator, dtype=torch.float64, device="cpu")
     blocks = []
     for _ in range(math.ceil(num_features / head_dim)):
-        gaussian = torch.randn(head_dim, head_dim, generator=generator, dtype=torch.float64)
+        gaussian = gaussians(head_dim, head_dim)
         rotation, upper = torch.linalg.qr(gaussian)
         blocks.append(rotation * upper.diagonal().sign())  # the signs make the rotation uniform
-    lengths = torch.randn(num_features, head_dim, generator=generator, dtype=torch.float64).norm(dim=1, keepdim=True)
+    lengths = gaussians(num_features, head_dim).norm(dim=1, keepdim=True)
     return (torch.cat(blocks)[:num_features] * lengths).float()
 
 
 def log_query_features(q: Tensor, omega: Tensor) -> Tensor:
-    """Ω q', (…, f): the logarithm of φ(q) up to a constant of the query, which cancels."""
+    """Returns Ω q', (…, f): the logarithm of φ(q) without a constant of the query, which cancels."""
     return q @ omega.T
 
 
 def log_key_features(k: Tensor, omega: Tensor) -> Tensor:
-    """Ω k' − |k'|²/2, (…, f): the logarithm of φ(k) up to f^{−1/2}, which cancels."""
+    """Returns Ω k' − |k'|²/2, (…, f): the logarithm of φ(k) without the factor f^{−1/2}, which cancels."""
     half_square = k.square().sum(-1, keepdim=True) * (-0.5 * k.shape[-1] ** -0.5)
-    # The first term of the sum: added to a sum that has grown large, it would lose half as many digits again.
+    # The square is one more column of the product, and the first one.  If it were added after the other terms, to a sum that may
+    # be large, the rounding error would be half as large again.
     return torch.cat((half_square, k), -1) @ F.pad(omega, (1, 0), value=1.0).T
 
 
 def query_features(q: Tensor, reference: Tensor, omega: Tensor) -> Tensor:
-    """φ(q) e^{reference}, (…, f), scaled so that its largest feature is 1.  reference broadcasts to (…, f)."""
+    """Returns φ(q) e^{reference}, (…, f), scaled so that the largest feature of a query is 1.
+
+    reference: that of the keys; it must broadcast to (…, f).
+    """
     log_q = log_query_features(q, omega) + reference
     return (log_q - log_q.detach().amax(-1, keepdim=True)).exp()
 
@@ -227,11 +245,13 @@ def query_features(q: Tensor, reference: Tensor, omega: Tensor) -> Tensor:
 def causal_block(
     q: Tensor, k: Tensor, v: Tensor, state: PerformerState, *, omega: Tensor
 ) -> tuple[Tensor, PerformerState]:
-    """The output of a block of tokens (whole chunks, or a shorter one) and the state after it.  q, k, v: (b, h, n, d).
+    """Returns the output of a block of tokens, and the state after it.
 
-    The reference of a chunk is the maximum over all keys before it and its first key.  If a key rises so far above the
-    reference that its feature could overflow, the block is computed again in halves, down to single tokens, which are
-    their own reference.  Queries before that key keep their first output, so that no later key changes it.
+    q, k, v: (b, h, n, d); n is a multiple of the chunk size, or less than one chunk.
+    The reference of a chunk is the maximum over all keys before it and its first key.  If a key of the chunk exceeds the
+    reference so far that its feature could overflow, the block is computed again in two halves.  This goes on, if necessary,
+    down to single tokens, whose key is part of the reference.  Queries before the exceeding key keep the output of the first
+    computation, so that a later key changes no earlier output.
     """
     dtype = state.sums.dtype
     if q.shape[2] == 0:
@@ -242,7 +262,8 @@ def causal_block(
         reference, maxima, highest = references(log_k, state.maxima)
         entered = torch.cat((state.maxima[:, :, None], reference), 2)
         rescale = (entered - torch.cat((reference, maxima[:, :, None]), 2)).exp()
-        has_risen = bool((highest - reference).amax() > LARGEST_RISE)
+        rises = highest - reference
+        has_risen = rises.numel() > 0 and bool(rises.amax() > LARGEST_RISE)  # an empty batch has no largest rise
     rise = log_k - reference[..., None, :]
     k_features = rise.clamp_max(LARGEST_RISE).exp() if has_risen else rise.exp()
     q_features = query_features(q_chunks, reference[..., None, :], omega)
@@ -253,7 +274,7 @@ def causal_block(
         return out, PerformerState(total, maxima)
     after_rise = (rise > LARGEST_RISE).any(-1).flatten(2).cummax(2).values[..., None]
     in_halves, state = causal_halves(q, k, v, state, omega=omega)
-    # Samples and heads without such a key keep their first sums, so that they do not depend on the others.
+    # Samples and heads without an exceeding key keep the sums of the first computation, so that they do not depend on others.
     sums = torch.where(after_rise[:, :, -1:], state.sums, total)
     return torch.where(after_rise, in_halves, out), PerformerState(sums, maxima)
 
@@ -261,7 +282,10 @@ def causal_block(
 def causal_halves(
     q: Tensor, k: Tensor, v: Tensor, state: PerformerState, *, omega: Tensor
 ) -> tuple[Tensor, PerformerState]:
-    """``causal_block`` on the first half of the block and then on the second, cut between chunks where there are several."""
+    """Runs ``causal_block`` on the first half of the block and then on the second.
+
+    A block of several chunks is cut between two chunks.
+    """
     n = q.shape[2]
     half = n // 2 if n <= CHUNK_SIZE else n // CHUNK_SIZE // 2 * CHUNK_SIZE
     first, state = causal_block(q[:, :, :half], k[:, :, :half], v[:, :, :half], state, omega=omega)
@@ -270,9 +294,11 @@ def causal_halves(
 
 
 def references(log_k: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """References and maxima of chunks, from log features (b, h, g, c, f) and the maxima before the chunks (b, h, f).
+    """Computes the references of chunks.
 
-    Returns the reference of each chunk (b, h, g, f), the maxima after all chunks (b, h, f), the maximum of each chunk (b, h, g, f).
+    log_k: log features of the keys, (b, h, g, c, f) for g chunks of c tokens.  maxima: before the first chunk, (b, h, f).
+    Returns the reference of each chunk (b, h, g, f), the maxima after all chunks (b, h, f), and the maximum of each chunk
+    (b, h, g, f).
     """
     highest = log_k.amax(3)
     running = torch.cat((maxima[:, :, None], highest), 2).cummax(2).values
@@ -282,10 +308,13 @@ def references(log_k: Tensor, maxima: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def source_block(
     k: Tensor, v: Tensor, key_padding_mask: Tensor | None, state: PerformerState, *, omega: Tensor
 ) -> tuple[Tensor, PerformerState]:
-    """Adds a block of a source, (b, h, m, d), to the state; the first of the pair is empty, because there are no queries."""
+    """Returns the state with a block of a source, (b, h, m, d), added.
+
+    The first of the two results, the output in ``by_blocks``, is empty, because there are no queries.
+    """
     k, v = k.to(state.sums.dtype), v.to(state.sums.dtype)
     if k.shape[2] == 0:
-        # Empty sums are zero and connect k and v with the output, so that both have a gradient.
+        # Sums over no tokens are zero.  They connect k and v with the output, so that both get a gradient.
         return v, PerformerState(state.sums + k.sum() + v.sum(), state.maxima)
     log_k = log_key_features(k, omega)
     if key_padding_mask is not None:
@@ -297,6 +326,6 @@ def source_block(
 
 
 def read_block(q: Tensor, state: PerformerState, *, omega: Tensor) -> tuple[Tensor, PerformerState]:
-    """The output of a block of queries (b, h, n, d), and the state, which stays."""
+    """Returns the output of a block of queries, (b, h, n, d), and the state, which does not change."""
     q_features = query_features(q.to(state.sums.dtype), state.maxima[:, :, None], omega)
     return normalised(q_features @ state.sums).to(q.dtype), state

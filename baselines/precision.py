@@ -11,14 +11,17 @@ from torch import Tensor
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """The dtype for sums over tokens, float32 at least: a float16 sum of ones stops at 2,048, a bfloat16 one at 256."""
+    """Returns the dtype for sums over tokens: that of x, but at least float32.
+
+    In float16 a sum of ones stops growing at 2,048, in bfloat16 at 256.
+    """
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def without_autocast(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a method: autocast is off inside, where it would turn float32 products back to half precision.
+    """Decorates a method so that autocast is off inside it, because autocast would compute float32 products in low precision.
 
-    The first argument of the method is a tensor on the device on which it runs.
+    The first argument of the method must be a tensor on the device on which the method runs.
     """
 
     @functools.wraps(method)

@@ -1,13 +1,18 @@
 """Causal sums of φ(k) v' in chunks, which all kernel attentions use.
 
-A kernel attention with features φ >= 0 of f numbers is a ratio of two sums over the keys that a query sees,
+A kernel attention maps queries and keys to f features φ >= 0.  Its output is a ratio of two sums over the keys that a query
+sees,
 
     o_t = φ(q_t)·Σ_j φ(k_j) v_j  /  φ(q_t)·Σ_j φ(k_j),
 
-and with v' = [v, 1] both are one sum, whose last column is the normaliser.  Inside a chunk of c tokens the sum is
-(φ(q) φ(k)' on and below the diagonal) v'.  The tokens before the chunk add φ(q) S, where S = Σ φ(k) v' over them.  One S a
-chunk makes n·f·d/c numbers and not n·f·d.  Sequences are processed in blocks of tokens, whose inner results are computed
-again in the backward pass; autograd keeps only q, k, v and one S a block.
+With v' = [v, 1] both are one sum; its last column is the denominator, here called the normaliser.
+
+The sequence is cut into chunks of c tokens.  Inside a chunk the sum is (φ(q) φ(k)ᵀ, on and below the diagonal) v'.  The tokens
+before the chunk add φ(q) S, where S = Σ φ(k) v' over these tokens.  One S for each chunk is n·f·d/c numbers; one for each
+token would be n·f·d.
+
+Several chunks together are a block.  Autograd keeps only q, k, v and one S for each block, and the backward pass computes the
+rest of a block again.  In shapes, g is the number of chunks; the other letters are those of docs/notation.md.
 """
 
 from __future__ import annotations
@@ -26,27 +31,29 @@ Step = Callable[..., tuple[Tensor, Any]]
 
 
 def with_ones(v: Tensor) -> Tensor:
-    """v' = [v, 1]: (…, d) -> (…, d + 1)."""
+    """Returns v' = [v, 1]: (…, d) -> (…, d + 1)."""
     return F.pad(v, (0, 1), value=1.0)
 
 
 def causal_sums(scores: Tensor, q_features: Tensor, values: Tensor, before: Tensor) -> Tensor:
-    """Numerators and normaliser of every query: the sum over its chunk up to it, and over all tokens before the chunk.
+    """Returns the sums of every query: over the tokens of its chunk up to the query, plus all tokens before the chunk.
 
     scores: (b, h, g, c, c) for g chunks, zero above the diagonal.  q_features: (b, h, g, c, f).
-    values: (b, h, g, c, d + 1).  before: (b, h, g, f, d + 1).  Returns (b, h, g, c, d + 1).
+    values: v', (b, h, g, c, d + 1).  before: S before each chunk, (b, h, g, f, d + 1).
+    Returns (b, h, g, c, d + 1): the numerators, and the normaliser in the last column.
     """
     inside = scores.flatten(0, 2) @ values.flatten(0, 2)
     return torch.baddbmm(inside, q_features.flatten(0, 2), before.flatten(0, 2)).view_as(values)
 
 
 def chunk_starts(sums: Tensor, start: Tensor, rescale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The sum over all tokens before each chunk, and over all tokens, from the sum of each chunk.
+    """Returns the sum over all tokens before each chunk, (b, h, g, f, e), and the sum over all tokens, (b, h, f, e).
 
-    sums: (b, h, g, f, e).  start: (b, h, f, e), the sum before the first chunk.  rescale: (b, h, g + 1, f), a factor for each
-    chunk on the sum before it, and one for the sum after the last.  Returns (b, h, g, f, e) and (b, h, f, e).
+    sums: (b, h, g, f, e), the sum over each chunk.  start: (b, h, f, e), the sum before the first chunk.
+    rescale: (b, h, g + 1, f), for each chunk a factor by which the sum before it is multiplied, and one for the sum after
+    the last chunk.
     """
-    # unbind instead of x[i], because the gradient of x[i] is as long as all of x.
+    # unbind is used instead of x[i], because the gradient of each x[i] would have the size of x.
     factors = None if rescale is None else rescale[..., None].unbind(2)
     before, total = [], start
     for i, chunk_sum in enumerate(sums.unbind(2)):
@@ -60,7 +67,10 @@ def chunk_starts(sums: Tensor, start: Tensor, rescale: Tensor | None = None) -> 
 
 
 def normalised(sums: Tensor) -> Tensor:
-    """Numerators divided by the normaliser, their last column: (…, d + 1) -> (…, d).  An empty context, 0 / 0, gives 0."""
+    """Divides the numerators by the normaliser, the last column: (…, d + 1) -> (…, d).
+
+    A query that sees no key has 0 / 0 and gets 0.
+    """
     numerators, weight = sums.split((sums.shape[-1] - 1, 1), -1)
     return numerators / weight.masked_fill(weight == 0, 1)
 
@@ -68,15 +78,16 @@ def normalised(sums: Tensor) -> Tensor:
 def by_blocks(
     step: Step, sequences: tuple[Tensor | None, ...], state: Any, *, chunk_size: int, block_size: int
 ) -> tuple[Tensor, Any]:
-    """Runs ``out, state = step(*block of each sequence, state)`` from the first block to the last.
+    """Runs ``out, state = step(*block of each sequence, state)`` for every block, from the first to the last.
 
-    sequences: each (b, h, n, …) or None.  Returns the outputs joined over tokens, and the last state.  Autograd keeps only the
-    state in front of each block and computes the rest again.  The last block keeps everything, because the backward pass
-    begins with it.
+    sequences: each (b, h, n, …) or None; the step gets None for a None.
+    Returns the outputs, joined over tokens, and the last state.
+    Autograd keeps only the state before each block and computes the rest again.  It keeps everything of the last block,
+    because the backward pass begins there.
     """
     seq_len = next(x.shape[2] for x in sequences if x is not None)
     sizes = block_sizes(seq_len, chunk_size, block_size)
-    # split instead of slices, because the gradient of each slice is as long as the whole sequence.
+    # split is used instead of slices, because the gradient of each slice would have the length of the whole sequence.
     blocks = zip(*(x.split(sizes, 2) if x is not None else [None] * len(sizes) for x in sequences), strict=True)
     outputs = []
     for i, block in enumerate(blocks):
@@ -89,9 +100,10 @@ def by_blocks(
 
 
 def block_sizes(seq_len: int, chunk_size: int, block_size: int) -> list[int]:
-    """The number of tokens of each block: whole chunks first, then a block of the tokens that fill no chunk.
+    """Returns the number of tokens of each block.
 
-    A sequence without tokens is one empty block.
+    Blocks consist of whole chunks.  If the last tokens do not fill a chunk, they are a block of their own.  A sequence without
+    tokens is one empty block.
     """
     per_block = max(block_size // chunk_size, 1) * chunk_size
     rest = seq_len % chunk_size
@@ -101,17 +113,20 @@ def block_sizes(seq_len: int, chunk_size: int, block_size: int) -> list[int]:
 
 
 def in_chunks(x: Tensor, chunk_size: int) -> Tensor:
-    """(b, h, n, …) -> (b, h, g, c, …), for n a multiple of the chunk size, or less than one chunk, which is one short chunk."""
+    """Views tokens as chunks: (b, h, n, …) -> (b, h, g, c, …).
+
+    n must be a multiple of the chunk size, or less than one chunk, which gives one shorter chunk.
+    """
     size = max(min(chunk_size, x.shape[2]), 1)
     return x.unflatten(2, (x.shape[2] // size, size))
 
 
 def block_tokens(q: Tensor, num_features: int, *, elements: int) -> int:
-    """The number of tokens of a block whose features are about ``elements`` numbers."""
+    """Returns how many tokens a block may have so that its features are about ``elements`` numbers."""
     return max(elements // max(q.shape[0] * q.shape[1] * num_features, 1), 1)
 
 
 def empty_sums(batch_size: int, num_heads: int, num_features: int, head_dim: int, *, device: Any, dtype: Any) -> Tensor:
-    """S before the first token: zeros (b, h, f, d + 1), in float32 at least."""
+    """Returns S before the first token: zeros (b, h, f, d + 1), in float32 at least."""
     start = torch.zeros(batch_size, num_heads, num_features, head_dim + 1, device=device, dtype=dtype)
     return start.to(accumulation_dtype(start))

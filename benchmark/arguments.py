@@ -1,6 +1,6 @@
-"""Checks of what a caller hands to an attention, in front of every attention that ``build_attention`` gives.
+"""Checks of the arguments that callers give to an attention; ``build_attention`` puts them in front of its methods.
 
-A message names the argument, its value and what is allowed.  An attention needs no checks of its own.
+A message names the argument, its value and what is allowed.  The author of an attention need not write any checks.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from benchmark.interface import Pattern
 
 
 class BuiltFor(NamedTuple):
-    """What an attention was built for, and what its inputs must agree with."""
+    """The settings that an attention was built with; its inputs must agree with them."""
 
-    name: str  # of the class
+    name: str  # of the attention's class
     pattern: Pattern
     num_heads: int
     head_dim: int
-    max_length: int | None  # None where the attention has no longest length
+    max_length: int | None  # None if the attention takes inputs of any length
 
 
 @functools.cache
 def checked(cls: type) -> type:
-    """The attention ``cls`` with these checks in front of its methods: a subclass of the same name.
+    """Returns a subclass of ``cls``, of the same name, whose methods check their arguments first.
 
-    Parameters, buffers, options and results are those of ``cls``.  Methods of ``cls`` that call one another are not checked
-    again.  A class that declares ``checks_arguments = True`` is returned as it is.
+    Parameters, buffers, options and results are those of ``cls``.  Only calls from outside are checked: if one method of
+    ``cls`` calls another, the inner call is not.  A class that declares ``checks_arguments = True`` is returned as it is.
     """
     if getattr(cls, "checks_arguments", False):
         return cls
@@ -57,20 +57,24 @@ def _init(cls: Any) -> Callable[..., None]:
 
 
 def _checked_method(cls: type, name: str, check: Callable[..., None]) -> Callable[..., Any]:
-    """The author's method with a check in front, found at ``cls`` in every call as by any subclass."""
+    """Returns the author's method with a check in front.
+
+    The method is looked up in ``cls`` at each call, as inheritance does, so that replacing it there takes effect.  While it
+    runs, the module has no ``_built_for``: this tells its other methods that they are called by the author's own code.
+    """
 
     @functools.wraps(getattr(cls, name))
     def method(self: Any, *arguments: Any, **named: Any) -> Any:
-        state = self.__dict__
-        built_for = state.get("_built_for")
-        if built_for is None:  # a method of the author calls, or __init__ does
+        attributes = self.__dict__
+        built_for = attributes.get("_built_for")
+        if built_for is None:  # called by another method of the author, or by __init__
             return getattr(cls, name)(self, *arguments, **named)
         check(built_for, *arguments, **named)
-        state["_built_for"] = None
+        attributes["_built_for"] = None
         try:
             return getattr(cls, name)(self, *arguments, **named)
         finally:
-            state["_built_for"] = built_for
+            attributes["_built_for"] = built_for
 
     return method
 
@@ -78,7 +82,7 @@ def _checked_method(cls: type, name: str, check: Callable[..., None]) -> Callabl
 def check_forward(
     built_for: BuiltFor, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None, **_others: Any
 ) -> None:
-    """The arguments of ``forward``."""
+    """Checks the arguments of ``forward``."""
     check_inputs(q, k, v, key_padding_mask, built_for)
     if built_for.max_length is not None:
         check_length(k.shape[2], key_padding_mask, built_for)
@@ -87,12 +91,12 @@ def check_forward(
 
 
 def check_init_state(built_for: BuiltFor, *_: Any, **_others: Any) -> None:
-    """The pattern of ``init_state``."""
+    """Checks that the attention's pattern has ``init_state``."""
     check_pattern("init_state", "causal_self", built_for)
 
 
 def check_extend(built_for: BuiltFor, q: Tensor, k: Tensor, v: Tensor, state: Any, **_others: Any) -> None:
-    """The arguments of ``extend``."""
+    """Checks the arguments of ``extend``."""
     check_pattern("extend", "causal_self", built_for)
     check_inputs(q, k, v, None, built_for)
     check_state(q, state, built_for)
@@ -101,21 +105,21 @@ def check_extend(built_for: BuiltFor, q: Tensor, k: Tensor, v: Tensor, state: An
 def check_init_cross(
     built_for: BuiltFor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None, **_others: Any
 ) -> None:
-    """The arguments of ``init_cross``."""
+    """Checks the arguments of ``init_cross``, and that the attention's pattern has it."""
     check_pattern("init_cross", "causal_cross", built_for)
     check_source(k, v, key_padding_mask, built_for)
     check_length(k.shape[2], key_padding_mask, built_for)
 
 
 def check_read(built_for: BuiltFor, q: Tensor, state: Any, **_others: Any) -> None:
-    """The arguments of ``read``."""
+    """Checks the arguments of ``read``."""
     check_pattern("read", "causal_cross", built_for)
     check_heads("q", q, built_for)
     check_state(q, state, built_for)
 
 
 def check_select(built_for: BuiltFor, state: Any, rows: Tensor) -> None:  # noqa: ARG001
-    """The rows for ``select``: int64, (new batch,)."""
+    """Checks that the rows for ``select`` are int64, of shape (new batch,)."""
     if rows.dtype != torch.int64 or rows.dim() != 1:
         raise ValueError(f"rows has dtype {rows.dtype} and shape {tuple(rows.shape)}; it must be int64, (new batch,)")
 
@@ -137,7 +141,7 @@ def check_positive(name: str, value: int) -> None:
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None, built_for: BuiltFor) -> None:
-    """The arguments of ``forward``: (batch, heads, length, head_dim) three times, and a boolean mask or none."""
+    """Checks q, k and v, each (batch, heads, length, head_dim), and a boolean mask or None."""
     check_heads("q", q, built_for)
     check_source(k, v, key_padding_mask, built_for)
     check_alike("q", q, "k", k)
@@ -150,7 +154,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | Non
 
 
 def check_source(k: Tensor, v: Tensor, key_padding_mask: Tensor | None, built_for: BuiltFor) -> None:
-    """The arguments of ``init_cross``."""
+    """Checks the arguments of ``init_cross``: k and v of equal shape and dtype, and a boolean mask or None."""
     check_heads("k", k, built_for)
     check_heads("v", v, built_for)
     check_alike("k", k, "v", v)
@@ -182,7 +186,7 @@ def check_heads(name: str, x: Tensor, built_for: BuiltFor) -> None:
 
 
 def check_alike(first: str, x: Tensor, second: str, y: Tensor) -> None:
-    """Raises ValueError unless the two have one batch size and one dtype."""
+    """Raises ValueError unless both have the same batch size and dtype."""
     if x.shape[0] != y.shape[0] or x.dtype != y.dtype:
         raise ValueError(
             f"{first} and {second} need equal batch size and dtype, "
@@ -191,7 +195,7 @@ def check_alike(first: str, x: Tensor, second: str, y: Tensor) -> None:
 
 
 def check_length(length: int, key_padding_mask: Tensor | None, built_for: BuiltFor) -> None:
-    """Raises ValueError beyond ``max_length``.  Padded tokens do not count."""
+    """Raises ValueError if there are more than ``max_length`` tokens.  Padded tokens do not count."""
     longest = built_for.max_length
     if longest is None or length <= longest:
         return
@@ -202,10 +206,10 @@ def check_length(length: int, key_padding_mask: Tensor | None, built_for: BuiltF
 
 
 def check_state(q: Tensor, state: Any, built_for: BuiltFor) -> None:
-    """Raises ValueError where the state has another batch size than q, or q leads beyond ``max_length``.
+    """Raises ValueError if the state's batch size differs from q's, or if more than ``max_length`` tokens are then read.
 
-    The batch size is known where the state has a tensor (batch, heads, …, …), the number of tokens before q where the state
-    has a field ``position``.
+    The batch size is compared if the state has a tensor (batch, heads, …, …).  The number of tokens read before q is the
+    state's field ``position``, or 0 if it has no such field.
     """
     batch_size = state_batch(state, built_for.num_heads)
     if batch_size is not None and q.shape[0] != batch_size:
@@ -215,7 +219,7 @@ def check_state(q: Tensor, state: Any, built_for: BuiltFor) -> None:
 
 
 def state_batch(state: Any, num_heads: int) -> int | None:
-    """The batch size of a state's first tensor of the shape (batch, heads, …, …); None where it has no such tensor."""
+    """Returns the batch size of the state's first tensor (batch, heads, …, …), or None if it has no such tensor."""
     if isinstance(state, Tensor):
         return state.shape[0] if state.dim() == 4 and state.shape[1] == num_heads else None
     if isinstance(state, tuple | list):
@@ -226,7 +230,7 @@ def state_batch(state: Any, num_heads: int) -> int | None:
 
 
 def check_pattern(method: str, wanted: Pattern, built_for: BuiltFor) -> None:
-    """Raises ValueError where a method is called at a pattern that doesn't have it."""
+    """Raises ValueError unless the attention was built for ``wanted``, the pattern that has this method."""
     if built_for.pattern != wanted:
         raise ValueError(
             f"{method}() belongs to the pattern {wanted!r}; this attention was built for {built_for.pattern!r}"

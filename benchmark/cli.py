@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Attentions = Annotated[str | None, typer.Option("-a", "--attention", help="Names with commas between, or all.")]
+Attentions = Annotated[str | None, typer.Option("-a", "--attention", help="Names separated by commas, or all.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -51,7 +51,7 @@ Device = Annotated[
     typer.Option("--device", help="cpu, cuda or cuda:N; if it is left out, the GPU where there is one, else the CPU."),
 ]
 
-# Typer brings its own copy of click in newer releases, so the base of its usage errors is found through a public name.
+# Newer releases of Typer contain a copy of click, so the base class of usage errors is taken from a class that Typer exports.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 INTERRUPTED = 130  # the exit status that shells give a command ended by Ctrl-C
@@ -68,7 +68,7 @@ class Kind(StrEnum):
 
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
-    """Takes the options that all commands share; ``main`` reads ``--debug`` itself, from any place in the line."""
+    """Takes the options that all commands share; ``main`` reads ``--debug`` itself, from anywhere in the command line."""
 
 
 @app.command("list")
@@ -121,8 +121,8 @@ def run(
     *,
     tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Tasks, or all.")] = None,
     attention: Attentions = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Backbones, with commas between.")] = None,
-    pattern: Annotated[str | None, typer.Option("--pattern", help="Patterns, with commas between.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Backbones, separated by commas.")] = None,
+    pattern: Annotated[str | None, typer.Option("--pattern", help="Patterns, separated by commas.")] = None,
     preset: Preset = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", help="As 0,1,2; those of the preset if it is left out.")
@@ -152,12 +152,14 @@ def run(
     ] = 3600.0,
     report: Annotated[
         bool,
-        typer.Option("--report", help="Then measure efficiency briefly and write reports/<name of the output folder>."),
+        typer.Option(
+            "--report", help="Afterwards measure efficiency briefly and write reports/<name of the output folder>."
+        ),
     ] = False,
     cache: Cache = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", hidden=True)] = False,
 ) -> None:
-    """Trains and evaluates cells; finished ones are not run again."""
+    """Trains and evaluates cells (one attention in one backbone, pattern and seed); finished ones are not run again."""
     from benchmark.running import command, runner
     from benchmark.settings.command import cache_folder, device_of, include_files, names_in, output_of, runs_of
 
@@ -196,7 +198,7 @@ def run(
 
 
 def _processes_together() -> tuple[int, int]:
-    """This process's rank and their number, where torchrun started several to train each cell together."""
+    """Returns this process's rank and the number of processes; (0, 1) unless torchrun started several to train a cell."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return (int(os.environ["RANK"]), processes) if processes > 1 else (0, 1)
 
@@ -204,7 +206,7 @@ def _processes_together() -> tuple[int, int]:
 @app.command()
 def check(
     attention: Annotated[str, typer.Argument(metavar="ATTENTION", help="Name of an attention, or all.")],
-    pattern: Annotated[str | None, typer.Option("--pattern", help="Patterns, with commas between.")] = None,
+    pattern: Annotated[str | None, typer.Option("--pattern", help="Patterns, separated by commas.")] = None,
     include_path: Include = None,
 ) -> None:
     """Runs the conformance suite on an attention and shows which checks hold."""
@@ -231,16 +233,16 @@ def check(
 def efficiency(
     *,
     attention: Attentions = None,
-    pattern: Annotated[str, typer.Option("--pattern", help="Patterns, with commas between.")] = "causal_self",
+    pattern: Annotated[str, typer.Option("--pattern", help="Patterns, separated by commas.")] = "causal_self",
     lengths: Annotated[
-        str, typer.Option("--lengths", help="FROM:TO in powers of two, or lengths with commas between.")
+        str, typer.Option("--lengths", help="FROM:TO in powers of two, or lengths separated by commas.")
     ] = "256:16384",
     mode: Annotated[
         str,
         typer.Option(
             "--mode",
             help="Of an attention: forward, backward, prefill, decode; of a whole model: training, checkpointed, "
-            "generation; with commas between.",
+            "generation; separated by commas.",
         ),
     ] = "forward,backward",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for efficiency.csv.")] = Path(
@@ -293,9 +295,9 @@ def efficiency(
 def report(
     directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders of records.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the report.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write it again though nothing has changed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write the report again even if nothing has changed.")] = False,
 ) -> None:
-    """Makes a report of records: markdown, HTML, figures and tables."""
+    """Makes a report from records: markdown, HTML, figures and tables."""
     from benchmark.report import build_report
     from benchmark.report.folders import check_folders
 
@@ -308,7 +310,7 @@ def report(
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of records.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another folder of records.")],
 ) -> None:
     """Compares two sets of results, cell by cell."""
     from benchmark.report import compare as compare_results
@@ -341,7 +343,7 @@ def _console() -> Any:
     from rich.console import Console
 
     console = Console()
-    # Rich assumes 80 columns where there is no terminal, and would break the lines of a table that goes into a file.
+    # Without a terminal, Rich assumes 80 columns and would break the lines of a table that is written to a file.
     return console if console.is_terminal else Console(width=400)
 
 
@@ -350,7 +352,7 @@ def _say(text: str) -> None:
 
 
 def _say_report(built: Any) -> int:
-    """Says where the report is and what is missing in it; the exit status."""
+    """Prints where the report is and what is missing from it.  Returns the exit status."""
     for fault in built.faults:
         typer.echo(f"not drawn: {fault}", err=True)
     left_out = _say_left_out(built.damaged)
@@ -359,7 +361,7 @@ def _say_report(built: Any) -> int:
 
 
 def _say_left_out(damaged: list[str]) -> int:
-    """Names the records that could not be read; the exit status."""
+    """Prints which records could not be read.  Returns the exit status."""
     for line in dict.fromkeys(damaged):
         typer.echo(f"left out: {line}", err=True)
     return 1 if damaged else 0
@@ -375,7 +377,7 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may lack the signs that a help text has
+            stream.reconfigure(errors="replace")  # the terminal's encoding may lack characters of the help texts
     try:
         status = app(args=arguments, standalone_mode=False)
     except typer.Abort:
@@ -394,31 +396,31 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
-        named = error.filename is not None  # else the text is whole: MachineFault
+        named = error.filename is not None  # a MachineFault has no filename, because its text names the file
         _fail(f"{error.filename}: {error.strerror}" if named else str(error), 2)
-    except Exception as error:  # a mistake of this program, of which a traceback would tell a user nothing
+    except Exception as error:  # a bug of this program; its traceback would not help a user
         if debug:
             raise
         _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)", 2)
-    if status == INTERRUPTED:  # Typer has caught the KeyboardInterrupt
+    if status == INTERRUPTED:  # Typer turns a KeyboardInterrupt into this status
         _fail("interrupted; what is done is kept", INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _usage_fault(error: Any, arguments: list[str]) -> str:
-    """Typer's message, and the bad value, which Typer leaves out."""
+    """Returns Typer's message, with the bad value of the option, which Typer leaves out."""
     spellings = getattr(getattr(error, "param", None), "opts", [])
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, sign, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
         if name.startswith("-") and name in spellings and isinstance(error, typer.BadParameter):
-            return f"{name} {value if sign else following}: {error.message.removeprefix('Input ')}"
+            return f"{name} {value if equals else following}: {error.message.removeprefix('Input ')}"
     return str(error.format_message()).replace("Value error, ", "")
 
 
 def _fail(message: str, status: int) -> None:
     line = " ".join(message.split())
-    # What a file or an argument holds may be control characters, which a terminal would obey.
-    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
+    # The message may quote control characters of a file or an argument, which a terminal would obey.
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
     typer.echo(f"lavo-bench: {shown}", err=True)
     sys.exit(status)
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a reader never sees half of one, and a full disk loses nothing that was there."""
+"""Writes files whole or not at all: no reader sees half a file, and the old file stays if the disk is full."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ MACHINE_FAULTS = frozenset(
 
 
 class MachineFault(OSError):
-    """The machine failed, not what runs on it: no space, a read-only or lost file system, too many open files.
+    """Raised when the machine fails: no space, a read-only or lost file system, too many open files.
 
-    The text is one line with the file's name.
+    It says nothing about the cell that was running, so the cell is not recorded as failed.  The text is one line with the
+    file's name.
     """
 
     def __init__(self, line: str) -> None:
@@ -52,12 +53,12 @@ class MachineFault(OSError):
 
 
 def is_machine_fault(error: BaseException) -> bool:
-    """Whether this exception, raised by anyone, says that the machine failed."""
+    """Returns whether this exception, whatever code raised it, means that the machine failed."""
     return isinstance(error, MachineFault) or (isinstance(error, OSError) and error.errno in MACHINE_FAULTS)
 
 
 def as_machine_fault(error: BaseException, where: str) -> MachineFault:
-    """The fault as one line: the file where it is known, else what was being done."""
+    """Returns the error as a MachineFault, whose line names the file if it is known, else ``where``."""
     if isinstance(error, MachineFault):
         return error
     name = getattr(error, "filename", None) or where
@@ -66,10 +67,10 @@ def as_machine_fault(error: BaseException, where: str) -> MachineFault:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the name ``path`` when the block ends without an exception.
+    """Opens a temporary file for writing, and renames it to ``path`` if the block ends without an exception.
 
-    Two processes may do the same at once: the later one wins, and both files were whole.
-    Raises MachineFault where the file can't be written.
+    Two processes may write the same path at once: the later one wins, and each file is complete.
+    Raises MachineFault if the file can't be written.
     """
     try:
         temporary, file = _temporary(path)
@@ -90,15 +91,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _temporary(path: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside ``path``, because a rename is atomic within one file system only; locked while it is open."""
+    """Creates a locked file beside ``path``, because a rename is atomic only within one file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=TEMPORARY_SUFFIX)
         file = os.fdopen(handle, "wb")
         try:
             _lock(file)
-            if Path(name).exists():  # else ``remove_abandoned`` took it before it was locked
-                os.chmod(name, 0o666 & ~_umask())  # mkstemp gives 0600, and what is written here is for others too
+            if Path(name).exists():  # else ``remove_abandoned`` deleted it before it was locked
+                os.chmod(name, 0o666 & ~umask())  # mkstemp's mode 0600 would hide it from others
                 return Path(name), file
         except BaseException:
             file.close()
@@ -108,21 +109,21 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def probe(folder: Path) -> None:
-    """Makes the folder where it is missing, and a temporary file in it, which is removed.  Raises OSError."""
+    """Creates the folder if it is missing, and a temporary file in it, which it removes.  Raises OSError if that fails."""
     temporary, file = _temporary(folder / "probe")
     with file:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """The mode bits that this process takes away from new files."""
+def umask() -> int:
+    """Returns the mode bits that this process removes from new files."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Whether this process has the file's lock now; a lock ends with its process."""
+    """Tries to lock the file, and returns whether that succeeded.  The lock ends with the process."""
     if fcntl is None:
         return True
     try:
@@ -147,6 +148,6 @@ def remove_abandoned(folder: Path, *, below: bool = True) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes the whole content under this name at once.  Raises MachineFault where that fails."""
+    """Writes a file, whole or not at all.  Raises MachineFault if that fails."""
     with replacing(path) as file:
         file.write(content)

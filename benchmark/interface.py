@@ -1,8 +1,8 @@
-"""The protocols of an attention and of a task, the words that the engine uses, and the types that both exchange."""
+"""The protocols of an attention and of a task, the names of patterns and presets, and the types that are exchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
 class UnsupportedPattern(ValueError):
-    """An attention was asked for a pattern that it declares it can't do."""
+    """Raised when an attention is asked for a pattern that it declares unsupported."""
 
 
 class Attention(Protocol):
@@ -31,14 +31,14 @@ class Attention(Protocol):
     ``unsupported``, and any of the others:
 
     version            raised whenever results change
-    unsupported        pattern -> the reason why it can't be done; ``build_attention`` raises it
+    unsupported        pattern -> the reason why it can't be done; ``build_attention`` raises UnsupportedPattern with it
     encodes_positions  True: the backbone adds no positions for this attention (default False)
-    linear_state       True: the size of the causal state is the same however much was read (default False)
+    linear_state       True: the causal state has one size, however many tokens were read (default False)
     exact              True: it is softmax attention, and differs from ``softmax`` by rounding only
-    control            True: it is a control and not a contender (``none``)
+    control            True: it is a control, like ``none``, and not compared as an attention
     needs_max_length   True: it takes the keyword ``max_length``, the longest length that it will be given
-    sequence_patterns  patterns at which it is a PartedAttention as well (default none)
-    checks_arguments   True: it checks its arguments itself; for all others ``build_attention`` puts checks in front
+    sequence_patterns  patterns for which it is a PartedAttention as well (default none)
+    checks_arguments   True: it checks its arguments itself; for all others ``build_attention`` adds the checks
 
     The instance may set ``kernel``, the name of the kernel that ran last, for the records.  It may also have
     ``definition(q, k, v, key_padding_mask=None)``, the plain O(n^2) or looping form in the inputs' own precision;
@@ -51,75 +51,78 @@ class Attention(Protocol):
     def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int) -> None: ...
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Returns the output, with the shape and dtype of q.
 
         q: (batch, heads, target length, head_dim).  k, v: (batch, heads, source length, head_dim).
-        key_padding_mask: bool (batch, source length), True where padded.  Returns the shape and dtype of q.
+        key_padding_mask: bool (batch, source length), True where padded.
         """
         ...
 
 
 class StreamingAttention(Attention, Protocol):
-    """The further methods of a causal attention.  A state that is given to any of them stays valid afterwards.
+    """The further methods of a causal attention.  The state that a method is given stays valid afterwards.
 
-    In a state, ``position`` is the number of tokens read (or queries answered), where it has such a field.
+    If a state has a field ``position``, that is the number of tokens read (or of queries answered).
     """
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> Any:
-        """``causal_self``: the state before the first token."""
+        """For ``causal_self``: returns the state before the first token."""
         ...
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """``causal_self``: any number of new tokens (0, 1 or more) after those that the state has read."""
+        """For ``causal_self``: reads any number of new tokens (0 too); returns their output and the next state."""
         ...
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Any:
-        """``causal_cross``: reads the whole source once."""
+        """For ``causal_cross``: reads the whole source once and returns the state."""
         ...
 
     def read(self, q: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """``causal_cross``: the next queries; the state may count them."""
+        """For ``causal_cross``: returns the output for the next queries, and the next state, which may count them."""
         ...
 
     def select(self, state: Any, rows: Tensor) -> Any:
-        """The state of these rows of the batch, repeated or left out (beam search).  rows: (new batch,) int64."""
+        """Returns the state of these rows of the batch; beam search repeats some and leaves out others.
+
+        rows: (new batch,) int64.
+        """
         ...
 
     def state_bytes(self, state: Any) -> int:
-        """Bytes that the state holds, counted from its tensors."""
+        """Returns the number of bytes that the state holds, counted from its tensors."""
         ...
 
 
 class SequencePart(Protocol):
-    """The part of every sequence of a batch that this process holds; consecutive parts make the whole sequence."""
+    """This process's part of every sequence of a batch; the parts of all processes together are the whole sequences."""
 
-    lengths: tuple[int, ...]  # of the parts of all processes
-    rank: int
-    bytes_sent: int  # what this process gave to others since the part was made
+    lengths: tuple[int, ...]  # number of tokens in the part of each process
+    rank: int  # of this process
+    bytes_sent: int  # by this process to others since the part was made
 
     @property
     def start(self) -> int:
-        """The position of the first own token."""
+        """The position in the whole sequence of this part's first token."""
         ...
 
 
 class PartedAttention(Attention, Protocol):
-    """An attention that, at its ``sequence_patterns``, can attend over a sequence whose parts lie with several processes.
+    """An attention that, for its ``sequence_patterns``, can attend over a sequence of which each process holds one part.
 
-    sequence_part  None, or set by the caller.  Then q, k and v of ``forward`` are this part of the sequence, without padding,
-                   and so is the result.  All processes of torch.distributed call ``forward`` and its backward pass in the same
-                   order.
+    sequence_part  None, or the part that this process holds; the caller sets it.  If it is set, q, k and v of ``forward`` are
+                   this part of the sequence, without padding, and so is the output.  All processes of torch.distributed
+                   must call ``forward`` and its backward pass in the same order.
     """
 
     sequence_part: SequencePart | None
 
     def make_part(self, length: int, *, num_parts: int, rank: int) -> SequencePart:
-        """The ``rank``-th of the parts into which this attention cuts a sequence of this length."""
+        """Cuts a sequence of ``length`` tokens into parts, and returns the part of process ``rank``."""
         ...
 
 
 def state_tensors(state: Any) -> list[Tensor]:
-    """All tensors of a state made of (nested) NamedTuples, tuples and lists, in order."""
+    """Returns all tensors of a state made of (nested) NamedTuples, tuples and lists, in order."""
     if state is None or isinstance(state, int | float | str):
         return []
     if isinstance(state, tuple | list):
@@ -128,12 +131,12 @@ def state_tensors(state: Any) -> list[Tensor]:
 
 
 def state_bytes(state: Any) -> int:
-    """Bytes held by a state, counted from its tensors."""
+    """Returns the number of bytes that a state holds, counted from its tensors."""
     return sum(tensor.nbytes for tensor in state_tensors(state))
 
 
 def select_rows(state: Any, rows: Tensor) -> Any:
-    """``select`` for a state whose every tensor has the batch as its first axis."""
+    """Implements ``select`` for a state in which the first axis of every tensor is the batch."""
     if state is None or isinstance(state, int | float | str):
         return state
     if isinstance(state, tuple | list):
@@ -143,21 +146,21 @@ def select_rows(state: Any, rows: Tensor) -> Any:
 
 
 Columns = Mapping[str, "np.ndarray"]
-"""Values by example: column name -> array (examples,)."""
+"""One value for each example: column name -> array (examples,)."""
 
 
 class Metric(NamedTuple):
-    """A figure of the tables, made from columns that hold one value an example."""
+    """A figure of the tables, computed from columns that hold one value for each example."""
 
     unit: str
     higher_is_better: bool
     value: Callable[[Columns], float]
-    n: Callable[[Columns], int]
-    card: str  # mean of what, times what: one sentence for the report
+    n: Callable[[Columns], int]  # number of examples that the value is made of
+    card: str  # one sentence for the report: what is averaged, and times what
 
 
 def mean_of(column: str, *, unit: str, card: str, higher_is_better: bool = False) -> Metric:
-    """The mean over examples of one column."""
+    """Returns the metric that is the mean of one column over the examples."""
     return Metric(
         unit,
         higher_is_better,
@@ -168,7 +171,7 @@ def mean_of(column: str, *, unit: str, card: str, higher_is_better: bool = False
 
 
 class Splits(NamedTuple):
-    """The three parts of a data set; each part has ``len`` and ``part[i]`` gives one example."""
+    """The three parts of a data set.  ``len(part)`` is the number of examples in a part, ``part[i]`` is one of them."""
 
     train: Sequence[Any]
     validation: Sequence[Any]
@@ -180,10 +183,10 @@ class Splits(NamedTuple):
 
 
 class Attachment(NamedTuple):
-    """Bytes within a task's ``curves`` (a sound, a picture), stored as a file of their own, once for all cells that share them."""
+    """Bytes within a task's ``curves``, such as a sound; stored in a file, once for all cells that have the same bytes."""
 
     content: bytes
-    ending: str  # of the file's name, as "mp3"
+    ending: str  # of the file's name, such as "mp3"
 
 
 class Sound(NamedTuple):
@@ -195,7 +198,7 @@ class Sound(NamedTuple):
 
 
 class Exhibit(NamedTuple):
-    """A table of the report: test examples, and the output for them of each attention."""
+    """A table of the report that shows test examples and what each attention made of them."""
 
     title: str
     caption: str
@@ -207,7 +210,7 @@ class LossSum(NamedTuple):
     """A loss as a sum and its number of terms, so that the mean is the same however examples are grouped into batches."""
 
     total: Tensor  # scalar, in the graph
-    num_terms: int | Tensor  # tokens, or values
+    num_terms: int | Tensor  # number of tokens, or of values
 
 
 class AttentionFactory(Protocol):
@@ -225,23 +228,23 @@ class AttentionFactory(Protocol):
         source_dim: int | None = None,
         rotary: bool = False,
     ) -> Any:
-        """A ``MultiHeadAttention`` with the cell's attention at the cell's pattern, and with exact softmax elsewhere."""
+        """Returns a ``MultiHeadAttention``: with the cell's attention if ``pattern`` is the cell's, else with exact softmax."""
         ...
 
 
 class Task(Protocol):
-    """One domain: a class with these attributes and methods, of which each cell makes an object.
+    """One domain, such as forecasting.  The engine makes an object of the class for each cell.
 
-    A task may have more, which the protocols below this one declare: CountsTokens, HasCurves, PartsSequences, and the
-    modules FiguresModule and ExhibitsModule beside its own.
+    The protocols below declare what a task may have besides: the methods of CountsTokens, NamesSources, HasCurves and
+    PartsSequences, and the modules FiguresModule and ExhibitsModule in its folder.
 
     name, version   the version is raised whenever results change
     backbones       backbone -> the patterns that can be replaced in it (a plain literal)
-    settings_of     backbone -> pydantic model with the fields ``data``, ``model`` and ``eval``, which forbids unknown keys and
-                    is checked before anything runs.  ``presets.yaml`` beside the module fills it.
+    settings_of     backbone -> pydantic model with the fields ``data``, ``model`` and ``eval``, which forbids unknown keys.  It
+                    is filled from ``presets.yaml`` beside the module, and checked before anything runs.
     metrics         name -> Metric, computed from the columns that ``score`` gives; the first is the headline
     selection       the metric that chooses the checkpoint, on validation data
-    floors          names of controls that are bounds, not trivial rules (a tuple, a plain literal; may be left out)
+    floors          names of controls that are bounds, not trivial rules (optional; a tuple, a plain literal)
     """
 
     name: ClassVar[str]
@@ -254,7 +257,7 @@ class Task(Protocol):
     def __init__(self, settings: Any, *, backbone: str) -> None: ...
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """The splits, read from ``data_root`` where given and made on the spot elsewhere.  Called before the methods below.
+        """Returns the splits, read from ``data_root`` if it is given, generated otherwise.  Called before the methods below.
 
         ``cache`` is a folder for data that take long to make; a file in it is named by the fingerprint of its sources.
         Raises ``ValueError`` with one line (file, place, fault, what is allowed) for data that can't be used.
@@ -262,23 +265,23 @@ class Task(Protocol):
         ...
 
     def collate(self, examples: Sequence[Any]) -> Any:
-        """A batch (NamedTuple of tensors) of examples."""
+        """Returns a batch (a NamedTuple of tensors) of these examples."""
         ...
 
     def build_model(self, attention_for: AttentionFactory) -> nn.Module:
-        """The backbone; called after ``load_data``, whose splits the task keeps."""
+        """Returns the backbone.  Called after ``load_data``, whose splits the task must keep if it needs them here."""
         ...
 
     def loss(self, model: nn.Module, batch: Any) -> LossSum:
-        """The training loss."""
+        """Returns the training loss."""
         ...
 
     def score(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """One value an example, column by column; called without gradients, in evaluation mode."""
+        """Returns columns with one value for each example.  Called without gradients, in evaluation mode."""
         ...
 
     def controls(self) -> Mapping[str, Columns]:
-        """The scores of trivial rules on the test part: name -> the columns that ``score`` would give."""
+        """Returns what trivial rules score on the test part: rule -> the columns that ``score`` would return for it."""
         ...
 
 
@@ -287,16 +290,29 @@ class CountsTokens(Protocol):
     """A task that counts the tokens of its training batches, for the record's ``tokens_per_second``."""
 
     def tokens(self, batch: Any) -> int:
-        """The number of real tokens of a batch."""
+        """Returns the number of tokens in a batch, without padding."""
+        ...
+
+
+@runtime_checkable
+class NamesSources(Protocol):
+    """A task whose settings decide which files of its ``sources.yaml`` are needed; other tasks need all of them."""
+
+    def sources(self, data_root: Path) -> Collection[str]:
+        """Returns the paths in ``sources.yaml`` of the files that ``load_data`` would read.  Called before ``load_data``."""
         ...
 
 
 @runtime_checkable
 class HasCurves(Protocol):
-    """A task that measures more of a trained model than its metrics, for its figures and exhibits."""
+    """A task that measures more on a trained model than its metrics, for its figures and exhibits."""
 
     def curves(self, model: nn.Module) -> Mapping[str, Any]:
-        """JSON values by name, for the record's ``curves``."""
+        """Returns JSON values by name, for the record's ``curves``; they may contain an ``Attachment`` at any depth.
+
+        The bytes of an ``Attachment`` are stored once, in a file named by their digest, for all cells that share them.
+        ``Record.attachment`` reads them back.
+        """
         ...
 
 
@@ -309,25 +325,28 @@ class PartsSequences(Protocol):
     """
 
     def sequence_length(self, batch: Any) -> int:
-        """The length of the sequences of a training batch."""
+        """Returns the number of tokens in each sequence of a training batch."""
         ...
 
     def part_of(self, batch: Any, part: SequencePart) -> Any:
-        """The share of a batch that belongs to one part; ``loss`` of all parts adds up to ``loss`` of the batch."""
+        """Returns the share of a batch that belongs to one part.
+
+        The losses of all parts (``loss``) must add up to the loss of the whole batch.
+        """
         ...
 
 
 class FiguresModule(Protocol):
-    """``tasks/<task>/figures.py``, where there is one."""
+    """The optional module ``tasks/<task>/figures.py``."""
 
     def figures(self, records: Sequence[Mapping[str, Any]]) -> Mapping[str, Figure | None]:
-        """The task's own figures of the completed records of one group, by name."""
+        """Returns the task's own figures by name.  records: the completed ones of one table."""
         ...
 
 
 class ExhibitsModule(Protocol):
-    """``tasks/<task>/exhibits.py``, where there is one."""
+    """The optional module ``tasks/<task>/exhibits.py``."""
 
     def exhibits(self, records: Sequence[Mapping[str, Any]]) -> list[Exhibit]:
-        """Outputs of the completed records of one group that can be read or listened to."""
+        """Returns outputs that can be read or listened to.  records: the completed ones of one table."""
         ...

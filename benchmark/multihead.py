@@ -13,22 +13,22 @@ from benchmark.registry import build_attention, load_attention, takes_max_length
 
 
 class MultiHeadState(NamedTuple):
-    """The number of tokens that were read, and the attention's own state."""
+    """The number of tokens read so far, and the attention's own state."""
 
     position: int
     attention: Any
 
 
 class MultiHeadAttention(nn.Module):
-    """Projections around an attention.
+    """An attention with the projections of its q, k and v, and of its output.
 
-    embed_dim   width of the queries' input, and of the source where ``source_dim`` is not given
+    embed_dim   width of the queries' input, and of the source if ``source_dim`` is not given
     attention   a module built by ``build_attention``; or a name, together with ``pattern``
     dropout     probability on the output, the same for every attention
     bias        on the projections of q, k and v; the output projection always has one
     rotary      turns q and k by their positions (RoFormer, arXiv 2104.09864); self-attention only
 
-    Raises ValueError where embed_dim is not a multiple of num_heads.
+    Raises ValueError if embed_dim is not a multiple of num_heads.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class MultiHeadAttention(nn.Module):
 
     @property
     def encodes_positions(self) -> bool:
-        """True where the layer encodes positions, so that the backbone need not."""
+        """True if the layer encodes positions, so that the backbone need not."""
         return self.rotary or bool(getattr(self.attention, "encodes_positions", False))
 
     @property
     def first_position(self) -> int:
-        """Position of the first token of ``forward``; above 0 in the later parts of a sequence (``PartedAttention``)."""
+        """Position of the first token that ``forward`` is given; above 0 in later parts of a sequence (``PartedAttention``)."""
         part = getattr(self.attention, "sequence_part", None)
         return 0 if part is None else part.start
 
@@ -92,9 +92,10 @@ class MultiHeadAttention(nn.Module):
         return str(getattr(self.attention, "kernel", None) or "torch")
 
     def forward(self, query: Tensor, source: Tensor | None = None, *, key_padding_mask: Tensor | None = None) -> Tensor:
-        """query: (batch, target length, embed_dim).  source: (batch, source length, …), the query where it is left out.
+        """Returns the layer's output, with the shape of ``query``.
 
-        key_padding_mask: bool (batch, source length), True where padded.  Returns the shape of query.
+        query: (batch, target length, embed_dim).  source: (batch, source length, …); the query if it is left out.
+        key_padding_mask: bool (batch, source length), True where padded.
         """
         if source is None:
             source = query
@@ -108,7 +109,7 @@ class MultiHeadAttention(nn.Module):
         return self._merge(self.attention(q, k, v, key_padding_mask=key_padding_mask))
 
     def init_state(self, batch_size: int, *, device: Any = None, dtype: Any = None) -> MultiHeadState:
-        """The empty state of causal self-attention."""
+        """Returns the empty state of causal self-attention."""
         weight = self.q_proj.weight
         state = self.attention.init_state(batch_size, device=device or weight.device, dtype=dtype or weight.dtype)
         return MultiHeadState(0, state)
@@ -116,7 +117,7 @@ class MultiHeadAttention(nn.Module):
     def extend(
         self, x: Tensor, state: MultiHeadState, *, key_padding_mask: Tensor | None = None
     ) -> tuple[Tensor, MultiHeadState]:
-        """Any number of new tokens.  x: (batch, new tokens, embed_dim).  Returns their output and the next state.
+        """Reads any number of new tokens.  x: (batch, new tokens, embed_dim).  Returns their output and the next state.
 
         Raises ValueError for a mask with a padded token: the rows of a batch advance together, so prompts of unequal
         length can't be read into one state.
@@ -135,28 +136,28 @@ class MultiHeadAttention(nn.Module):
         return self._merge(out), MultiHeadState(state.position + x.shape[1], attention)
 
     def init_cross(self, source: Tensor, *, key_padding_mask: Tensor | None = None) -> MultiHeadState:
-        """The state of a finished source, which is read once.  source: (batch, source length, …)."""
+        """Reads the whole source once and returns the state.  source: (batch, source length, …)."""
         if self.rotary:
             raise ValueError("rotary=True is for self-attention: target and source have no positions in common")
         k, v = (self._heads("source", source, project) for project in (self.k_proj, self.v_proj))
         return MultiHeadState(0, self.attention.init_cross(k, v, key_padding_mask=key_padding_mask))
 
     def read(self, x: Tensor, state: MultiHeadState) -> tuple[Tensor, MultiHeadState]:
-        """The output for the next queries to that source, and the next state.  x: (batch, new tokens, embed_dim)."""
+        """Returns the output for the next queries, and the next state.  x: (batch, new tokens, embed_dim)."""
         out, attention = self.attention.read(self._heads("x", x, self.q_proj), state.attention)
         return self._merge(out), MultiHeadState(state.position + x.shape[1], attention)
 
     def select(self, state: MultiHeadState, rows: Tensor) -> MultiHeadState:
-        """The state of these rows of the batch, repeated or left out."""
+        """Returns the state of these rows of the batch, which may be repeated or left out."""
         select = getattr(self.attention, "select", select_rows)
         return MultiHeadState(state.position, select(state.attention, rows))
 
     def state_bytes(self, state: MultiHeadState) -> int:
-        """Bytes that the attention's state holds."""
+        """Returns the number of bytes that the attention's state holds."""
         return self.attention.state_bytes(state.attention)
 
     def _heads(self, name: str, x: Tensor, project: nn.Linear) -> Tensor:
-        """Projected, and split into heads: (b, h, n, d)."""
+        """Returns x projected and split into heads: (b, h, n, d)."""
         if x.dim() != 3 or x.shape[-1] != project.in_features or not x.is_floating_point():
             raise ValueError(
                 f"{name} must be floating, of shape (batch, length, {project.in_features}), "
@@ -169,7 +170,7 @@ class MultiHeadAttention(nn.Module):
 
 
 def _real_positions(x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
-    """The number of real tokens before each token: (n,), or (b, n) where some are padded."""
+    """Returns the number of real tokens before each token: (n,), or (b, n) if there is a mask."""
     if key_padding_mask is None:
         return torch.arange(x.shape[1], device=x.device)
     return ((~key_padding_mask).cumsum(-1) - 1).clamp_min(0)
@@ -178,7 +179,8 @@ def _real_positions(x: Tensor, key_padding_mask: Tensor | None) -> Tensor:
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Rotary position encoding: turns the pairs (i, i + d/2) by position / 10,000^(2i/d).
 
-    x: (b, h, n, d).  positions: (n,) or (b, n).  The angle is computed in float32, because half precision can't count to 4,096.
+    x: (b, h, n, d).  positions: (n,) or (b, n).  The angle is computed in float32, because half precision can't
+    represent every position up to 4,096.
     """
     half = x.shape[-1] // 2
     frequencies = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
@@ -212,20 +214,20 @@ class AttentionSites:
         source_dim: int | None = None,
         rotary: bool = False,
     ) -> MultiHeadAttention:
-        """A layer for this pattern.  max_length: the longest sequence that it will be given."""
+        """Returns a layer for this pattern.  max_length: the length of the longest sequence that it will be given."""
         is_site = pattern == self.pattern
         name = self.attention if is_site else self.others
         options = dict(self.options) if is_site else {}
         cls = load_attention(name)
         if takes_max_length(cls):
             options.setdefault("max_length", max_length)
-        # Random draws of an attention must not shift those of later layers: with one seed the backbone starts from the
-        # same weights whatever attention is inside.
+        # The attention's random draws must not shift those of later layers, so that for one seed the backbone has the
+        # same initial weights, whatever attention is inside.
         with torch.random.fork_rng(devices=[]):
             attention = build_attention(
                 name, pattern=pattern, num_heads=num_heads, head_dim=embed_dim // num_heads, **options
             )
-        # An attention that encodes positions needs no rotation as well.
+        # An attention that encodes positions itself must not get rotary ones as well.
         rotary = rotary and not getattr(attention, "encodes_positions", False)
         layer = MultiHeadAttention(
             embed_dim, num_heads, attention, dropout=dropout, bias=bias, source_dim=source_dim, rotary=rotary

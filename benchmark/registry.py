@@ -1,4 +1,4 @@
-"""The two tables: name -> "module:Class", imported on use; and building what they name."""
+"""The tables of attentions and tasks (name -> "module:Class", imported on first use), and what loads and builds them."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ SHORT_NAMES = {
 ENTRY_POINTS = "lavo_bench.attentions"
 NAME_RULE = "a name is lower-case letters, digits and underscores"
 
-_decorated: dict[str, type] = {}  # by register_attention
-_included: dict[Path, tuple[str, ...]] = {}  # files of --include-path that were run -> the names they registered
+_decorated: dict[str, type] = {}  # the classes that register_attention has registered
+_included: dict[Path, tuple[str, ...]] = {}  # file of --include-path that was run -> the names it registered
 
 
 def check_name(name: str, kind: str = "attention") -> str:
-    """Returns the name.  Raises ValueError with the rule for names, which become part of file names."""
+    """Returns the name.  Raises ValueError if it breaks the rule for names, which become part of file names."""
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]{1,64}", name):
         raise ValueError(f"{kind} {name!r}: {NAME_RULE} (at most 64), so that it can be part of a file's name")
     return name
 
 
 def register_attention(name: str) -> Callable[[type], type]:
-    """Class decorator that makes an attention known by this name.  Raises ValueError for a name that is taken."""
+    """Class decorator that registers an attention under this name.  Raises ValueError for a name that is taken."""
     check_name(name)
 
     def register(cls: type) -> type:
@@ -74,7 +74,7 @@ def register_attention(name: str) -> Callable[[type], type]:
 
 
 def check_declarations(name: str, cls: type) -> None:
-    """Raises ValueError where the class lacks a declaration that the protocol requires."""
+    """Raises ValueError if the class lacks a declaration that the protocol requires."""
     unsupported = getattr(cls, "unsupported", None)
     version = getattr(cls, "version", None)
     if not isinstance(version, int) or isinstance(version, bool):
@@ -87,7 +87,7 @@ def check_declarations(name: str, cls: type) -> None:
 
 
 def attention_names() -> list[str]:
-    """All known attentions: those of the table, of the decorator, and of installed packages."""
+    """Returns the names of all attentions: in the table, registered by the decorator, and of installed packages."""
     installed = [point.name for point in entry_points(group=ENTRY_POINTS)]
     return list(dict.fromkeys([*ATTENTIONS, *_decorated, *installed]))
 
@@ -125,7 +125,7 @@ def include_file(path: Path) -> tuple[str, ...]:
 
 
 def included_digest(name: str) -> str | None:
-    """SHA-256 of the included file that registered this attention; None for any other attention."""
+    """Returns the SHA-256 of the included file that registered this attention; None for any other attention."""
     for path, names in _included.items():
         if name in names:
             return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -133,13 +133,13 @@ def included_digest(name: str) -> str | None:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """`` (did you mean X?)``, or an empty string where no allowed name is near."""
+    """Returns `` (did you mean X?)``, or an empty string if no allowed name is similar."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def load_attention(name: str) -> Any:
-    """The class of this name, as its author wrote it.  Raises ValueError, with the nearest known name, for an unknown one."""
+    """Returns the class as its author wrote it.  Raises ValueError, with the nearest known name, for an unknown name."""
     if name in _decorated:
         return _decorated[name]
     if name in ATTENTIONS:
@@ -155,12 +155,15 @@ def load_attention(name: str) -> Any:
 
 
 def is_built_in(name: str) -> bool:
-    """Whether the attention stands in the table, and so is of this project."""
+    """Returns whether the attention is one of this project's, that is, in the table."""
     return name in ATTENTIONS and name not in _decorated
 
 
 def task_name(name: str) -> str:
-    """The long name of a task, from its long or short one.  Raises ValueError, with the nearest known name, for an unknown one."""
+    """Returns the long name of a task, given the long or the short one.
+
+    Raises ValueError, with the nearest known name, for an unknown name.
+    """
     long = SHORT_NAMES.get(name, name)
     if long not in TASKS:
         known = [*TASKS, *(short for short, long in SHORT_NAMES.items() if long in TASKS)]
@@ -169,12 +172,12 @@ def task_name(name: str) -> str:
 
 
 def load_task(name: str) -> Any:
-    """The task's class, by its long or short name."""
+    """Returns the class of a task, given its long or short name."""
     return _load(TASKS[task_name(name)])
 
 
 def task_folder(name: str) -> Path:
-    """The folder of a task, with its presets and protocol card; found without importing the task."""
+    """Returns the folder of a task, with its presets and protocol card, without importing the task."""
     return _source_file(TASKS[task_name(name)]).parent
 
 
@@ -184,7 +187,7 @@ def _load(target: str) -> type:
 
 
 def _source_file(target: str) -> Path:
-    """The file of a module, found without importing the package around it (``lavo`` would import torch)."""
+    """Returns the file of a module without importing its package, because ``lavo`` would import torch."""
     top, *rest = target.partition(":")[0].split(".")
     spec = importlib.util.find_spec(top)
     locations: list[str] = []
@@ -198,19 +201,20 @@ def _source_file(target: str) -> Path:
 
 
 def attention_declarations(name: str) -> dict[str, Any]:
-    """What the class declares as plain literals (``unsupported``, ``linear_state``, …), without importing torch."""
+    """Returns what the class declares as plain literals (``unsupported``, ``linear_state``, …), without importing torch."""
     if name not in ATTENTIONS:
-        return {key: value for key, value in vars(load_attention(name)).items() if not key.startswith("_")}
+        classes = reversed(load_attention(name).__mro__)  # a class also declares what it inherits
+        return {key: value for cls in classes for key, value in vars(cls).items() if not key.startswith("_")}
     return _literals(ATTENTIONS[name])
 
 
 def task_declarations(name: str) -> dict[str, Any]:
-    """What the task's class declares as plain literals (``version``, ``backbones``)."""
+    """Returns what the task's class declares as plain literals (``version``, ``backbones``), without importing it."""
     return _literals(TASKS[task_name(name)])
 
 
 def _literals(target: str) -> dict[str, Any]:
-    """Class attributes that are literals, read from the source, because importing the module would import torch."""
+    """Returns class attributes that are literals.  They are read from the source, because an import would import torch."""
     class_name = target.partition(":")[2]
     for node in ast.parse(_source_file(target).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
@@ -236,7 +240,7 @@ def _assignments(node: ast.ClassDef) -> Iterable[tuple[str, Any]]:
 
 
 def attention_options(cls: type) -> dict[str, inspect.Parameter]:
-    """The keyword options of an attention, without the protocol's three."""
+    """Returns the options of an attention: its keywords other than pattern, num_heads and head_dim."""
     parameters = inspect.signature(cls).parameters
     return {
         name: parameter for name, parameter in parameters.items() if name not in ("pattern", "num_heads", "head_dim")
@@ -244,17 +248,17 @@ def attention_options(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def takes_max_length(cls: Any) -> bool:
-    """Whether an attention wants to know the longest length that it will meet, which the task knows."""
+    """Returns whether an attention must be told the longest length that it will be given; the task knows it."""
     return bool(getattr(cls, "needs_max_length", False)) and "max_length" in attention_options(cls)
 
 
 def build_attention(name: str, *, pattern: str, num_heads: int, head_dim: int, **options: Any) -> nn.Module:
-    """An attention by name, for one pattern, whose methods check their arguments (``benchmark.arguments.checked``).
+    """Builds an attention for one pattern.  Its methods check their arguments (``benchmark.arguments.checked``).
 
-    Raises UnsupportedPattern where the attention declares that it can't do the pattern, ValueError for an unknown
-    name, pattern or option, and for sizes that are no whole numbers from 1.
+    Raises UnsupportedPattern if the attention declares that it can't do the pattern.  Raises ValueError for an unknown
+    name, pattern or option, and for sizes that are not whole numbers from 1.
     """
-    from benchmark.arguments import check_positive, checked  # on use, because it imports torch
+    from benchmark.arguments import check_positive, checked  # imported here, because it imports torch
 
     cls = load_attention(name)
     check_pattern(pattern)
@@ -268,7 +272,7 @@ def build_attention(name: str, *, pattern: str, num_heads: int, head_dim: int, *
 
 
 def check_pattern(pattern: str) -> None:
-    """Raises ValueError for a word that is no pattern."""
+    """Raises ValueError for an unknown pattern."""
     if pattern not in PATTERNS:
         raise ValueError(f"pattern {pattern!r}: unknown{nearest(pattern, PATTERNS)}; allowed: {', '.join(PATTERNS)}")
 

@@ -1,4 +1,4 @@
-"""Records: one JSON file a cell, written whole or not at all, checked once on reading, and read back as a table."""
+"""Records of cells (one training and evaluation each): JSON files, checked when they are read, and loaded as a table."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1 had the curves inside the record
+READABLE_VERSIONS = (1, 2)  # version 1 has the curves inside the record
 Status = Literal["completed", "failed", "out_of_memory", "unsupported"]
 EXAMPLES_SUFFIX = ".examples.csv.gz"
 CURVES_SUFFIX = ".curves.json.gz"
-ATTACHMENTS = "attachments"  # the folder, beside the records, of what the curves of several cells share
+ATTACHMENTS = "attachments"  # folder beside the records for the files to which curves refer; cells may share them
 
 _FINITE = ConfigDict(allow_inf_nan=False)
-# The name of a file beside the record: it can't lead to another folder.
+# The name of a file beside the record.  It has no slash, so it can't lead to another folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=255)]
 
 
@@ -42,7 +42,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
 
 @dataclass(frozen=True)
 class CellName:
-    """Which cell a record is of."""
+    """The names that identify the cell of a record."""
 
     task: Name
     backbone: Name
@@ -51,7 +51,7 @@ class CellName:
     preset: Name
     seed: int
     hash: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
-    variant: Name | None = None  # what tables call the attention; None where that is its name
+    variant: Name | None = None  # what tables call the attention; None if that is the attention's name
 
     @property
     def label(self) -> str:
@@ -68,12 +68,12 @@ class CellConfig:
     eval: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  # of the attention
-    limit: int | None = None  # of validation and test examples
+    limit: int | None = None  # number of validation and test examples used; None: all
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One figure of a table; ``n`` counts the test examples that it is made of."""
+    """One figure of a table; ``n`` is the number of test examples that it is made of."""
 
     __pydantic_config__ = _FINITE
 
@@ -85,7 +85,7 @@ class MetricValue:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What training cost."""
+    """Speed, memory and size of the training."""
 
     __pydantic_config__ = _FINITE
 
@@ -94,18 +94,18 @@ class Efficiency:
     train_seconds: float | None = None
     steps: int | None = None
     best_step: int | None = None
-    base_bytes: int | None = None
-    peak_bytes: int | None = None
+    base_bytes: int | None = None  # memory before the training
+    peak_bytes: int | None = None  # most memory during it
     parameters: int | None = None
-    extra_parameters: int | None = None
+    extra_parameters: int | None = None  # those of the replaced attentions themselves
     replaced_layers: int | None = None
     kernels: Sequence[str] = ()
-    attention_bytes_sent_per_step: float | None = None  # with sequences in parts only
+    attention_bytes_sent_per_step: float | None = None  # only if sequences were split over processes
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """The data of a cell; ``details`` holds what the task says of them (sizes, columns, conversions)."""
+    """The data of a cell; ``details`` holds what the task says about them (sizes, columns, conversions)."""
 
     name: str | None = None
     embedded: bool | None = None
@@ -115,7 +115,7 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Environment:
-    """Versions, device and commit that figures depend on; nothing that names a person or a place."""
+    """Versions, device and commit, on which figures depend; nothing in it names a person or a place."""
 
     python: str | None = None
     system: str | None = None
@@ -124,13 +124,13 @@ class Environment:
     threads: int | None = None
     commit: str | None = None
     dirty: bool | None = None
-    processes: int | None = None  # where several trained the cell together
-    parallel: str | None = None  # and how
+    processes: int | None = None  # number that trained the cell together; None for one
+    parallel: str | None = None  # how they shared the work, "data" or "sequence"; None for one process
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came out of one cell.
+    """The outcome of one cell.
 
     Values by example and curves lie in compressed files beside the record; ``examples`` and ``curves`` read them on first
     use.  ``controls`` holds what trivial rules score: rule -> metric -> value.
@@ -145,7 +145,8 @@ class Record:
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)
     examples_file: Annotated[FileName | None, Field(alias="examples")] = None
     controls: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    curves_file: Annotated[FileName | Mapping[str, Any] | None, Field(alias="curves")] = None  # a mapping in version 1
+    # In schema version 1, these are the curves themselves.
+    curves_file: Annotated[FileName | Mapping[str, Any] | None, Field(alias="curves")] = None
     efficiency: Efficiency = field(default_factory=Efficiency)
     data: DataSource = field(default_factory=DataSource)
     environment: Environment = field(default_factory=Environment)
@@ -155,17 +156,17 @@ class Record:
 
     @property
     def is_completed(self) -> bool:
-        """Whether it has metrics."""
+        """Whether the cell completed, so that there are metrics."""
         return self.status == "completed"
 
     def value(self, metric: str) -> float | None:
-        """The value of a metric; None where the cell has none."""
+        """Returns the value of a metric, or None if the cell has none."""
         found = self.metrics.get(metric)
         return None if found is None else found.value
 
     @cached_property
     def examples(self) -> pd.DataFrame:
-        """One row a test example, one column a metric.  Raises ValueError that names a file which can't be read."""
+        """One row for each test example, one column for each value.  Raises ValueError that names an unreadable file."""
         import pandas as pd
 
         path = self._beside(self.examples_file)
@@ -176,7 +177,7 @@ class Record:
 
     @cached_property
     def curves(self) -> Mapping[str, Any]:
-        """What the figures show; empty where the cell has none.  Raises ValueError that names a file which can't be read."""
+        """Data for figures and exhibits, by name; empty if there are none.  Raises ValueError that names an unreadable file."""
         if not isinstance(self.curves_file, str):
             return self.curves_file or {}
         path = self._beside(self.curves_file)
@@ -189,7 +190,7 @@ class Record:
         return content
 
     def attachment(self, reference: Any) -> bytes | None:
-        """The bytes that ``curves`` refer to; None where the file isn't there, as with sounds, which are not published."""
+        """Returns the bytes to which a value in ``curves`` refers, or None if the file is missing (sounds are not published)."""
         name = reference.get("attachment") if isinstance(reference, Mapping) else None
         if not isinstance(name, str) or Path(name).name != name or self.path is None:
             return None
@@ -203,7 +204,7 @@ class Record:
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """The record as the file has it, in the contract's order."""
+    """Returns the record's content as the file stores it, with the keys in the file's order."""
     content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(record)}
     del content["path"]
     renamed = {"examples_file": "examples", "curves_file": "curves"}
@@ -214,7 +215,7 @@ def as_json(record: Record) -> dict[str, Any]:
         ("efficiency", ("attention_bytes_sent_per_step",)),
         ("environment", ("processes", "parallel")),
     ):
-        for name in names:  # said only where it applies
+        for name in names:  # written only if it applies
             if content[group].get(name, 0) is None:
                 del content[group][name]
     return plain(content)
@@ -226,10 +227,11 @@ def write_record(
     columns: Mapping[str, np.ndarray] | None = None,
     curves: Mapping[str, Any] | None = None,
 ) -> Record:
-    """Writes what lies beside the record first, so that a record never names a file that isn't there.
+    """Writes a record and the files beside it.  Returns the record with the names of these files.
 
-    columns: one value an example.  curves: JSON values, and attachments.  Returns the record with the names of its files.
-    A completed record is never replaced by one that isn't: a failed second run leaves the first one's figures.
+    columns: one value for each example.  curves: JSON values and attachments.
+    The files beside it are written first, so that a record never names a missing file.  A completed record is never replaced
+    by one that isn't, so a second run that fails leaves the figures of the first.
     """
     if not record.is_completed and _is_completed(path):
         return replace(record, path=path)
@@ -255,7 +257,7 @@ def _is_completed(path: Path) -> bool:
 
 
 def _attached(value: Any, folder: Path) -> Any:
-    """The value with every attachment in a file of its own, named by its digest: what cells share is stored once."""
+    """Writes every attachment to a file named by its digest.  Returns the value with references in their place."""
     if isinstance(value, Attachment):
         name = f"{hashlib.sha256(value.content).hexdigest()[:24]}.{value.ending}"
         if not (folder / name).exists():
@@ -269,7 +271,7 @@ def _attached(value: Any, folder: Path) -> Any:
 
 
 def examples_csv(columns: Mapping[str, np.ndarray]) -> bytes:
-    """One row an example, a column a metric; the same bytes for the same values."""
+    """Returns a compressed CSV file with one row for each example; equal values give equal bytes."""
     import pandas as pd
 
     text = pd.DataFrame(dict(columns)).to_csv(index_label="example", float_format="%.9g", lineterminator="\n")
@@ -277,14 +279,14 @@ def examples_csv(columns: Mapping[str, np.ndarray]) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """JSON's own types: tensors and arrays become lists, infinities and NaN become null."""
+    """Converts a value to JSON's own types: tensors and arrays become lists, infinities and NaN become null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, str) or value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None  # numpy's double is a float too, and no plain one
-    if hasattr(value, "tolist"):  # numpy and torch, scalars too
+        return float(value) if math.isfinite(value) else None  # float() because numpy.float64 is a subclass
+    if hasattr(value, "tolist"):  # arrays and scalars of numpy and torch
         return plain(value.tolist())
     if isinstance(value, Iterable):
         return [plain(item) for item in value]
@@ -292,11 +294,11 @@ def plain(value: Any) -> Any:
 
 
 class NotARecord(ValueError):
-    """The file holds something else: a sweep's machine, a manifest, another program's JSON."""
+    """Raised for JSON that is not a record, such as a manifest or another program's file."""
 
 
 def read_record(path: Path) -> Record:
-    """One record, checked: later readers may count on its types.
+    """Reads one record and checks it, so that its types can be relied on.
 
     Raises NotARecord for JSON of another kind, ValueError for a damaged record; both name the file, the key and the fault.
     """
@@ -311,7 +313,7 @@ def read_record(path: Path) -> Record:
 
 
 def from_json(content: Any) -> Record:
-    """The record that JSON values describe, checked.  Raises as ``read_record`` does."""
+    """Checks JSON values and returns the record.  Raises the exceptions of ``read_record``."""
     if not isinstance(content, Mapping) or "cell" not in content or "status" not in content:
         raise NotARecord("not a record: it lacks 'cell' or 'status'")
     version = content.get("schema_version")
@@ -320,7 +322,7 @@ def from_json(content: Any) -> Record:
         raise ValueError(f"schema_version {str(version)[:40]!r}; this version reads {allowed}")
     known = {key: value for key, value in content.items() if key != "path" and value is not None}
     try:
-        # Strict, so that "3" is not a number; JSON's own mode is the one in which mappings may become dataclasses.
+        # Strict, so that "3" is not a number.  Only from JSON text does strict validation turn mappings into dataclasses.
         return _adapter().validate_json(json.dumps(known), strict=True)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -340,7 +342,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def record_files(directory: Path) -> list[Path]:
-    """All record files of one folder of results, in order; names that begin with a dot are work in progress."""
+    """Returns the record files of a folder of results, in order, without names that begin with a dot (work in progress)."""
     return _without_dots(directory, directory.glob("*/*.json"))
 
 
@@ -355,9 +357,9 @@ def _warn(line: str) -> None:
 
 
 def records(directories: Iterable[Path], *, damaged: Callable[[str], None] = _warn) -> list[Record]:
-    """All records of these folders.
+    """Returns all records of these folders.
 
-    damaged: called with one line for each file that can't be read; the others are given all the same.
+    damaged: called with one line for each file that can't be read; the other records are still returned.
     Raises ValueError for a folder that isn't there.
     """
     return [record for directory in directories for record in _read(record_files(_existing(directory)), damaged)]
@@ -381,17 +383,19 @@ def _read(files: Iterable[Path], damaged: Callable[[str], None]) -> Iterable[Rec
 
 
 def _has_record_name(path: Path) -> bool:
-    """Whether the file is named as a record is: backbone.pattern.attention.sSEED.HASH.json."""
+    """Returns whether the file's name is that of a record: backbone.pattern.attention.sSEED.HASH.json."""
     parts = path.name.split(".")
     return len(parts) == 6 and parts[3][:1] == "s" and parts[3][1:].isdigit()
 
 
-def load(directories: Iterable[str | Path] | str | Path) -> pd.DataFrame:
-    """One row a cell, of all records anywhere below these folders; other files, such as sweeps, are passed over.
+def load(directories: Iterable[str | Path] | str | Path, *, damaged: Callable[[str], None] = _warn) -> pd.DataFrame:
+    """Returns a table with one row for each record below these folders.  Other files, such as sweeps, are skipped.
 
     Columns: those of ``cell`` (task, backbone, pattern, attention, variant, preset, seed, hash), ``status``, ``reason``,
     ``data``, ``embedded``, ``metric.NAME`` for every metric, ``n``, and ``efficiency.NAME``; ``path`` of the record.
-    Warns with one line of each damaged record.  Raises ValueError for a folder that isn't there.
+
+    damaged: called with one line for each damaged record; by default it warns.
+    Raises ValueError for a folder that isn't there.
     """
     import pandas as pd
 
@@ -400,7 +404,7 @@ def load(directories: Iterable[str | Path] | str | Path) -> pd.DataFrame:
     rows = []
     for directory in map(Path, directories):
         files = _without_dots(_existing(directory), directory.rglob("*.json"))
-        rows += [_row(record) for record in _read(files, _warn)]
+        rows += [_row(record) for record in _read(files, damaged)]
     return pd.DataFrame(rows)
 
 

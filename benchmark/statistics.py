@@ -1,4 +1,4 @@
-"""Means, spreads, intervals and paired tests, for the report as for the sweep."""
+"""Means, spreads, intervals and paired tests, for the report and for the sweep."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PairedTest(NamedTuple):
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and deviation of the values; raises ValueError if there are none."""
+    """Returns the mean and deviation of the values.  Raises ValueError if there are none."""
     if len(values) == 0:
         raise ValueError("values: at least one is needed for a mean")
     array = np.asarray(values, dtype=np.float64)
@@ -42,7 +42,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Student's confidence interval of the mean; None for fewer than two values."""
+    """Returns Student's confidence interval of the mean, or None for fewer than two values."""
     from scipy.stats import t
 
     n, mean, deviation = summarise(values)
@@ -53,7 +53,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 
 
 def paired_t_test(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> PairedTest:
-    """Student's paired test of b against a, which assumes that the differences are normal.
+    """Returns Student's paired test of b against a, which assumes that the differences are normal.
 
     If all differences are equal, p is 1 where they are 0 and None otherwise: a few seeds with exactly the same difference
     point to a copied or deterministic cell, not to certainty.  Raises ValueError for lists of unequal length.
@@ -82,10 +82,10 @@ def paired_randomisation(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> PairedTest:
-    """Randomisation test over examples, for any statistic of columns (a mean, a ratio of sums).
+    """Returns a randomisation test over examples, for any statistic of columns (a mean, a ratio of sums).
 
-    a, b: column -> values by example, in the same order.  If there is no difference, the two values of an example may be
-    exchanged; p is the share of random exchanges that give a difference at least as large.  The observed case counts as
+    a, b: column -> one value for each example, with the examples in the same order.  If there is no difference, the two values
+    of an example may be exchanged; p is the share of random exchanges that give a difference at least as large.  The observed case counts as
     one of them, so p is never 0.  The interval is a bootstrap over examples.
     """
     n = len(next(iter(a.values())))
@@ -114,7 +114,7 @@ def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.n
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment over all p values that are known; None stays None and isn't counted as a test."""
+    """Adjusts p values by Holm's step-down method.  None, for an unknown p, stays None and isn't counted as a test."""
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     highest = 0.0
@@ -132,7 +132,10 @@ def bootstrap_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic (a function that takes ``axis``) over bootstrap resamples of the values."""
+    """Returns the percentile interval of a statistic over bootstrap resamples of the values.
+
+    statistic: a function that takes ``axis``, like ``np.median``.
+    """
     array = np.asarray(values, dtype=np.float64)
     rows = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
     tail = (1 - confidence) / 2
@@ -141,7 +144,7 @@ def bootstrap_interval(
 
 
 def best_outside_spread(summaries: Sequence[Summary | None], *, higher_is_better: bool) -> int | None:
-    """Index of the best summary, or None if it can't be distinguished from all others.
+    """Returns the index of the best summary, or None if it can't be distinguished from all others.
 
     Two summaries are distinguished if their means differ by more than the sum of their deviations, so that the ranges
     mean ± deviation don't touch.  The result is None for fewer than two summaries, and if any of them has no deviation
@@ -158,16 +161,16 @@ def best_outside_spread(summaries: Sequence[Summary | None], *, higher_is_better
 
 
 def _apart(first: Summary, second: Summary) -> bool:
-    """True if the ranges mean ± deviation don't touch; False if a deviation is unknown."""
+    """Returns True if the ranges mean ± deviation don't touch, False if they do or a deviation is unknown."""
     if first.deviation is None or second.deviation is None:
         return False
     return abs(first.mean - second.mean) > first.deviation + second.deviation
 
 
 def mean_ranks(table: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> list[float]:
-    """Mean rank of each row over the columns, where 1 is the best and ties share the mean of their ranks.
+    """Returns the mean rank of each row over the columns, where 1 is the best and ties share the mean of their ranks.
 
-    table: rows of values.  higher_is_better: one entry a column.
+    table: rows of values.  higher_is_better: one entry for each column.
     """
     from scipy.stats import rankdata
 

@@ -13,14 +13,14 @@ The files, in the order in which they read best:
     basis             the orthonormal bases
     functional        the two functions: arguments, choice of a backend, padding
     attention         the module: parameters, the four patterns, streaming
-    blocks            backend "torch": how a sequence is cut, and the buffers
-    windows, memory   its two halves, for one block
+    blocks            backend "torch": how a sequence is cut into blocks, and the buffers that they use
+    windows, memory   the two halves of LAVO, for one block
     chunked           the causal and the noncausal form over a whole sequence
     cross             cross-attention
-    streaming         token by token
-    parallel          one sequence over several processes
+    streaming         token by token, with a state of constant size
+    parallel          one sequence, shared by several processes
     launch, kernels, kernels_backward, fused, fused_streaming    backend "triton", on GPUs
-    one_pass          a causal form on GPUs that waits to be measured
+    one_pass          a second causal form on GPUs, which is off until it has been measured
 """
 
 from lavo.attention import LAVOAttention

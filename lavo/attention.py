@@ -24,15 +24,17 @@ class LAVOAttention(nn.Module):
     """Linear attention via orthogonal memory.
 
     pattern: "noncausal_self", "causal_self", "noncausal_cross" or "causal_cross".
-    rank: units of the memory, min(64, head_dim) by default.
-    window: tokens that attend to each other exactly (self-attention only).
-    output: "joint" (one softmax over window and memory), "sum" or "memory".
-    basis: "learned" (stays orthonormal), "fixed" (random), "identity" (the head's first axes), "free" (unconstrained),
-        "none" (an ablation: the memory is empty, and the output is the windows' alone).
-    position_bias: a learned bias by distance inside the windows, zero at the start.
-    dissect: False compresses the values as they are, and has no windows (an ablation).
-    backend: "auto" (triton on a CUDA device, else torch), "triton", "torch" or "reference"; ``kernel`` is what ran last.
-    basis_seed: of the random bases, and of the random one that a learned basis starts from.
+    pattern: "noncausal_self", "causal_self", "noncausal_cross" or "causal_cross".
+    rank: the number of units of the memory; None means min(64, head_dim).
+    window: the number of tokens that attend to each other exactly (self-attention only).
+    output: "joint" (one softmax over window and memory), "sum" (window plus memory) or "memory" (the memory alone).
+    basis: "learned" (stays orthonormal), "fixed" (random), "identity" (the head's first axes), "free" (trained without a
+        constraint), or "none" (for ablations: the memory is empty, so only the windows give output).
+    position_bias: whether the windows have a learned bias by distance, which is zero at the start.
+    dissect: False is for ablations: there are no windows, and the memory compresses the values themselves.
+    backend: "auto" (triton on a CUDA device, else torch), "triton", "torch" or "reference".  The attribute ``kernel`` says
+        which one ran last.
+    basis_seed: the seed of a random basis; a learned basis starts from a random one.
 
     Raises ValueError for a bad option, with its value and what is allowed.
     """
@@ -42,7 +44,8 @@ class LAVOAttention(nn.Module):
     linear_state = True
     encodes_positions = True
     sequence_patterns: ClassVar[tuple[str, ...]] = ("causal_self",)
-    checks_arguments = True  # because it is used without the engine, too
+    # LAVO is also used without ``benchmark``, which checks the arguments of the other attentions for them.
+    checks_arguments = True
 
     def __init__(
         self,
@@ -81,9 +84,9 @@ class LAVOAttention(nn.Module):
         if basis == "none":
             if output == "memory" or not dissect or pattern.endswith("cross"):
                 raise ValueError(
-                    'basis "none" leaves the windows alone, and with this pattern, output or dissect there are none'
+                    'basis "none" leaves only the windows, and with this pattern, output or dissect there are no windows'
                 )
-            rank, output = 1, "sum"  # the windows' output plus that of an empty memory, which is zero
+            rank, output = 1, "sum"  # the memory is empty and reads as zero, so the sum is the output of the windows
         self.pattern, self.num_heads, self.head_dim, self.rank = pattern, num_heads, head_dim, rank
         self.window, self.output, self.dissect, self.backend = window, output, dissect, backend
         self.kernel = resolve_backend(backend)
@@ -94,18 +97,23 @@ class LAVOAttention(nn.Module):
         self.bias: nn.Parameter | None = None
         if position_bias and dissect and pattern.endswith("self"):
             self.bias = nn.Parameter(torch.zeros(num_heads, window if self.causal else 2 * window - 1))
-        # Without the bias all places look alike: to the output a window is a set, and the memory is a mean.
+        # Without the bias the order of tokens has no effect: a window is then a set, and the memory is a mean.
         self.encodes_positions = self.bias is not None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """q: (batch, heads, target length, head_dim); k, v: (batch, heads, source length, head_dim), k unused in cross.
+        """Computes the attention.  Returns a tensor of the shape and dtype of q.
 
-        key_padding_mask: bool (batch, source length), True where padded.  Returns the shape and dtype of q.
+        q: (batch, heads, target length, head_dim).  k, v: (batch, heads, source length, head_dim); cross-attention uses only
+        the shape of k.
+        key_padding_mask: bool (batch, source length), True where padded, or None.
         """
         return self._attend(q, k, v, key_padding_mask, self.backend)
 
     def definition(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
-        """As ``forward``, but by the formulas (reference.py), in O(n^2) time and memory: for comparison."""
+        """Computes the same as ``forward`` directly by the formulas (reference.py), in O(n^2) time and memory.
+
+        It is the reference that ``forward`` is checked against.
+        """
         return self._attend(q, k, v, key_padding_mask, "reference")
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, backend: str) -> Tensor:
@@ -137,7 +145,7 @@ class LAVOAttention(nn.Module):
         assert self.sequence_part is not None
         if self.pattern not in self.sequence_patterns or mask is not None:
             raise ValueError(
-                'only "causal_self" without padding attends over a sequence in parts, '
+                'only "causal_self" without padding can attend over a sequence that is split into parts, '
                 f"got {self.pattern!r} and key_padding_mask={'given' if mask is not None else None}"
             )
         self.kernel = "torch"
@@ -154,14 +162,17 @@ class LAVOAttention(nn.Module):
         )
 
     def make_part(self, length: int, *, num_parts: int, rank: int) -> Part:
-        """The part of a sequence that the process of this rank takes, in whole windows; to be set as ``sequence_part``."""
+        """Returns the part of a sequence that the process of this rank takes, cut at whole windows.
+
+        length: tokens of the whole sequence.  Set the result as ``sequence_part``, or use ``lavo.parallel.sequence_part``.
+        """
         return Part(split_length(length, num_parts, self.window if self.dissect else 1), rank)
 
     @torch.no_grad()
     def init_state(
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SelfState:
-        """The state before the first token (``causal_self``).  dtype: that of the tokens to come.
+        """Returns the state before the first token (only for ``causal_self``).  dtype: the dtype of the tokens to come.
 
         Raises ValueError for another pattern.
         """
@@ -175,10 +186,10 @@ class LAVOAttention(nn.Module):
 
     @torch.no_grad()
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: SelfState) -> tuple[Tensor, SelfState]:
-        """Reads any number of new tokens, 0, 1 or more, after those that the state has read.  Gives no gradients.
+        """Reads any number of new tokens (0, 1 or more) after those that ``state`` has read.  Computes no gradients.
 
-        q, k, v: (batch, heads, new tokens, head_dim).  Returns the output for them, and a new state.
-        Raises ValueError if their shapes do not fit each other or the state.
+        q, k, v: (batch, heads, new tokens, head_dim).  Returns the output for the new tokens, and a new state.
+        Raises ValueError if the shapes do not fit each other or the state.
         """
         self._check_heads(q)
         check_inputs({"q": q, "k": k, "v": v}, None, None)
@@ -202,8 +213,9 @@ class LAVOAttention(nn.Module):
             return streaming.extend(Tokens(q, k, v), basis, self.bias, state, output=output)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CrossState:
-        """Reads the whole source once (``causal_cross``).  k, v: (batch, heads, source length, head_dim), k unused.
+        """Reads the whole source once and returns the state (only for ``causal_cross``).
 
+        k, v: (batch, heads, source length, head_dim); LAVO uses only the shape of k.
         Raises ValueError for another pattern.
         """
         if self.pattern != "causal_cross":
@@ -214,7 +226,7 @@ class LAVOAttention(nn.Module):
             return CrossState(source_mean(v, self.basis(), key_padding_mask))
 
     def read(self, q: Tensor, state: CrossState) -> tuple[Tensor, CrossState]:
-        """The output for the next queries, (batch, heads, any number, head_dim), and the same state."""
+        """Returns the output for the next queries, (batch, heads, any number, head_dim), and the same state."""
         self._check_heads(q)
         self._check_batch(q, state.mean)
         self.kernel = "torch"
@@ -222,22 +234,24 @@ class LAVOAttention(nn.Module):
             return read_memory(q, state.mean, self.basis()), state
 
     def select(self, state: State, rows: Tensor) -> State:
-        """The state of these rows of the batch, repeated or left out.  rows: (new batch,) int64."""
+        """Returns the state of these rows of the batch, which may repeat or leave out some.  rows: (new batch,) int64."""
         parts: Any = (x.index_select(0, rows.to(x.device)) if isinstance(x, Tensor) else x for x in state)
         return type(state)(*parts)
 
     def state_bytes(self, state: SelfState | CrossState) -> int:
-        """The bytes of a state, counted from its tensors."""
+        """Returns the bytes of a state, counted from its tensors."""
         return sum(x.nbytes for x in state if isinstance(x, Tensor))
 
     @torch.no_grad()
     def fold_basis(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, output: nn.Linear) -> LAVOAttention:
-        """Moves the basis into the projections around this attention, and returns the attention that goes with them.
+        """Moves the basis into the projections around this attention, and returns the attention to use with them.
 
-        A basis of rank head_dim is a rotation, and rotations keep q . k.  With B W_q, B W_k, B W_v and W_o Bᵀ as the
-        projections, the axes of the heads serve as the basis, and no product with B is left.  The four layers
-        (embed_dim to heads * head_dim, and back) are changed in place.
-        Raises ValueError for a basis that is no rotation.
+        A basis of rank head_dim is a rotation, and rotating both q and k does not change q . k.  Therefore the projections
+        W_q, W_k, W_v and W_o can be replaced by B W_q, B W_k, B W_v and W_o Bᵀ.  The basis is then the identity, and no
+        product with B remains to be computed.
+        query, key, value: layers from embed_dim to heads * head_dim.  output: the layer back to embed_dim.  All four are
+        changed in place.
+        Raises ValueError if the basis is not a rotation.
         """
         basis = self.basis()
         if basis is None or self.rank != self.head_dim or self.basis_kind == "free":

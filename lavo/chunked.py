@@ -1,14 +1,18 @@
-"""Backend "torch": LAVO over a whole sequence, block by block, memory linear in the length, forward and backward.
+"""Backend "torch": LAVO over a whole sequence, block by block.  Its memory is linear in the length, forward and backward.
 
-The causal form takes a block through its windows (windows.py) and then through the memory (memory.py).  The noncausal form
-takes all blocks through the windows first, because every read needs the mean of all summaries.
+The causal form computes the windows (windows.py) and then the memory (memory.py) of one block before the next block.  The
+noncausal form computes the windows of all blocks first, because every read needs the mean of all local summaries e.
 
-The backward pass is written by hand.  It keeps q, k, v, the local summaries e and their log-sum-exps, and computes the rest
-again.  A short sequence keeps all that its blocks compute, which has a bounded size and saves a fifth of the time.
+The backward pass is written by hand.  It keeps q, k, v, the local summaries and their log-sum-exps, and computes the rest
+again.  For a short sequence it keeps everything that the blocks compute: this takes a bounded amount of memory and saves a
+fifth of the time.
 
-Operations of a token and head, forward: 4·w·d for scores and values of a whole window (half of a causal window's are hidden
-afterwards); 2·r·d for each product with the basis, which are e, q and the output (none where the basis is the head's own
-axes, and none for e where not causal, because the mean comes first); 2·16·r for the causal running mean.
+Floating-point operations of the forward pass, for one token and head (letters as in docs/notation.md):
+
+    4·w·d     scores and values of a whole window; a causal window computes the future too and hides it afterwards
+    2·r·d     for each of three products with the basis: with e, with q, and for the output.  There are none if the basis is
+              None, and the product with e is missing in the noncausal form, which takes the mean before it applies B
+    2·16·r    the causal running mean
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ from lavo.blocks import Chunk, Tokens, Workspace, accumulation_dtype, blocks, ca
 from lavo.memory import CausalMemory, Gradients, Memory, Read
 from lavo.windows import Local, LocalGradients, Windows, bias_matrix
 
-KEPT_ROWS = 16384  # tokens times heads up to which a CPU computes nothing twice: some 14 MB in float32
+# On a CPU, up to this number of rows (batch x heads x tokens) nothing is computed twice.  The kept results take some 14 MB in
+# float32.
+KEPT_ROWS = 16384
 
 
 def self_attention(
@@ -39,12 +45,15 @@ def self_attention(
     dissect: bool,
     lengths: Tensor | None,
 ) -> Tensor:
-    """LAVO over one sequence.  q, k, v: (b, h, n, d).  lengths: (b,) real tokens, which come first, or None for all.
+    """Computes LAVO over one sequence.
 
-    Returns (b, h, n, d); what stands beyond ``lengths`` has no meaning.
+    q, k, v: (b, h, n, d).  basis: (h, r, d), or None for the head's own axes.
+    lengths: (b,), the number of real tokens of each row, which come before all padded ones; None if all are real.
+    The other arguments are those of ``lavo.functional.lavo_attention``.
+    Returns (b, h, n, d).  Rows beyond ``lengths`` have arbitrary values.
     """
     if 0 in q.shape:
-        return q + k + v  # empty, and part of the graph
+        return q + k + v  # an empty tensor that autograd connects with all three
     basis = None if basis is None else basis.to(accumulation_dtype(q))
     matrix = bias_matrix(bias, min(window, q.shape[2]), window, causal, q) if dissect else None
     output = output if dissect else "memory"
@@ -54,27 +63,27 @@ def self_attention(
 
 
 class Inputs(NamedTuple):
-    """Of either form."""
+    """The inputs of the causal and of the noncausal form."""
 
     tokens: Tokens  # (b, h, n, d)
-    basis: Tensor | None  # (h, r, d)
-    bias: Tensor | None  # (h, w, w), see bias_matrix; None without windows
+    basis: Tensor | None  # (h, r, d); None means the identity
+    bias: Tensor | None  # (h, w, w), from bias_matrix; None if there are no windows
     output: str
 
 
 class Computed(NamedTuple):
-    """What a block computed on its way.  A short sequence keeps it; else the backward pass computes it again."""
+    """Intermediate results of one block.  A short sequence keeps them; otherwise the backward pass computes them again."""
 
-    weights: Tensor | None = None  # of the windows, (x, w, w)
+    weights: Tensor | None = None  # (x, w, w), the softmax of the windows' scores
     read: Read = Read()
 
 
 class CausalPass(NamedTuple):
-    """What the causal form leaves."""
+    """What the forward pass of the causal form returns."""
 
     out: Tensor  # (b, h, n, d)
-    before: list[Tensor]  # for each chunk the sum before it, (h, rows, r)
-    computed: list[Computed]  # for each block
+    before: list[Tensor]  # for each chunk, the sum of B e over the tokens before it, (h, rows, r)
+    computed: list[Computed]  # for each block; valid only with ``keeping``
 
 
 def causal_forward(
@@ -86,10 +95,12 @@ def causal_forward(
     kept: Local | None = None,
     keeping: bool = False,
 ) -> CausalPass:
-    """The causal form after ``start`` tokens already read.
+    """Computes the causal form of a sequence that continues after ``start`` tokens.
 
-    sums: (b, h, r), of B e over the tokens read; brought up to date.
-    kept: to be filled with the local summaries of the sequence.  keeping: whether ``computed`` stays valid.
+    sums: (b, h, r), the sum of B e over those tokens; the new tokens are added to it in place.
+    cut: the chunks of the sequence.
+    kept: if given, the local summaries of the sequence are written to it.
+    keeping: whether ``computed`` of the result is needed, so that later blocks must not overwrite it.
     """
     tokens, basis, bias, output = inputs
     work, out = Workspace(tokens.q, keeping), torch.empty_like(tokens.q)
@@ -99,7 +110,7 @@ def causal_forward(
         before.append(memory.enter(chunk))
         for block in chunk.blocks(out.shape[1]):
             own, target = tokens.read(block, work), work.target("out", block.of(out))
-            # With nothing kept, e shares the output's buffer, which is written last.
+            # If the summaries are not kept, e uses the output's memory: the step that writes the output is the last to read e.
             e = target if kept is None else work.target("e", block.of(kept.e))
             local, weights = windows.forward(block, own, e)
             if kept is not None:
@@ -124,7 +135,8 @@ class _Causal(torch.autograd.Function):
         ctx.save_for_backward(
             q, k, v, basis, bias, *(kept or (None, None)), *before, *(flat(computed) if keeping else ())
         )
-        ctx.output, ctx.cut = output, cut  # kept, for the number of threads may change before the backward pass
+        # ``chunks`` depends on the number of threads, which may change before the backward pass, so the cut is kept.
+        ctx.output, ctx.cut = output, cut
         return out
 
     @staticmethod
@@ -138,6 +150,7 @@ class _Causal(torch.autograd.Function):
         windows, memory = Windows(bias, work), CausalMemory(Memory(basis, ctx.output, work), later, 0)
         for chunk, sum_before in zip(reversed(ctx.cut), reversed(before), strict=True):
             memory.enter(chunk, sum_before)
+            # ``kept`` has the blocks of all chunks in order of time; those of this chunk are the last that remain.
             cuts = list(chunk.blocks(q.shape[1]))
             kept, computed = kept[: -len(cuts)], kept[-len(cuts) :] or [Computed()] * len(cuts)
             for block, (weights, read) in zip(cuts, computed, strict=True):
@@ -151,7 +164,7 @@ class _Causal(torch.autograd.Function):
 
 
 class _Noncausal(torch.autograd.Function):
-    """Two passes over the blocks: the windows, and the memory."""
+    """Goes over the blocks twice: once for the windows, and once for the memory."""
 
     @staticmethod
     def forward(
@@ -244,17 +257,17 @@ class _Noncausal(torch.autograd.Function):
 
 
 def is_short(ctx: Any, q: Tensor) -> bool:
-    """Whether blocks keep what they compute: for a short sequence, if a backward pass is to come."""
+    """Returns whether blocks keep their intermediate results: a short sequence on a CPU, with a backward pass to come."""
     return q.device.type == "cpu" and q.shape[:3].numel() <= KEPT_ROWS and any(ctx.needs_input_grad)
 
 
 def flat(computed: list[Computed]) -> list[Tensor | None]:
-    """The tensors one after the other, for ``save_for_backward``."""
+    """Returns the tensors of all blocks in one list, which is what ``save_for_backward`` takes."""
     return [x for weights, read in computed for x in (weights, *read)]
 
 
 def unflat(tensors: list[Tensor | None]) -> list[Computed]:
-    """The inverse of ``flat``."""
+    """Returns the results of the blocks from the list that ``flat`` made."""
     size = 1 + len(Read._fields)
     groups = [tensors[first : first + size] for first in range(0, len(tensors), size)]
     return [Computed(weights, Read(*read)) for weights, *read in groups]
@@ -263,7 +276,11 @@ def unflat(tensors: list[Tensor | None]) -> list[Computed]:
 def gradients(
     ctx: Any, tokens: Tokens, basis: Tensor | None, bias: Tensor | None
 ) -> tuple[Tokens, Tensor | None, Tensor | None]:
-    """Where the gradients go: uninitialised for q, k, v, zeros for what all blocks add to, None for what isn't asked."""
+    """Returns tensors for the gradients of tokens, basis and bias.
+
+    Those of the tokens are uninitialised.  Those of basis and bias are zeros, because every block adds to them, or None if
+    they are not wanted.
+    """
     dbasis, dbias = (
         None if x is None or not ctx.needs_input_grad[i] else torch.zeros_like(x) for i, x in ((3, basis), (4, bias))
     )
@@ -271,5 +288,5 @@ def gradients(
 
 
 def real_tokens(lengths: Tensor, q: Tensor) -> Tensor:
-    """1 for a real token, 0 for a padded one.  (b, n)"""
+    """Returns (b, n) with 1 for a real token and 0 for a padded one.  lengths: (b,).  q: (b, h, n, d)."""
     return (torch.arange(q.shape[2], device=q.device) < lengths[:, None]).to(accumulation_dtype(q))

@@ -1,4 +1,4 @@
-"""LAVO as two functions, which check the arguments, choose a backend and take padded tokens out."""
+"""LAVO as two functions.  They check the arguments, choose a backend and remove padded tokens."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ def lavo_attention(
     dissect: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """Attend to the tokens of one's own window exactly, and to all others through the orthogonal memory.
+    """Computes self-attention: exact inside a token's own window, and to the whole sequence through the orthogonal memory.
 
     q, k, v: (batch, heads, length, head_dim), one length and one dtype for all three.
-    basis: (heads, rank, head_dim), orthonormal rows; None stands for the head's own axes (rank = head_dim) and costs
-    no matrix product.
-    window: how many tokens attend to each other exactly; windows are consecutive, and the last may be shorter.
-    bias: (heads, window) where causal, entry i for the distance t - j = i; else (heads, 2 window - 1), entry i for the
-    distance t - j = i - (window - 1).
-    key_padding_mask: boolean (batch, length), True where padded.  A padded token does not exist, as key or as query.
-    output: "joint" (one softmax over window and memory), "sum" (of both), "memory" (alone).
-    dissect: False compresses the values as they are; the output is then the memory's alone, whatever ``output`` says.
+    basis: (heads, rank, head_dim), orthonormal rows; None stands for the head's own axes (rank = head_dim), and then no
+    product with a basis is computed.
+    window: the number of tokens that attend to each other exactly.  Windows are consecutive, and the last may be shorter.
+    bias: added to the scores inside windows, by distance.  If ``causal``, (heads, window), entry i for the distance
+    t - j = i; else (heads, 2 window - 1), entry i for the distance t - j = i - (window - 1).
+    key_padding_mask: boolean (batch, length), True where padded.  Padded tokens are treated as if they did not exist.
+    output: "joint" (one softmax over window and memory), "sum" (window plus memory) or "memory" (the memory alone).
+    dissect: False means that there are no windows: the memory compresses the values themselves, and the output is that of
+    the memory, whatever ``output`` says.
     backend: "auto", "reference", "torch" or "triton".
     Returns (batch, heads, length, head_dim) in the dtype of q; zeros where padded.
     Raises ValueError, with the argument, its value and what is allowed.
@@ -75,7 +76,7 @@ def lavo_cross_attention(
     key_padding_mask: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Attend to another sequence through its orthogonal memory.
+    """Computes cross-attention: the queries see another sequence, the source, through its orthogonal memory.
 
     q: (batch, heads, target length, head_dim).  v: (batch, heads, source length, head_dim); LAVO reads no keys here.
     basis: (heads, rank, head_dim), orthonormal rows, or None for the head's own axes.
@@ -99,10 +100,12 @@ def lavo_cross_attention(
 
 
 def resolve_backend(backend: str, q: Tensor | None = None, window: int = 1, rank: int = 0) -> str:
-    """The backend that will run for such queries; "torch" stands in for "triton" where that has no kernel for them.
+    """Returns the backend that will run for these queries: "reference", "torch" or "triton".
 
-    q: None before a layer has seen any queries.  rank: of a basis that is a matrix, else 0.
-    Raises ValueError for an unknown backend, and for "triton" where it cannot run at all.
+    If "triton" has no kernel for the queries, "torch" runs in its place.
+    q: None if no queries are known yet, as when a module is made.
+    rank: the rank of the basis, or 0 if the basis is None.
+    Raises ValueError for an unknown backend, and for "triton" if it cannot run on this machine.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -112,7 +115,7 @@ def resolve_backend(backend: str, q: Tensor | None = None, window: int = 1, rank
         if backend == "triton":
             raise ValueError('backend "triton" needs triton and a CUDA device; use "torch", "reference" or "auto"')
         return "torch"
-    # On a CPU triton runs under its interpreter, which is for tests: only where it is asked for by name.
+    # On a CPU triton runs only in its interpreter, which is for tests, so "auto" does not choose it there.
     if q is None or (backend == "auto" and q.device.type != "cuda"):
         return "torch" if backend == "auto" else "triton"
     from lavo import launch
@@ -122,7 +125,7 @@ def resolve_backend(backend: str, q: Tensor | None = None, window: int = 1, rank
 
 @cache
 def triton_runs() -> bool:
-    """Whether triton is installed, with a GPU that it supports or its interpreter switched on."""
+    """Returns whether triton is installed and can run: on a GPU that it supports, or in its interpreter if that is on."""
     if importlib.util.find_spec("triton") is None:
         return False
     if torch.cuda.is_available():
@@ -133,7 +136,7 @@ def triton_runs() -> bool:
 
 
 def basis_or_axes(basis: Tensor | None, q: Tensor) -> Tensor:
-    """The basis as a matrix, the identity included.  (heads, rank, head_dim)"""
+    """Returns the basis as a matrix, (heads, rank, head_dim); the identity if the basis is None."""
     if basis is not None:
         return basis
     dtype = torch.promote_types(q.dtype, torch.float32)
@@ -141,19 +144,19 @@ def basis_or_axes(basis: Tensor | None, q: Tensor) -> Tensor:
 
 
 def _without_padding(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Moves the real tokens of each row to the left, attends, and moves the result back to their places."""
+    """Moves the real tokens of each row to the left, calls ``attend`` on them, and moves the outputs back to their places."""
     n = q.shape[2]
     lengths = (~mask).sum(1)
     longest = int(lengths.max())
     padded = torch.arange(longest, device=mask.device) >= lengths[:, None]  # after compaction
     order = None
-    if (mask[:, :-1] > mask[:, 1:]).any():  # a padded token before a real one: not right padding
+    if (mask[:, :-1] > mask[:, 1:]).any():  # some padded token comes before a real one
         order = (
             mask.to(torch.int8)
             .argsort(dim=1, stable=True)[:, None, :longest, None]
             .expand(-1, q.shape[1], -1, q.shape[3])
         )
-    # Padding may hold nan, and 0 * nan is nan in the products and in their gradients; so zeros replace it.
+    # Padded tokens may hold nan, and 0 * nan is nan in products and in their gradients, so they are replaced by zeros.
     q, k, v = (
         (x[:, :, :longest] if order is None else x.gather(2, order)).masked_fill(padded[:, None, :, None], 0)
         for x in (q, k, v)
@@ -177,12 +180,12 @@ def check_self(
     causal: bool,
     output: str,
 ) -> None:
-    """Raises a ValueError that names the argument of self-attention that does not fit."""
+    """Checks the arguments of self-attention.  Raises a ValueError that names the one that does not fit."""
     check_inputs({"q": q, "k": k, "v": v}, basis, key_padding_mask)
     if q.shape != k.shape:
         raise ValueError(
             f"q and k of self-attention must have one shape, got length {q.shape[2]} for q and {k.shape[2]} for k "
-            f"({tuple(q.shape)} and {tuple(k.shape)}); a sequence is continued by LAVOAttention.extend"
+            f"({tuple(q.shape)} and {tuple(k.shape)}); to continue a sequence, use LAVOAttention.extend"
         )
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ValueError(f"window must be an integer of at least 1, got {window!r}")
@@ -198,9 +201,9 @@ def check_self(
 
 
 def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor | None) -> None:
-    """Raises a ValueError that names the tensor whose shape, dtype or device does not fit.
+    """Checks shapes, dtypes and devices.  Raises a ValueError that names the tensor that does not fit.
 
-    The others must fit the first of ``tensors``; the last is the source, which basis and mask belong to.
+    tensors: by name; all must fit the first one.  The mask belongs to the last one, whose length is the source length.
     """
     first, q = next(iter(tensors.items()))
     for name, x in tensors.items():
@@ -237,6 +240,6 @@ def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor 
 
 
 def full_precision(q: Tensor) -> AbstractContextManager:
-    """Turns autocast off: it would take sums over positions in the low precision that they are meant to avoid."""
+    """Returns a context in which autocast is off, because it would compute sums over tokens in a low precision."""
     device = q.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -1,9 +1,9 @@
 """Backend "triton": LAVO over a whole sequence in fused kernels, forward and backward.
 
-Forward, the kernels compute the sum of the summaries e in each tile (of up to 64 tokens), the sums before each tile, and
-the outputs, for which they compute the windows a second time.  Backward comes first the memory, then the sums of its
-gradients from the end, then the windows.  In between nothing is kept but the inputs and one sum of d numbers a tile.
-docs/decisions/0005 has why the running sum takes a pass of its own.
+The forward pass computes the sum of the local summaries e over each tile (of up to 64 tokens), then the sums over all tiles
+before each tile, then the outputs, for which the windows are computed a second time.  The backward pass computes the memory,
+then the sums of its gradients over all tiles after each tile, then the windows.  Only the inputs and one sum of d numbers
+for each tile are kept for the backward pass.  docs/decisions/0005 explains why the running sum is a pass of its own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _keys_backward = autotuned(kernels_backward.keys_backward_kernel, _SHAPE, reset_
 
 @contextmanager
 def first_configurations() -> Iterator[None]:
-    """Inside, each kernel runs in the first of its configurations.  All give the same results; trying them takes time."""
+    """Inside the block, no kernel is tuned: each runs in the first of its configurations.
+
+    All configurations give the same results, and trying them takes time.
+    """
     tuned = (_sums, _output, _memory_backward, _queries_backward, _keys_backward)
     before = [kernel.configs for kernel in tuned]
     try:
@@ -59,36 +62,43 @@ def self_attention(
     lengths: Tensor | None,
     one_pass: bool = False,
 ) -> Tensor:
-    """LAVO over one sequence, as ``chunked.self_attention``.  one_pass: the causal form in one pass (one_pass.py)."""
+    """Computes LAVO over one sequence.  Arguments and result are those of ``chunked.self_attention``.
+
+    one_pass: whether the causal form runs in one pass (one_pass.py).
+    """
     if 0 in q.shape:
         return q + k + v
     basis, bias, form = prepare(q, basis, bias, window, causal, output, dissect)
-    lengths = None if lengths is None or causal else lengths.to(torch.int32)  # right padding is in nobody's past
+    # Padding is on the right here, so no real token of the causal form sees it, and ``lengths`` is not needed.
+    lengths = None if lengths is None or causal else lengths.to(torch.int32)
     return _SelfAttention.apply(q, k, v, basis, bias, lengths, form._replace(one_pass=one_pass))
 
 
 def cross_attention(q: Tensor, v: Tensor, basis: Tensor | None, mask: Tensor | None) -> Tensor:
-    """LAVO over another sequence: the mean of the source, then one pass over the queries."""
+    """Computes LAVO over another sequence: the mean of the source, then one pass over the queries.
+
+    q: (b, h, n, d).  v: (b, h, m, d).  basis: (h, r, d) or None.  mask: (b, m), True where padded, or None.
+    """
     basis = None if basis is None else basis.float().contiguous()
     return _Read.apply(q, source_mean(v, basis, mask), basis) if q.numel() else q + 0 * v.sum()
 
 
 class Form(NamedTuple):
-    """Which form of self-attention runs."""
+    """The options of self-attention, as the kernels take them."""
 
-    window: int  # no longer than the sequence
+    window: int  # at most the length of the sequence; the tokens of a tile if there are no windows
     causal: bool
-    output: int  # see launch.OUTPUTS
-    windows: bool  # whether there are any
+    output: int  # a value of launch.OUTPUTS
+    windows: bool  # whether there are windows
     one_pass: bool = False
 
 
 def prepare(
     q: Tensor, basis: Tensor | None, bias: Tensor | None, window: int, causal: bool, output: str, dissect: bool
 ) -> tuple[Tensor | None, Tensor | None, Form]:
-    """Basis and bias as the kernels read them, in float32, and the form."""
+    """Returns the basis and the bias as the kernels read them (float32, contiguous), and the options."""
     if not dissect:
-        window, bias, output = BLOCK, None, "memory"  # the window of a tile
+        window, bias, output = BLOCK, None, "memory"  # the sequence is still cut into tiles, one for each "window"
     basis, bias = (None if x is None else x.float() for x in (basis, bias))
     size = min(window, q.shape[2])
     if bias is not None:
@@ -98,7 +108,7 @@ def prepare(
 
 
 def alike(*tensors: Tensor) -> list[Tensor]:
-    """The tensors with one set of strides, and 1 along the last dimension; copies only where they differ."""
+    """Returns the tensors with the same strides, and stride 1 along the last dimension; copies them only if necessary."""
     first = tensors[0]
     if first.stride(3) == 1 and all(x.stride() == first.stride() for x in tensors):
         return list(tensors)
@@ -106,12 +116,12 @@ def alike(*tensors: Tensor) -> list[Tensor]:
 
 
 def with_strides_of(x: Tensor, like: Tensor) -> Tensor:
-    """x, copied where its strides are not those of ``like``."""
+    """Returns x with the strides of ``like``, copied only if it has others."""
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
 def rows_like(q: Tensor) -> Tensor:
-    """For an output: the layout of q where it has no gaps."""
+    """Returns an uninitialised output of the shape of q, with the strides of q if its last dimension has stride 1."""
     out = torch.empty_like(q)
     return out if out.stride(3) == 1 else torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
@@ -120,24 +130,28 @@ def rows_like(q: Tensor) -> Tensor:
 
 
 class Memory(NamedTuple):
-    """What the forward pass leaves of the memory."""
+    """What the forward pass keeps of the memory.  The causal form has ``before``; the noncausal form has the other two."""
 
-    before: Tensor | None  # causal: the sums of e before each tile, (b, h, tiles, d)
-    mean: Tensor | None  # else: the mean of e, (b, h, d)
-    H: Tensor | None  # and in the basis, (b, h, r)
+    before: Tensor | None  # (b, h, tiles, d), the sum of e over all tiles before each tile
+    mean: Tensor | None  # (b, h, d), the mean of e; None in cross-attention, which has only H
+    H: Tensor | None  # (b, h, r), B times the mean
 
 
 class Result(NamedTuple):
-    """What the forward pass leaves."""
+    """What the forward pass returns."""
 
     launch: Launch
-    out: Tensor
-    sums: Tensor  # of e in each tile, (b, h, tiles, d)
+    out: Tensor  # (b, h, n, d)
+    sums: Tensor  # (b, h, tiles, d), the sum of e over each tile
     memory: Memory
 
 
 def attend(tokens: Tokens, basis: Tensor | None, bias: Tensor | None, lengths: Tensor | None, form: Form) -> Result:
-    """tokens: of one set of strides.  lengths: int32, where not causal."""
+    """Computes the forward pass.
+
+    tokens: (b, h, n, d) each, with the same strides (see ``alike``).  basis, bias and form: from ``prepare``.
+    lengths: (b,) int32, the number of real tokens, in the noncausal form; None if all are real or the form is causal.
+    """
     q, k, v = tokens
     out = rows_like(q)
     launch = Launch(
@@ -171,7 +185,7 @@ def attend(tokens: Tokens, basis: Tensor | None, bias: Tensor | None, lengths: T
 
 
 def scan(launch: Launch, sums: Tensor, *, reverse: bool) -> Tensor:
-    """The sums before (reverse: after) each tile.  (b, h, tiles, d)"""
+    """Returns for each tile the sum over all tiles before it, or after it if ``reverse``.  sums: (b, h, tiles, d)."""
     out, head_dim = torch.empty_like(sums), sums.shape[3]
     columns = 16
     launch.run(
@@ -187,7 +201,7 @@ def scan(launch: Launch, sums: Tensor, *, reverse: bool) -> Tensor:
 
 
 def num_tokens(q: Tensor, lengths: Tensor | None) -> Tensor | int:
-    """What a noncausal mean divides by."""
+    """Returns the number of tokens by which the mean of the noncausal form divides: n, or (b, 1, 1) with ``lengths``."""
     return q.shape[2] if lengths is None else lengths.clamp_min(1)[:, None, None]
 
 
@@ -195,17 +209,21 @@ def num_tokens(q: Tensor, lengths: Tensor | None) -> Tensor | int:
 
 
 class MemoryGradients(NamedTuple):
-    """What the memory gives, besides what it writes to tensors of the size of q."""
+    """Gradients from the memory that ``memory_backward`` returns; those of the size of q are written to given tensors."""
 
-    given: Tensor | None  # causal: to each e before a tile, by that tile, (b, h, tiles, d)
-    H: Tensor | None  # else: (b, h, r)
-    basis: Tensor | None  # (h, r, d); where not causal without the part that comes through H
+    given: Tensor | None  # causal: (b, h, tiles, d), the gradient that a tile gives to each e of the tiles before it
+    H: Tensor | None  # noncausal: (b, h, r)
+    basis: Tensor | None  # (h, r, d); in the noncausal form without the part that comes through H
 
 
 def memory_backward(
     launch: Launch, basis: Tensor | None, memory: Memory, grad: Tensor, *, basis_wanted: bool, **tensors: Tensor | None
 ) -> MemoryGradients:
-    """Fills ``dq_ptr`` and, in self-attention, ``de_ptr``, ``lse_ptr`` and ``dlse_ptr`` of ``tensors``."""
+    """Computes the backward pass of the memory.  grad: (b, h, n, d), the gradient of the output.
+
+    tensors: by the names of the kernel's arguments.  Of these it writes ``dq_ptr`` and, in self-attention, ``de_ptr``,
+    ``lse_ptr`` and ``dlse_ptr``.
+    """
     q = launch.q
     programs, span = launch.share(launch.num_tiles)
     options: dict[str, Any] = {"dtype": torch.float32, "device": q.device}
@@ -233,9 +251,11 @@ def memory_backward(
 def compress_backward(
     launch: Launch, basis: Tensor | None, mean: Tensor | None, found: MemoryGradients, count: Tensor | int
 ) -> Tensor:
-    """What the means give to each e: causal (b, h, tiles, d), by the tiles after its own; else (b, h, d), by all.
+    """Returns the gradient that each e gets through the means of other tiles.
 
-    Adds to the basis's gradient what comes through H.
+    Causal: (b, h, tiles, d), for each e of a tile, from all later tiles.  Noncausal: (b, h, d), for every e, from all tokens.
+    In the noncausal form it also adds the part that comes through H to the gradient of the basis, ``found.basis``.
+    count: the number of tokens of the mean (see ``num_tokens``).
     """
     if found.given is not None:
         return scan(launch, found.given, reverse=True)
@@ -247,7 +267,10 @@ def compress_backward(
 
 
 def windows_backward(launch: Launch, *, bias_wanted: bool, **tensors: Tensor | None) -> Tensor | None:
-    """Fills ``dq_ptr``, ``dk_ptr`` and ``dv_ptr`` of ``tensors``; returns the gradient of the bias, where wanted."""
+    """Computes the backward pass of the windows; returns the gradient of the bias, or None if it is not wanted.
+
+    tensors: by the names of the kernels' arguments.  Of these it writes ``dq_ptr``, ``dk_ptr`` and ``dv_ptr``.
+    """
     q = launch.q
     if launch.tiles > 1:
         own = {name: x for name, x in tensors.items() if name not in ("dk_ptr", "dv_ptr")}
@@ -262,9 +285,10 @@ def windows_backward(launch: Launch, *, bias_wanted: bool, **tensors: Tensor | N
 
 
 def by_distance(pairs: Tensor, window: int, causal: bool) -> Tensor:
-    """Sums over pairs of one distance t - j: (h, side, side) -> (h, window), or (h, 2 window - 1) where not causal."""
+    """Adds up the pairs of equal distance t - j: (h, side, side) -> (h, window) if ``causal``, else (h, 2 window - 1)."""
     pairs = pairs[:, :window, :window].flip(2)
-    # Rows one longer than a row of the result, read again at its length: each then stands one further to the right.
+    # Pairs of one distance are on one diagonal.  Each row is padded to 2 window numbers, and the numbers are then read as rows
+    # of 2 window - 1.  So each row moves one place further to the right than the row before, and diagonals become columns.
     flat = torch.nn.functional.pad(pairs, (0, window)).flatten(1)[:, : window * (2 * window - 1)]
     sums = flat.view(-1, window, 2 * window - 1).sum(1)  # entry i for the distance i - (window - 1)
     return sums[:, window - 1 :] if causal else sums
@@ -314,7 +338,7 @@ class _SelfAttention(torch.autograd.Function):
 
 
 class _Read(torch.autograd.Function):
-    """The memory's answer to queries that all see one.  q: (b, h, n, d), H: (b, h, r)."""
+    """Reads a memory that all queries share.  q: (b, h, n, d).  H: (b, h, r).  Returns (b, h, n, d)."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, H: Tensor, basis: Tensor | None) -> Tensor:

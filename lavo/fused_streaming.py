@@ -1,4 +1,4 @@
-"""Backend "triton", token by token: what ``streaming.py`` does, as far as there are kernels for it.  Gives no gradients."""
+"""Backend "triton", token by token: ``extend`` of streaming.py for the cases that have kernels.  It computes no gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from lavo.streaming import SelfState, after_new_windows
 def extend(
     tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, *, output: str
 ) -> tuple[Tensor, SelfState] | None:
-    """As ``streaming.extend``, for one token, or many at the beginning; None where there is no kernel for it."""
+    """Does the same as ``streaming.extend``.  Returns None if there is no kernel for the case.
+
+    There are kernels for one new token, and for several tokens at the beginning of a sequence.
+    """
     q, k, _ = tokens
     basis = None if basis is None else basis.float().contiguous()
     if q.shape[2] == 1 and state.keys.shape[2] and state.keys.dtype == k.dtype:
@@ -27,7 +30,7 @@ def extend(
 def _decode(
     tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
 ) -> tuple[Tensor, SelfState]:
-    """One token."""
+    """Reads one token."""
     q, k, v = tokens
     out, keys, values, sums = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, state.keys, state.values, state.sums)
@@ -67,7 +70,7 @@ def _decode(
 def _begin(
     tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
 ) -> tuple[Tensor, SelfState]:
-    """The first tokens of a sequence."""
+    """Reads the first tokens of a sequence, with the kernels of the forward pass."""
     window = state.keys.shape[2]
     basis, bias, form = fused.prepare(tokens.q, basis, bias, window or BLOCK, True, output, bool(window))
     found = fused.attend(Tokens(*fused.alike(*tokens)), basis, bias, None, form)

@@ -1,13 +1,23 @@
-"""The Triton kernels of LAVO, forward and decoding; fused.py launches them and says in which order.
+"""The Triton kernels of LAVO, for the forward pass and for decoding.  fused.py launches them in the right order.
 
-A program works on a tile: BLOCK consecutive tokens of one window of one head, in registers.  A window has TILES tiles, of
-which the last may reach beyond it; the tiles of a head are numbered in order of time.  The memory travels as the running
-sum of the summaries e in the head's own axes, d numbers a tile; B is applied to the sum, since it is linear.
+A program works on a tile: BLOCK consecutive tokens of one window of one head, held in registers.  A window has TILES tiles,
+of which the last may reach beyond the window.  The tiles of a head are numbered in order of time.  Programs pass the memory
+on as running sums of the local summaries e, d numbers for each tile; B is applied to a sum when it is read, which gives the
+same because B is linear.
 
-Names are those of docs/notation.md.  x_… are the strides of q, k, v, y_… those of the outputs and their gradients; the stride
-along head_dim is 1.  Capitals are constants of the compilation: D and R are head_dim d and rank r up to a power of two.
-Products are taken in the inputs' precision with sums in float32; softmax, means and the memory are float32.
-Arguments are many because Triton takes addresses and numbers, no structures; launch.py passes them by name.
+Names are those of docs/notation.md, and these:
+    tile, row       the index of a tile in its sequence; the index of a sequence, batch * num_heads + head
+    first, part     the first token of the tile's window; the index of the tile in its window
+    rows, keys      positions in the window of the tile's queries, and of keys
+    tokens          positions in the sequence of the tile's queries
+    n               the length of the sequence (of its real tokens, if RAGGED)
+    x_…, y_…        strides of q, k, v; strides of the outputs and of the gradients.  The stride along head_dim is 1.
+    entries         the number of entries of the bias, for one head
+    scale           1 / √d
+    CAPITALS        constants at compile time.  D and R are head_dim d and rank r, rounded up to a power of two.
+
+Products are computed in the precision of the inputs and added up in float32.  Softmax, means and the memory are float32.
+There are many arguments because Triton takes addresses and numbers but no structures.  launch.py passes them by name.
 """
 
 from __future__ import annotations
@@ -16,21 +26,26 @@ import triton
 import triton.language as tl
 
 # fmt: off
-# The formatter would put each argument on a line of its own, which would double the length of the kernels.
+# The formatter is off, because it would put each argument on a line of its own and so double the length of the kernels.
 
 JOINT, SUM, MEMORY = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-HIDDEN = tl.constexpr(-1e30)  # a score; finite, so that a row without keys gives numbers and no nan before it is masked
+# The score of a pair that must not be seen.  It is finite, so that a row that sees no key gives finite numbers, not nan, until
+# it is masked.
+HIDDEN = tl.constexpr(-1e30)
 
 
 @triton.jit
 def dot(a, b, DOT: tl.constexpr):
-    """a @ b with sums in float32.  DOT: how products of float32 are taken (launch.precision)."""
+    """Returns a @ b, added up in float32.  DOT: how products of float32 numbers are computed (launch.precision)."""
     return tl.dot(a, b.to(a.dtype), input_precision=DOT)
 
 
 @triton.jit
 def load_rows(base, tokens, stride, valid, d, D: tl.constexpr):
-    """(BLOCK, D), zeros where not valid."""
+    """Loads the rows of these tokens, (BLOCK, D), with zeros where ``valid`` is false and beyond d.
+
+    base: the address of the sequence.  stride: from one token to the next.
+    """
     columns = tl.arange(0, D)
     at = base + tokens.to(tl.int64)[:, None] * stride + columns[None, :]
     return tl.load(at, mask=valid[:, None] & (columns < d)[None, :], other=0.0)
@@ -38,7 +53,7 @@ def load_rows(base, tokens, stride, valid, d, D: tl.constexpr):
 
 @triton.jit
 def store_rows(base, tokens, stride, valid, d, x, D: tl.constexpr):
-    """x: (BLOCK, D)"""
+    """Stores x, (BLOCK, D), to the rows of these tokens where ``valid`` is true.  Arguments as for ``load_rows``."""
     columns = tl.arange(0, D)
     at = base + tokens.to(tl.int64)[:, None] * stride + columns[None, :]
     tl.store(at, x.to(base.dtype.element_ty), mask=valid[:, None] & (columns < d)[None, :])
@@ -46,7 +61,7 @@ def store_rows(base, tokens, stride, valid, d, x, D: tl.constexpr):
 
 @triton.jit
 def load_basis(basis_ptr, head, r, d, R: tl.constexpr, D: tl.constexpr):
-    """(R, D), zeros beyond r and d."""
+    """Loads the basis of one head, (R, D), with zeros beyond r and d."""
     units, columns = tl.arange(0, R), tl.arange(0, D)
     at = basis_ptr + head * r * d + units[:, None] * d + columns[None, :]
     return tl.load(at, mask=(units < r)[:, None] & (columns < d)[None, :], other=0.0)
@@ -56,7 +71,10 @@ def load_basis(basis_ptr, head, r, d, R: tl.constexpr, D: tl.constexpr):
 def window_scores(
     q, k, bias_ptr, rows, keys, first, n, window, scale, CAUSAL: tl.constexpr, BIASED: tl.constexpr, DOT: tl.constexpr
 ):
-    """Scores of rows against keys, both counted from the window's first token; HIDDEN where there is no such pair."""
+    """Returns the scores of queries (rows) against keys, HIDDEN for pairs that do not exist or lie in the future.
+
+    rows and keys are positions in the window.  first: the window's first token.
+    """
     scores = dot(q, tl.trans(k), DOT) * scale
     distance = rows[:, None] - keys[None, :]
     seen = ((keys < window) & (first + keys < n))[None, :] & (rows < window)[:, None]
@@ -73,7 +91,11 @@ def local_attention(
     q, k_base, v_base, x_token, bias_ptr, first, part, n, window, d, scale, BLOCK: tl.constexpr, TILES: tl.constexpr,
     D: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr, DOT: tl.constexpr,
 ):
-    """e (BLOCK, D) and its log-sum-exp (BLOCK,) of one tile: exact attention to its window, key tile by key tile."""
+    """Returns e (BLOCK, D) and the log-sum-exps (BLOCK,) of one tile: exact attention to its window.
+
+    It goes through the tiles of keys with an online softmax: ``peak`` is the largest score so far, and what was added up
+    before is rescaled whenever the peak grows.
+    """
     rows = part * BLOCK + tl.arange(0, BLOCK)
     peak = tl.full((BLOCK,), HIDDEN, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -98,7 +120,7 @@ def summaries(
     q, k_base, v_base, x_token, bias_ptr, first, part, n, window, d, scale, BLOCK: tl.constexpr, TILES: tl.constexpr,
     D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWS: tl.constexpr, BIASED: tl.constexpr, DOT: tl.constexpr,
 ):
-    """e (BLOCK, D), zeros where there is no token, and lse (BLOCK,); without windows e is v."""
+    """Returns e (BLOCK, D), zeros where there is no token, and its log-sum-exps (BLOCK,).  Without windows e is v."""
     rows = part * BLOCK + tl.arange(0, BLOCK)
     valid = (rows < window) & (first + rows < n)
     if WINDOWS:
@@ -114,13 +136,16 @@ def summaries(
 
 @triton.jit
 def running_mean(e, before, tokens):
-    """The mean over all tokens so far, (BLOCK, D).  before: (D,), the sum before this tile."""
+    """Returns for each token the mean of e over all tokens so far, (BLOCK, D).  before: (D,), the sum before this tile."""
     return (before[None, :] + tl.cumsum(e, 0)) / (tokens + 1).to(tl.float32)[:, None]
 
 
 @triton.jit
 def memory_softmax(a, H, lse, r, scale, R: tl.constexpr, OUTPUT: tl.constexpr):
-    """Weights of the units (BLOCK, R) and, where joint, the window's share (BLOCK,)."""
+    """Returns the weights of the units (BLOCK, R) and the window's share (BLOCK,), which is zero unless OUTPUT is JOINT.
+
+    a: (BLOCK, R), the queries times B.  H: (BLOCK, R) or (1, R).  lse: (BLOCK,), the score of the window.
+    """
     scores = tl.where((tl.arange(0, R) < r)[None, :], a * H * scale, float("-inf"))
     peak = tl.max(scores, 1)
     if OUTPUT == JOINT:
@@ -138,7 +163,7 @@ def memory_softmax(a, H, lse, r, scale, R: tl.constexpr, OUTPUT: tl.constexpr):
 def read_memory(
     q, e, lse, H, basis, r, scale, R: tl.constexpr, IDENTITY: tl.constexpr, OUTPUT: tl.constexpr, DOT: tl.constexpr,
 ):
-    """The output (BLOCK, D).  H: (BLOCK, R), or (1, R) where all tokens share one."""
+    """Returns the output (BLOCK, D).  H: (BLOCK, R), or (1, R) if all tokens share one."""
     a = q.to(tl.float32) if IDENTITY else dot(q, tl.trans(basis), DOT)
     weights, share = memory_softmax(a, H, lse, r, scale, R, OUTPUT)
     x = weights * H
@@ -150,7 +175,7 @@ def read_memory(
     return out
 
 
-# Forward: the sum of each tile, then the sums before each tile, then the output.
+# Forward, in this order: the sum of e over each tile, the sums over all tiles before each tile, the output.
 
 
 @triton.jit
@@ -161,7 +186,7 @@ def sums_kernel(
     D: tl.constexpr, CAUSAL: tl.constexpr, WINDOWS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    """The sum of e over each tile."""
+    """Writes the sum of e over one tile."""
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     if RAGGED:
@@ -180,7 +205,11 @@ def sums_kernel(
 
 @triton.jit
 def scan_kernel(sums_ptr, out_ptr, num_tiles, d, REVERSE: tl.constexpr, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sum over all tiles before each (REVERSE: after), (b, h, tiles, d) in float32, carried on in float64."""
+    """Writes for each tile the sum over all tiles before it (with REVERSE, after it), (b, h, tiles, d), in float32.
+
+    A program takes COLUMNS of the d columns of one sequence and goes through SPAN tiles at a time.  The sum over earlier
+    spans is kept in float64.
+    """
     row, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     base = row * num_tiles * d
     carried = tl.zeros((COLUMNS,), tl.float64)
@@ -188,7 +217,8 @@ def scan_kernel(sums_ptr, out_ptr, num_tiles, d, REVERSE: tl.constexpr, SPAN: tl
         steps = start + tl.arange(0, SPAN)
         tiles = num_tiles - 1 - steps if REVERSE else steps
         before = tiles + 1 if REVERSE else tiles - 1
-        # Tiles are shifted by one and then summed.  A sum minus its own tile would still depend on that tile by rounding.
+        # Each tile loads the one before it, so that the sums leave its own tile out.  Subtracting the tile from a sum that
+        # contains it would leave a rounding error that depends on the tile, and so on the future.
         there = (before >= 0) & (before < num_tiles) & (steps < num_tiles)
         x = tl.load(
             sums_ptr + base + before[:, None] * d + columns[None, :],
@@ -216,7 +246,10 @@ def output_kernel(
     WINDOWS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr, DOT: tl.constexpr,
 ):
-    """The output of each tile.  Computing e again moves as much data as keeping it would, and needs no memory for it."""
+    """Writes the output of one tile.
+
+    e is computed again.  This reads as much data as loading a stored e would, and takes no memory.
+    """
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     if RAGGED:
@@ -229,7 +262,7 @@ def output_kernel(
     q = load_rows(q_ptr + offset, tokens, x_token, valid, d, D)
     e = tl.zeros((BLOCK, D), tl.float32)
     lse = tl.full((BLOCK,), HIDDEN, tl.float32)
-    if CAUSAL or (WINDOWS and OUTPUT != MEMORY):  # else e is not needed
+    if CAUSAL or (WINDOWS and OUTPUT != MEMORY):  # in all other cases e is not needed
         e, lse = summaries(
             q, k_ptr + offset, v_ptr + offset, x_token, bias_ptr + head * entries, first, part, n, window, d, scale,
             BLOCK, TILES, D, CAUSAL, WINDOWS, BIASED, DOT,
@@ -260,7 +293,10 @@ def decode_kernel(
     BLOCK: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BIASED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr,
 ):
-    """The output for one token and the state after it, which is new, because a state is never written to."""
+    """Writes the output for one token, and the state after it to new tensors, because a state is never changed.
+
+    A program computes one sequence.  Names as in ``_within_window`` of streaming.py.
+    """
     row = tl.program_id(0).to(tl.int64)
     head, filled = row % num_heads, num_read % window
     columns, units = tl.arange(0, D), tl.arange(0, R)

@@ -1,7 +1,7 @@
-"""The Triton kernels of LAVO's backward pass; letters, strides and constants are those of kernels.py.
+"""The Triton kernels of LAVO's backward pass.  Names are explained in kernels.py.
 
-First the memory tile by tile (the formulas of memory.py), then the sums of its gradients from the end (``scan_kernel``),
-then the windows (the formulas of windows.py).
+They run in this order: the memory, tile by tile (the formulas of memory.py); the sums of its gradients over all later tiles
+(``scan_kernel``); the windows (the formulas of windows.py).
 """
 
 from __future__ import annotations
@@ -28,23 +28,26 @@ from lavo.kernels import (
 @triton.jit
 def memory_backward_kernel(
     q_ptr, k_ptr, v_ptr, basis_ptr, bias_ptr, lengths_ptr, before_ptr, H_ptr, grad_ptr,
-    dq_ptr,  # the memory's part of it
-    de_ptr,  # without what later tiles give
-    lse_ptr,  # (b, h, n)
-    dlse_ptr,  # (b, h, n), joint only
-    given_ptr,  # causal: (b, h, tiles, d), what each tile gives to the e of all tiles before it
-    dH_ptr,  # else: (b, h, programs, r)
+    dq_ptr,  # written: the memory's part of dq
+    de_ptr,  # written: de without the part that comes from later tiles
+    lse_ptr,  # (b, h, n), written for the kernels of the windows
+    dlse_ptr,  # (b, h, n), written only for JOINT
+    given_ptr,  # causal: (b, h, tiles, d), written: the gradient that a tile gives to each e of the tiles before it
+    dH_ptr,  # noncausal: (b, h, programs, r), written
     dbasis_ptr,  # (b, h, programs, r, d)
     x_batch, x_head, x_token, y_batch, y_head, y_token, n, window, num_heads, d, r, entries, scale, num_tiles,
-    span,  # tiles a program
+    span,  # tiles of each program
     BLOCK: tl.constexpr, TILES: tl.constexpr, D: tl.constexpr, R: tl.constexpr, CAUSAL: tl.constexpr,
     WINDOWS: tl.constexpr, CROSS: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr, BASIS_GRADIENT: tl.constexpr, DOT: tl.constexpr,
 ):
-    """The gradients of reading and output, of some tiles of a sequence: those of the basis are summed over them."""
+    """Writes the gradients of the steps "read" and "output" for ``span`` tiles of a sequence.
+
+    The gradient of the basis is added up over these tiles, and so is dH in the noncausal form.
+    """
     program, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
-    length = n
+    length = n  # of the tensors; n may become the number of real tokens
     if RAGGED:
         n = tl.load(lengths_ptr + batch)
     x_offset, y_offset = batch * x_batch + head * x_head, batch * y_batch + head * y_head
@@ -120,7 +123,10 @@ def memory_backward_kernel(
 
 @triton.jit
 def load_de(de_base, later_ptr, tokens, y_token, valid, d, D: tl.constexpr):
-    """The gradient of e, with what later tiles (or all tokens, where not causal) give."""
+    """Loads the gradient of e, (BLOCK, D), and adds the part from later tiles (noncausal: from all tokens).
+
+    de_base: the address of the sequence.  later_ptr: the address of that part, (d,).
+    """
     columns = tl.arange(0, D)
     later = tl.load(later_ptr + columns, mask=columns < d, other=0.0)
     de = load_rows(de_base, tokens, y_token, valid, d, D).to(tl.float32) + later[None, :]
@@ -130,14 +136,17 @@ def load_de(de_base, later_ptr, tokens, y_token, valid, d, D: tl.constexpr):
 @triton.jit
 def queries_backward_kernel(
     q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr,
-    later_ptr,  # causal: (b, h, tiles, d); else (b, h, d)
+    later_ptr,  # causal: (b, h, tiles, d), gradients from later tiles; noncausal: (b, h, d), from all tokens
     de_ptr, lse_ptr, dlse_ptr, memory_dq_ptr, dq_ptr,
     delta_ptr,  # (b, h, n)
     x_batch, x_head, x_token, y_batch, y_head, y_token, n, window, num_heads, d, entries, scale, BLOCK: tl.constexpr,
     TILES: tl.constexpr, D: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr, RAGGED: tl.constexpr,
     OUTPUT: tl.constexpr, DOT: tl.constexpr,
 ):
-    """dq of one tile, and delta = de . e - dlse, which the keys need; for windows of several tiles."""
+    """Writes dq of one tile, and delta = de . e - dlse, which ``keys_backward_kernel`` needs.
+
+    It runs only if a window has several tiles; otherwise ``keys_backward_kernel`` computes both.
+    """
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     length = n
@@ -186,13 +195,16 @@ def queries_backward_kernel(
 def keys_backward_kernel(
     q_ptr, k_ptr, v_ptr, bias_ptr, lengths_ptr, later_ptr, de_ptr, lse_ptr, dlse_ptr, memory_dq_ptr, delta_ptr,
     dq_ptr, dk_ptr, dv_ptr,
-    dpairs_ptr,  # (b, h, programs, TILES BLOCK, TILES BLOCK): gradients of the scores, summed over windows
+    dpairs_ptr,  # (b, h, programs, TILES * BLOCK, TILES * BLOCK): gradients of the scores, summed over windows
     x_batch, x_head, x_token, y_batch, y_head, y_token, n, window, num_heads, d, entries, scale, num_windows,
-    span,  # windows a program
+    span,  # windows of each program
     BLOCK: tl.constexpr, TILES: tl.constexpr, D: tl.constexpr, CAUSAL: tl.constexpr, BIASED: tl.constexpr,
     RAGGED: tl.constexpr, OUTPUT: tl.constexpr, BIAS_GRADIENT: tl.constexpr, DOT: tl.constexpr,
 ):
-    """dk and dv of one tile of keys in some windows; where a window is one tile, dq as well."""
+    """Writes dk and dv of one tile of keys in ``span`` windows; if a window has only one tile, also dq.
+
+    With BIAS_GRADIENT it also adds up the gradients of the scores over these windows.
+    """
     program, key_tile, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     batch, head = row // num_heads, row % num_heads
     length = n
@@ -239,7 +251,7 @@ def keys_backward_kernel(
             if BIAS_GRADIENT:
                 if TILES == 1:
                     dpairs += dscores
-                else:  # the registers cannot hold that many pairs, so the program sums them in its own place in memory
+                else:  # the registers cannot hold that many pairs, so the program adds them up in its own part of memory
                     at = pairs + rows[:, None] * side + keys[None, :]
                     tl.debug_barrier()
                     tl.store(at, tl.load(at) + dscores)

@@ -1,4 +1,4 @@
-"""How the Triton kernels are launched: which inputs they take, the sizes and constants of a call, and their configurations."""
+"""How the Triton kernels are launched: the inputs that they take, their arguments, and the configurations to try."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from torch import Tensor
 INTERPRETED = triton.knobs.runtime.interpret
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM, MAX_WINDOW = 128, 256
-BLOCK = 64  # tokens of a tile at most
-TILE_BYTES = 8192  # of a tile of q at most: some five such matrices must stay in registers as float32
-PROGRAMS = 1024  # that share the work of a kernel whose programs add gradients up, at least where there is as much work
-OUTPUTS = {"joint": 0, "sum": 1, "memory": 2}  # the constants of kernels.py
+BLOCK = 64  # the largest number of tokens of a tile
+TILE_BYTES = 8192  # the largest size of a tile of q, because some five such matrices must stay in registers as float32
+# How many programs a kernel gets if its programs add up gradients over several pieces of work.  It gets at least one for each
+# sequence, and never more than there are pieces.
+PROGRAMS = 1024
+OUTPUTS = {"joint": 0, "sum": 1, "memory": 2}  # as the constants JOINT, SUM and MEMORY of kernels.py
 
 
 def why_not(q: Tensor, window: int, rank: int) -> str | None:
-    """The reason why these inputs go to another backend, or None.  rank: of a basis that is a matrix, else 0."""
+    """Returns the reason why the kernels cannot take these inputs, or None if they can.
+
+    q: (b, h, n, d).  rank: the rank of the basis, or 0 if the basis is None.
+    """
     if q.dtype not in DTYPES:
         return f"inputs of {q.dtype}"
     if q.device.type != ("cpu" if INTERPRETED else "cuda"):
@@ -30,14 +35,18 @@ def why_not(q: Tensor, window: int, rank: int) -> str | None:
     if window > MAX_WINDOW:
         return f"window {window}, more than {MAX_WINDOW}"
     if q.dtype == torch.float32 and q.shape[3] > 64 and rank > 64:
-        return "float32 with head_dim and rank above 64"  # the basis's gradient leaves no room in shared memory
+        return "float32 with head_dim and rank above 64"  # the gradient of the basis would not fit into shared memory
     if q.shape[0] * q.shape[1] > 65535:
         return "more than 65535 sequences times heads"  # the limit of a grid's second dimension
     return None
 
 
 def autotuned(kernel: Any, key: list[str], **options: Any) -> Any:
-    """The kernel, which tries numbers of warps and stages once for each value of the key; the interpreter has neither."""
+    """Returns the kernel with automatic tuning.
+
+    For each new combination of values of the arguments in ``key``, Triton times several numbers of warps and stages once and
+    keeps the fastest.  The interpreter has no warps and stages, so there is nothing to try.
+    """
     configs = [triton.Config({}, num_warps=4)]
     if not INTERPRETED:
         configs = [triton.Config({}, num_warps=w, num_stages=s) for w in (4, 8) for s in (2, 1)]
@@ -46,54 +55,57 @@ def autotuned(kernel: Any, key: list[str], **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class Launch:
-    """Sizes and constants of one call; each kernel takes those that it knows."""
+    """Sizes and constants of one call of LAVO.  ``run`` gives each kernel those that it has as arguments."""
 
     q: Tensor
-    like_out: Tensor  # has the strides of the outputs
+    like_out: Tensor  # a tensor with the strides of the outputs
     window: int
     rank: int
     _: KW_ONLY
-    identity: bool  # the basis is the head's own axes
-    output: int  # see OUTPUTS
+    identity: bool  # whether the basis is None, the head's own axes
+    output: int  # a value of OUTPUTS
     causal: bool = False
-    windows: bool = False  # whether there are any: not in cross-attention, nor without dissection
+    windows: bool = False  # whether there are windows; cross-attention and dissect=False have none
     cross: bool = False
     biased: bool = False
-    ragged: bool = False  # whether sequences differ in length
+    ragged: bool = False  # whether the rows of the batch differ in length
 
     @property
     def block(self) -> int:
-        """Tokens of a tile."""
+        """The number of tokens of a tile."""
         most = TILE_BYTES // (power_of_two(self.q.shape[3]) * self.q.element_size())
         return min(BLOCK, most, power_of_two(self.window))
 
     @property
     def tiles(self) -> int:
-        """Of a window."""
+        """The number of tiles of a window."""
         return triton.cdiv(self.window, self.block)
 
     @property
     def num_windows(self) -> int:
-        """Of a sequence."""
+        """The number of windows of a sequence."""
         return triton.cdiv(self.q.shape[2], self.window)
 
     @property
     def num_tiles(self) -> int:
-        """Of a sequence."""
+        """The number of tiles of a sequence."""
         return self.num_windows * self.tiles
 
     @property
     def rows(self) -> int:
-        """Sequences: batch times heads."""
+        """The number of sequences: batch times heads."""
         return self.q.shape[0] * self.q.shape[1]
 
     def share(self, pieces: int) -> tuple[int, int]:
-        """How many programs a sequence gets for so many pieces of work, and how many pieces each takes."""
+        """Returns how many programs share the ``pieces`` of work of a sequence, and how many pieces each one takes."""
         span = triton.cdiv(pieces, max(1, min(pieces, PROGRAMS // self.rows)))
         return triton.cdiv(pieces, span), span
 
     def run(self, kernel: Any, grid: tuple[int, ...], **own: Any) -> None:
-        """Runs the kernel with its own arguments, and with those of this call that it has."""
+        """Runs the kernel.
+
+        own: the arguments that only this kernel has.  Those that describe this call are added if the kernel has them.
+        """
         q, out = self.q, self.like_out
         head_dim = q.shape[3]
         known: dict[str, Any] = dict(zip(("x_batch", "x_head", "x_token"), q.stride(), strict=False))
@@ -105,16 +117,20 @@ class Launch:
         known |= {"CAUSAL": self.causal, "WINDOWS": self.windows, "CROSS": self.cross, "BIASED": self.biased}
         known |= {"RAGGED": self.ragged, "IDENTITY": self.identity, "OUTPUT": self.output, "DOT": precision()}
         known = {name: value for name, value in known.items() if name in kernel.arg_names and name not in own}
-        own = {name: q if x is None else x for name, x in own.items()}  # instead of None an address that is never read
+        # A kernel cannot take None.  It gets q in place of a missing tensor, and does not read it there.
+        own = {name: q if x is None else x for name, x in own.items()}
         with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
             kernel[grid](**own, **known)
 
 
 def power_of_two(size: int) -> int:
-    """The next one, at least 16, the smallest size that a matrix product takes."""
+    """Returns the next power of two from ``size`` on, and at least 16, the smallest size that a matrix product takes."""
     return max(16, triton.next_power_of_2(size))
 
 
 def precision() -> str:
-    """How products of float32 are taken: as three of tf32, about exact together, or as one where torch allows it."""
+    """Returns how float32 products are computed: "tf32x3", or "tf32" if torch's precision setting allows it.
+
+    tf32x3 adds up three tf32 products, which together have nearly the accuracy of float32.
+    """
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

@@ -1,17 +1,25 @@
 """The second half of LAVO, block by block: the orthogonal memory (docs/notation.md, "compress", "read" and "output").
 
+For one head: e_t is the output of the window attention for token t, and l_t the log-sum-exp of its scores (windows.py).
+B (r x d) is the basis, C(t) is the set of tokens that t may see, and u counts the r units of the memory.
+
     compress  H_t = mean_{i∈C(t)} c_i,   c_i = B e_i
     read      g_t = Bᵀ x_t,   x_t = p_t ⊙ H_t,   p_t = softmax_u(a_t ⊙ H_t / √d),   a_t = B q_t
     output    o_t = s_t e_t + g_t
 
-``joint`` takes l_t, the log-sum-exp of the window's scores, as one score more of that softmax: s_t is what it gets of the
-weight.  ``sum`` has s_t = 1 and ``memory`` has s_t = 0.  The gradients, from that of o, with z the scores of the softmax, a ⊙ H / √d:
+``joint`` appends l_t to the softmax as one more score, and s_t is the weight that this score gets.  ``sum`` has s_t = 1 and
+``memory`` has s_t = 0.
+
+Given do, the gradient of o, and with z for the scores of the softmax, the gradients are as follows.  Only ``joint`` has dl
+and the terms in ds, because the others have a constant s.
 
     dx_t = B do_t,   ds_t = do_t·e_t
-    dz_t = p_t ⊙ dx_t ⊙ H_t − p_t ι_t,   ι_t = x_t·dx_t + s_t ds_t (``inner``),   dl_t = s_t (ds_t − ι_t)
+    dz_t = p_t ⊙ dx_t ⊙ H_t − p_t ι_t,   ι_t = x_t·dx_t + s_t ds_t,   dl_t = s_t (ds_t − ι_t)
     dH_t = p_t ⊙ dx_t + dz_t ⊙ a_t / √d,   dq_t = Bᵀ(dz_t ⊙ H_t) / √d
     dc_i = Σ_{t: i∈C(t)} dH_t / |C(t)|,   de_i = s_i do_i + Bᵀ dc_i
     dB = Σ_t x_t do_tᵀ + (dz_t ⊙ H_t) q_tᵀ / √d + dc_t e_tᵀ
+
+Shapes are those of a block (blocks.py): g heads, ``rows`` rows of the batch, and R = rows x tokens rows in each matrix.
 """
 
 from __future__ import annotations
@@ -24,24 +32,26 @@ from torch import Tensor
 from lavo.blocks import Block, Chunk, Workspace, carry_dtype
 from lavo.windows import Local, LocalGradients
 
-PACK = 8  # columns beside the memory's scores: one for the window, the others keep rows aligned
+# Extra columns in the matrix of scores: the first holds the window's score, and the other seven are minus infinity and only
+# keep the rows aligned in memory.
+PACK = 8
 
 
 def in_basis(x: Tensor, basis: Tensor | None, name: str, work: Workspace) -> Tensor:
-    """x Bᵀ, (g, R, d) -> (g, R, r), in the buffer of this name; x itself without a basis."""
+    """Returns x Bᵀ, (g, R, d) -> (g, R, r), in the buffer of this name.  Returns x itself if there is no basis."""
     return x if basis is None else torch.bmm(x, basis.mT, out=work.take(name, *x.shape[:2], basis.shape[1]))
 
 
 class RunningMean:
-    """The causal mean over a chunk, and its transpose.
+    """The mean over all tokens so far, for each token of a chunk; ``backward`` applies the transpose of this linear map.
 
-    Inside short spans the sums so far are a product with a triangular matrix of ones; across spans they are a cumulative
-    sum of totals, carried on in float64.  torch.cumsum over the whole chunk would take as long as a matrix product alone, and
-    would need two more passes over the chunk.
+    The sums are computed in two levels.  Within a short span they are a product with a triangular matrix of ones.  Across
+    spans, the totals of the spans are accumulated (in ``carry_dtype``).  A plain torch.cumsum would take as long as a matrix
+    product and go through the chunk in memory twice more.
     """
 
     def __init__(self, chunk: Chunk, start: int, work: Workspace) -> None:
-        """start: tokens before the sequence that the chunk is cut from."""
+        """start: the number of tokens that were read before the sequence that the chunk is cut from."""
         self.span = next((s for s in range(16, chunk.window) if chunk.window % s == 0), chunk.window)
         first, tokens = start + chunk.tokens.start + 1, chunk.shape[1]
         count = torch.arange(first, first + tokens, dtype=carry_dtype(work.device), device=work.device)
@@ -49,59 +59,70 @@ class RunningMean:
         self.ones = torch.ones(self.span, self.span, dtype=work.dtype, device=work.device).tril_()
 
     def forward(self, c: Tensor, before: Tensor, out: Tensor) -> Tensor:
-        """The means of c (g, R, r) in out.  before: (g, rows, r), the sum so far; returns the sum after the chunk."""
+        """Writes the means of c to ``out``, both (g, R, r), and returns the sum of c after the chunk, (g, rows, r).
+
+        before: (g, rows, r), the sum of c over all tokens before the chunk.
+        """
         flat, spans = self._spans(c, out, before)
         torch.bmm(self.ones.expand(len(flat), -1, -1), flat, out=spans.view(flat.shape))
         totals = torch.cat([before[:, :, None], spans[:, :, :, -1].to(before.dtype)], 2)
-        starts = totals.cumsum(2)  # summed from the start: a difference of sums would let rounding leak the future
+        # The sum before a span is added up from earlier spans only.  Subtracting the span's own total from a later sum would
+        # leave a rounding error that depends on future tokens.
+        starts = totals.cumsum(2)
         spans.add_(starts[:, :, :-1, None].to(c.dtype)).mul_(self.weight)
         return starts[:, :, -1]
 
     def backward(self, grad: Tensor, after: Tensor, out: Tensor) -> Tensor:
-        """The gradient of c in out, from that of the means, which it uses up.
+        """Writes the gradient of c to ``out``.  grad, the gradient of the means, is overwritten.  Both are (g, R, r).
 
-        after: (g, rows, r), what later chunks give each token; returns it for the chunk before.
+        after: (g, rows, r), the gradient that every c of this chunk gets from the means of later chunks.
+        Returns the same for the chunk before this one.
         """
         flat, spans = self._spans(grad, out, after)
-        flat.view(spans.shape).mul_(self.weight)
+        flat.view(spans.shape).mul_(self.weight)  # in place: ``flat`` is a view of grad
         torch.bmm(self.ones.mT.expand(len(flat), -1, -1), flat, out=spans.view(flat.shape))
-        first = spans[:, :, :, 0].to(after.dtype)  # the first token of a span is in all its means: this is their total
+        # The first token of a span is part of every mean of that span, so its gradient is the total over the span.
+        first = spans[:, :, :, 0].to(after.dtype)
         ends = torch.cat([first, after[:, :, None]], 2).flip(2).cumsum(2).flip(2)
         spans.add_(ends[:, :, 1:, None].to(out.dtype))
         return ends[:, :, 0]
 
     def _spans(self, source: Tensor, target: Tensor, carried: Tensor) -> tuple[Tensor, Tensor]:
-        """(g, R, r) as (g R / span, span, r), and as (g, rows, tokens / span, span, r)."""
+        """Returns views: ``source`` (g, R, r) as (g R / span, span, r), ``target`` as (g, rows, tokens / span, span, r)."""
         rank = source.shape[2]
         return source.view(-1, self.span, rank), target.view(*carried.shape[:2], -1, self.span, rank)
 
 
 class Read(NamedTuple):
-    """What a block computed on its way; a field that is None is computed again in the backward pass."""
+    """Intermediate results of a block's forward pass that are kept for backward.  A field that is None is recomputed there."""
 
-    H: Tensor | None = None  # (g, R, r); None also where all tokens share one
+    H: Tensor | None = None  # (g, R, r); always None in the noncausal form, where all tokens share one H
     a: Tensor | None = None  # (g, R, r)
-    softmax: Tensor | None = None  # see Memory.softmax
+    softmax: Tensor | None = None  # as Memory.softmax returns it
 
 
 class Gradients(NamedTuple):
-    """Of a block: of the output, given; of the queries, to be filled; of the basis, to be added to."""
+    """Gradients of one block: ``out`` is given, ``q`` is written, and ``basis`` is accumulated into."""
 
     out: Tensor  # (g, R, d)
     q: Tensor  # (g, R, d)
-    basis: Tensor | None  # (g, r, d)
+    basis: Tensor | None  # (g, r, d); None if there is no basis or its gradient is not wanted
 
 
 class ReadGradients(NamedTuple):
-    """What ``Memory.backward`` gives to the summaries."""
+    """What ``Memory.backward`` returns for the gradients of e and l.  The two optional fields are set only for ``joint``."""
 
-    H: Tensor  # (g, R, r), token by token also where all tokens share one H
-    lse: Tensor | None  # (g, R, 1)
-    share: Tensor | None  # (g, R, 1), the window's share s; no gradient, but the gradient of e is made with it
+    H: Tensor  # (g, R, r), the gradient of H by token; the caller adds them up if all tokens share one H
+    lse: Tensor | None  # (g, R, 1), the gradient of l
+    share: Tensor | None  # (g, R, 1), s itself, not its gradient: the gradient of e contains s do
 
 
 def combine(x: Tensor, basis: Tensor | None, e: Tensor | None, share: Tensor | None, out: Tensor) -> Tensor:
-    """out = x B + share e, all (g, R, .).  basis None is the identity, share None is 1, e None is 0; out may be e."""
+    """Writes x B + share e to ``out`` and returns it.  out may be the tensor e.
+
+    x: (g, R, r).  basis: (g, r, d); None means the identity (r = d).  e, out: (g, R, d); e None means 0.
+    share: (g, R, 1); None means 1.
+    """
     if e is None:
         return out.copy_(x) if basis is None else torch.bmm(x, basis, out=out)
     if basis is None:
@@ -110,39 +131,45 @@ def combine(x: Tensor, basis: Tensor | None, e: Tensor | None, share: Tensor | N
 
 
 def shares(softmax: Tensor, rank: int) -> tuple[Tensor, Tensor | None]:
-    """The memory's weights, (g, rows, tokens, r), and the window's share, (g, rows, tokens, 1) or None."""
+    """Splits the result of ``Memory.softmax``.
+
+    Returns the weights of the units, (g, rows, tokens, r), and the window's share s, (g, rows, tokens, 1); the share is None
+    if there is no column for it.
+    """
     return softmax[..., :rank], softmax[..., rank : rank + 1] if softmax.shape[3] > rank else None
 
 
 def column(x: Tensor | None) -> Tensor | None:
-    """(g, rows, tokens, 1) -> (g, R, 1)"""
+    """Views the share as a column of the block's matrices: (g, rows, tokens, 1) -> (g, R, 1)."""
     return None if x is None else x.view(x.shape[0], -1, 1)
 
 
 class Memory(NamedTuple):
-    """Reading and output: what all blocks of a pass have in common here."""
+    """The steps "read" and "output", with what is the same for all blocks of a pass."""
 
-    basis: Tensor | None  # (h, r, d); None stands for the head's own axes
+    basis: Tensor | None  # (h, r, d); None means the identity (r = d)
     output: str  # "joint", "sum" or "memory"
     work: Workspace
 
     def forward(self, block: Block, q: Tensor, H: Tensor, local: Local, out: Tensor) -> Read:
-        """Fills out.  q, out: (g, R, d); H: (g, rows, tokens or 1, r)."""
+        """Writes the result to ``out``.  q, out: (g, R, d).  H: (g, rows, tokens, r), or (g, rows, 1, r) if all share one."""
         basis = block.basis(self.basis)
-        # x is written when a has been read for the last time, unless a is kept; so the two share a buffer.
+        # a is not needed any more when x is written, so both use the buffer "x".  If a must be kept for the backward pass,
+        # ``own`` allocates a separate tensor.
         a = q if basis is None else torch.bmm(q, basis.mT, out=self.work.own("x", *q.shape[:2], basis.shape[1]))
         softmax = self.softmax(block.tokens(a), H, local, q.shape[2] ** -0.5)
         weights, share = shares(softmax, a.shape[2])
         x = self.work.take("x", *a.shape)
         torch.mul(weights, H, out=block.tokens(x))
         combine(x, basis, None if self.output == "memory" else local.e, column(share), out)
-        # Without a basis a is q, which may lie in the workspace, where the next block overwrites it.
+        # If there is no basis, a is q itself.  It is not kept, because q may be a buffer that the next block overwrites.
         return Read(a=None if basis is None else a, softmax=softmax)
 
     def softmax(self, a: Tensor, H: Tensor, local: Local, scale: float) -> Tensor:
-        """The weights of the units, (g, rows, tokens, r); if joint (…, r + PACK), with the window's share in column r.
+        """Returns the weights of the units, (g, rows, tokens, r).
 
-        a: (g, rows, tokens, r); H: (g, rows, tokens or 1, r).
+        For ``joint`` the result is (g, rows, tokens, r + PACK): column r holds the window's share, later columns are zero.
+        a: (g, rows, tokens, r).  H: (g, rows, tokens or 1, r).
         """
         rank, lse = a.shape[3], local.lse if self.output == "joint" else None
         weights = self.work.own("softmax", *a.shape[:3], rank if lse is None else rank + PACK)
@@ -155,7 +182,10 @@ class Memory(NamedTuple):
     def backward(
         self, block: Block, q: Tensor, H: Tensor, local: Local, read: Read, gradients: Gradients
     ) -> ReadGradients:
-        """Fills q of ``gradients`` and adds to its basis.  Shapes as in ``forward``."""
+        """Writes ``gradients.q`` and adds to ``gradients.basis``.  Shapes as in ``forward``.
+
+        read: what ``forward`` returned, or ``Read()`` to compute everything again.
+        """
         work, scale, grad, basis = self.work, q.shape[2] ** -0.5, gradients.out, block.basis(self.basis)
         a = in_basis(q, basis, "a", work) if read.a is None else read.a
         dx = in_basis(grad, basis, "dx", work)
@@ -174,14 +204,14 @@ class Memory(NamedTuple):
         x_dx = torch.mul(x, dx, out=work.take("x_dx", *a.shape))
         inner, dlse = x_dx.sum(-1, keepdim=True), None
         if share is not None and dshare is not None:
-            inner.addcmul_(share, dshare)
+            inner.addcmul_(share, dshare)  # ι of the formulas above
             dlse = (dshare - inner).mul_(share)
-        dscores = x_dx.addcmul_(weights, inner, value=-1)
+        dscores = x_dx.addcmul_(weights, inner, value=-1)  # in place
         dH = torch.mul(dx, weights, out=work.take("dH", *a.shape)).addcmul_(dscores, a, value=scale)
         if basis is None:
             torch.addcmul(work.zero, block.tokens(dscores), H, value=scale, out=block.tokens(gradients.q))
         else:
-            da = dscores
+            da = dscores  # in place
             block.tokens(da).mul_(H)
             torch.baddbmm(gradients.q, da, basis, beta=0, alpha=scale, out=gradients.q)
             if gradients.basis is not None:
@@ -190,11 +220,13 @@ class Memory(NamedTuple):
 
 
 class CausalMemory:
-    """Running mean, reading and output of the causal form, chunk after chunk; backward from the last chunk to the first.
+    """The running mean, then ``Memory``, for the causal form.  Chunks come in order of time, in backward in reverse order.
 
-    carried: (b, h, r), changed in place.  Forward it is the sum of B e over the tokens so far.  Backward, from the last token
-    to the first, it is what the tokens so far give to c of every earlier one.
-    start: tokens before the sequence.
+    memory: the steps "read" and "output".
+    carried: (b, h, r), passes from chunk to chunk and is changed in place.  In the forward pass it is the sum of c = B e over
+    the tokens so far.  In the backward pass it is the gradient that each c of the next (earlier) chunk gets from all chunks
+    that are done.
+    start: the number of tokens that were read before this sequence.
     """
 
     def __init__(self, memory: Memory, carried: Tensor, start: int) -> None:
@@ -203,22 +235,22 @@ class CausalMemory:
         self.before: Tensor
 
     def enter(self, chunk: Chunk, before: Tensor | None = None) -> Tensor:
-        """Must come before the blocks of a chunk.  Returns the sum before the chunk, (h, rows, r).
+        """Must be called before the blocks of a chunk.  Returns the sum of c before the chunk, (h, rows, r).
 
-        before: backward, what this returned forward.
+        Keep it, and pass it as ``before`` when the backward pass enters the same chunk.
         """
         self.mean = RunningMean(chunk, self.start, self.memory.work)
         self.before = self.carried[chunk.rows].transpose(0, 1).clone() if before is None else before
         return self.before
 
     def forward(self, block: Block, q: Tensor, local: Local, out: Tensor) -> Read:
-        """Fills out.  q, out: (g, R, d)."""
+        """Writes the result to ``out``.  q, out: (g, R, d)."""
         H, after = self._compress(block, local.e)
         block.carried(self.carried).copy_(after)
         return self.memory.forward(block, q, block.tokens(H), local, out)._replace(H=H)
 
     def _compress(self, block: Block, e: Tensor) -> tuple[Tensor, Tensor]:
-        """H (g, R, r), and the sum after the chunk, (g, rows, r)."""
+        """Returns H (g, R, r) and the sum of c after the chunk, (g, rows, r).  e: (g, R, d)."""
         work, basis = self.memory.work, block.basis(self.memory.basis)
         c = in_basis(e, basis, "c", work)
         H = work.own("H", *c.shape)
@@ -227,7 +259,10 @@ class CausalMemory:
     def backward(
         self, block: Block, q: Tensor, local: Local, read: Read, gradients: Gradients, de: Tensor | None = None
     ) -> LocalGradients:
-        """Fills q of ``gradients`` and adds to its basis.  de: (g, R, d), where to write the gradient of e."""
+        """Writes ``gradients.q``, adds to ``gradients.basis``, and returns the gradients of e and l.
+
+        de: (g, R, d), the tensor to write the gradient of e to; if None, a buffer of the workspace.
+        """
         work, basis = self.memory.work, block.basis(self.memory.basis)
         H = self._compress(block, local.e)[0] if read.H is None else read.H
         dH, dlse, share = self.memory.backward(block, q, block.tokens(H), local, read, gradients)

@@ -1,11 +1,12 @@
 """The causal form in one pass over q, k and v, by decoupled look-back (Merrill and Garland, 2016).
 
-It waits for a GPU to be measured on (docs/decisions/0005): its programs wait for each other, and an interpreter that runs
-them one after the other shows neither a deadlock nor a missing fence.  Until then it runs only where ``one_pass=True`` is
-given to ``fused.self_attention``.
+It has not yet been measured on a GPU (docs/decisions/0005).  Its programs wait for each other, and Triton's interpreter,
+which runs them one after the other, can show neither a deadlock nor a missing memory fence.  So it runs only if
+``one_pass=True`` is given to ``fused.self_attention``.
 
-Tiles stand in groups.  A tile adds the sums of the tiles before it in its group to the sum before the group, which the last
-tile of the group before has published: one fixed order of summation, whichever program comes first.
+Tiles are in groups of GROUP.  The last tile of a group publishes the sum over all tiles up to it.  A tile takes this sum from
+the group before its own and adds the sums of the earlier tiles of its own group.  The order of summation is therefore always
+the same, whichever program is faster, and so is the result.  Names are explained in kernels.py.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from torch import Tensor
 from lavo.kernels import dot, load_basis, load_rows, read_memory, running_mean, store_rows, summaries
 from lavo.launch import Launch, autotuned
 
-GROUP = 32  # tiles
+GROUP = 32  # tiles of a group
 
 
 def attend_in_one_pass(
     launch: Launch, tensors: dict[str, Tensor | None], basis: Tensor | None, sums: Tensor, out: Tensor
 ) -> Tensor:
-    """Fills out and sums (b, h, tiles, d), those of e in each tile; returns the sums before each tile, of the same shape.
+    """Writes the output to ``out`` and the sum of e over each tile to ``sums``, (b, h, tiles, d).
 
-    tensors: q, k, v and bias, by the names that they have in kernels.
+    tensors: q, k, v and bias, by the names of the kernels' arguments.
+    Returns the sums of e over all tiles before each tile, of the same shape as ``sums``.
     """
     num_groups = triton.cdiv(launch.num_tiles, GROUP)
     groups = torch.empty(*sums.shape[:2], num_groups, sums.shape[3], dtype=torch.float32, device=sums.device)
@@ -53,16 +55,17 @@ def attend_in_one_pass(
 def look_back(
     own, sums_ptr, groups_ptr, flags_ptr, row, tile, num_rows, num_tiles, d, D: tl.constexpr, GROUP: tl.constexpr,
 ):
-    """The sum before this tile, (D,), from what the programs of earlier tiles publish while they run.
+    """Returns the sum over all tiles before this one, (D,), from the sums that other programs publish while they run.
 
-    own: (D,), the sum of this tile.  The program waits only for programs with lower tickets, and those are running.
+    own: (D,), the sum of this tile, which is published first.
+    The program waits only for programs with lower tickets.  These have started already, so they will finish.
     """
     columns = tl.arange(0, D)
     num_groups = tl.cdiv(num_tiles, GROUP)
     tile_flags = flags_ptr + 1 + row * num_tiles
     group_flags = flags_ptr + 1 + num_rows * num_tiles + row * num_groups
     tl.store(sums_ptr + (row * num_tiles + tile) * d + columns, own, mask=columns < d)
-    tl.debug_barrier()  # all threads have written before one of them says so
+    tl.debug_barrier()  # all threads must have written the sum before the flag says that it is there
     tl.atomic_xchg(tile_flags + tile, 1, sem="release")
     group = tile // GROUP
     earlier = group * GROUP + tl.arange(0, GROUP)
@@ -94,14 +97,14 @@ def one_pass_kernel(
     before_ptr,  # (b, h, tiles, d), written for the backward pass
     sums_ptr,  # (b, h, tiles, d)
     groups_ptr,  # (b, h, groups, d), the sums before each group
-    flags_ptr,  # zeros: a counter, a flag a tile, a flag a group
+    flags_ptr,  # zeros at the start: the counter of tickets, then a flag for each tile, then a flag for each group
     out_ptr,
     x_batch, x_head, x_token, y_batch, y_head, y_token, n, window, num_heads, num_rows, num_tiles, d, r, entries, scale,
     BLOCK: tl.constexpr, TILES: tl.constexpr, D: tl.constexpr, R: tl.constexpr, WINDOWS: tl.constexpr,
     BIASED: tl.constexpr, IDENTITY: tl.constexpr, OUTPUT: tl.constexpr, GROUP: tl.constexpr, DOT: tl.constexpr,
 ):
-    """The causal form with q, k and v read once and the output written once."""
-    # Programs start in any order, so a ticket says which tile this one takes, not its number.
+    """Writes the output of one tile of the causal form.  q, k and v are read once, and the output is written once."""
+    # Programs may start in any order.  Each takes the tile of its ticket, so that earlier tiles have started already.
     ticket = tl.atomic_add(flags_ptr, 1)
     tile, row = ticket // num_rows, (ticket % num_rows).to(tl.int64)
     batch, head = row // num_heads, row % num_heads

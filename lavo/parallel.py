@@ -1,12 +1,15 @@
-"""One causal sequence over several processes: each holds a part, and what they exchange does not grow with the sequence.
+"""One causal sequence over several processes.  Each holds a part, and the data they exchange does not grow with the length.
 
-Causal LAVO remembers r numbers a head.  So the memory before a part is the sum of one such vector from each process before
-it, and the backward pass sums gradients from the processes after it.  If a boundary cuts a window, the part after it borrows
-the beginning of that window: less than a window of keys and values, and nothing where parts end with windows
-(``split_length``).  Both exchanges are all-gathers, which every backend of torch.distributed has.
+The memory of causal LAVO before a part is one sum of r numbers for each head.  Every process computes the sum over its own
+part; the sums of all earlier parts together give the memory before this one.  In the backward pass, gradients of these sums
+come from all later processes in the same way.
 
-    part = share_length(tokens.shape[1], group)          # once a batch; Part(lengths, rank, group) needs no exchange
-    with sequence_part(model, part):                     # sets it in all LAVOAttention of the model
+If the boundary between two parts cuts a window, the later part borrows the keys and values at the beginning of that window.
+These are less than a window of tokens, and none if parts end where windows end (``split_length``).  Both exchanges are
+all-gathers, because every backend of torch.distributed has them.
+
+    part = share_length(tokens.shape[1], group)          # once a batch; if all lengths are known: Part(lengths, rank, group)
+    with sequence_part(model, part):                     # sets the part in every LAVOAttention of the model
         nats = loss_sum(model(tokens), targets)          # of this process's tokens, whose positions begin at part.start
         nats.backward()                                  # on all processes, or on none
     # then sum losses, numbers of tokens and gradients over the processes, as in data parallel training
@@ -33,15 +36,16 @@ from lavo.windows import Local, LocalGradients, Windows, bias_matrix
 
 @dataclass
 class Part:
-    """Which part of a sequence this process holds: the ``rank``-th of consecutive parts of these lengths.
+    """Which part of a sequence this process holds.
 
-    ``bytes_sent`` counts what this process gave to others since the part was made, one copy a receiver.
+    lengths: the number of tokens of each part, in order of time.  rank: the index of this process's part.
+    bytes_sent: bytes that this process has sent since the part was made; data for two receivers counts twice.
     Raises ValueError for a negative length, and for a rank that has no part.
     """
 
     lengths: tuple[int, ...]
     rank: int
-    group: Any = None  # of torch.distributed; None is all processes
+    group: Any = None  # a process group of torch.distributed; None means all processes
     bytes_sent: int = 0
 
     def __post_init__(self) -> None:
@@ -56,11 +60,11 @@ class Part:
         return sum(self.lengths[: self.rank])
 
     def starts(self) -> list[int]:
-        """The positions of all parts' first tokens."""
+        """Returns the position of the first token of each part."""
         return [0, *accumulate(self.lengths)][:-1]
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        """The tensors of all processes, in order; they must have one shape."""
+        """Returns the tensors x of all processes, in the order of the parts.  x must have the same shape everywhere."""
         if len(self.lengths) == 1:
             return [x]
         x = x.contiguous()
@@ -71,7 +75,10 @@ class Part:
 
 
 def share_length(length: int, group: Any = None, *, device: torch.device | str = "cpu") -> Part:
-    """The part of this process, from an exchange of all lengths.  device: one that the group's backend can send from."""
+    """Returns the part of this process; the processes exchange the lengths of their parts for it.
+
+    length: tokens of this process.  device: a device from which the group's backend can send.
+    """
     world, rank = dist.get_world_size(group), dist.get_rank(group)
     part = Part((0,) * world, rank, group)
     lengths = part.gather(torch.tensor([length], device=device))
@@ -79,7 +86,10 @@ def share_length(length: int, group: Any = None, *, device: torch.device | str =
 
 
 def split_length(length: int, num_parts: int, window: int) -> tuple[int, ...]:
-    """Lengths of parts of whole windows, as equal as can be; with them processes exchange the memory alone."""
+    """Splits a sequence into parts that end where windows end, as equal as possible.  Returns their lengths.
+
+    With such parts, processes exchange only the memory, and no keys and values.
+    """
     windows, rest = divmod(-(-length // window), num_parts)
     ends = [min(length, (i * windows + min(i, rest)) * window) for i in range(num_parts + 1)]
     return tuple(b - a for a, b in pairwise(ends))
@@ -87,14 +97,14 @@ def split_length(length: int, num_parts: int, window: int) -> tuple[int, ...]:
 
 @contextmanager
 def sequence_part(model: nn.Module, part: Part) -> Iterator[None]:
-    """Inside, every LAVOAttention of the model takes its inputs for this part of a sequence.
+    """Inside the block, every LAVOAttention of the model treats its inputs as this part of a longer sequence.
 
-    Raises ValueError if the model has none.
+    Raises ValueError if the model has no LAVOAttention.
     """
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "sequence_part")]
     before = [layer.sequence_part for layer in layers]
     if not layers:
-        raise ValueError("the model has no LAVOAttention: no other attention can attend over a sequence in parts here")
+        raise ValueError("the model has no LAVOAttention, the only attention here that can take a sequence in parts")
     try:
         for layer in layers:
             layer.sequence_part = part
@@ -116,11 +126,12 @@ def parallel_lavo_attention(
     output: str = "joint",
     dissect: bool = True,
 ) -> Tensor:
-    """The rows of ``lavo_attention(…, causal=True)`` over the whole sequence that belong to this process.
+    """Computes ``lavo_attention(…, causal=True)`` over the whole sequence; returns the output for this process's part.
 
-    q, k, v: (batch, heads, length of the part, head_dim), without padding; everything else is the same in all processes.
-    All processes of the group must call it, and its backward pass: gradients of q, k and v come out whole, those of
-    basis and bias as this part's share of a sum over processes.
+    q, k, v: (batch, heads, length of the part, head_dim), without padding.  All other arguments must be the same in all
+    processes.
+    All processes of the group must call this function, and all or none its backward pass.  The gradients of q, k and v are
+    complete.  Those of basis and bias must still be summed over the processes.
     Returns (batch, heads, length of the part, head_dim) in the dtype of q.
     Raises ValueError for arguments that do not fit each other or the part.
     """
@@ -142,7 +153,7 @@ def parallel_lavo_attention(
 
 
 def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, window: int, part: Part) -> tuple[Tensor, Tensor]:
-    """e (b, h, n, d) and its log-sum-exps (b, h, n), of windows that may begin before this part."""
+    """Returns e (b, h, n, d) and the log-sum-exps (b, h, n) of this part, whose first window may begin before the part."""
     borrowed = 0
     if any(start % window for start in part.starts()):
         borrowed = part.start % window
@@ -151,7 +162,9 @@ def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, window: int, pa
         q = torch.cat([q.new_zeros(*q.shape[:2], borrowed, q.shape[3]), q], 2)
     if q.shape[2] == borrowed:
         lse = q.new_zeros(*q.shape[:2], 0, dtype=accumulation_dtype(q))
-        if bias is not None:  # keeps the bias in the graph, because summing gradients waits for every process
+        # A part without tokens does not use the bias.  It must have a gradient all the same, because the sum of gradients
+        # over the processes waits for every process.
+        if bias is not None:
             lse = lse + bias[:, :1].to(lse.dtype)[:, :0]
         return v[:, :, borrowed:].to(lse.dtype), lse
     matrix = bias_matrix(bias, min(window, q.shape[2]), window, True, q)
@@ -163,7 +176,10 @@ def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, window: int, pa
 
 
 class _SumBefore(torch.autograd.Function):
-    """The sum over all processes before this one: (b, h, r) -> (b, h, r).  The gradient is the sum over those after."""
+    """Returns the sum of ``total``, (b, h, r), over all processes before this one.
+
+    Its gradient is therefore the sum of gradients over all processes after this one.
+    """
 
     @staticmethod
     def forward(ctx: Any, total: Tensor, part: Part) -> Tensor:
@@ -177,7 +193,7 @@ class _SumBefore(torch.autograd.Function):
 
 
 class _Borrow(torch.autograd.Function):
-    """k and v, preceded by those tokens of this part's first window that lie before it.
+    """Puts before k and v those tokens of this part's first window that belong to earlier parts.
 
     (b, h, n, d) -> (b, h, borrowed + n, d)
     """
@@ -185,7 +201,7 @@ class _Borrow(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, k: Tensor, v: Tensor, part: Part, window: int) -> tuple[Tensor, Tensor]:
         ctx.part, ctx.window = part, window
-        size = max(lent(part, window))
+        size = max(lent(part, window))  # all processes must send tensors of one size; shorter tails begin with zeros
         own = min(size, k.shape[2])
         tail = k.new_zeros(2, *k.shape[:2], size, k.shape[3])
         tail[..., size - own :, :] = torch.stack([x[:, :, x.shape[2] - own :] for x in (k, v)])
@@ -214,13 +230,19 @@ class _Borrow(torch.autograd.Function):
 
 
 def lent(part: Part, window: int) -> list[int]:
-    """How many of its last tokens each process lends at most: those since the last window began."""
+    """Returns for each process the largest number of its last tokens that it may lend.
+
+    These are its tokens of the window in which its part ends, and none if its part ends with a window.
+    """
     ends = accumulate(part.lengths)
     return [min(length, end % window) for length, end in zip(part.lengths, ends, strict=True)]
 
 
 def loans(part: Part, window: int, borrower: int) -> list[tuple[int, int]]:
-    """Which processes lend the borrower the beginning of its first window, in order of time, as (process, tokens)."""
+    """Returns which processes lend the beginning of the borrower's first window: (process, number of tokens), in order.
+
+    There can be several, because a part may be shorter than a window.
+    """
     wanted, found = part.starts()[borrower] % window, []
     for source in reversed(range(borrower)):
         count = min(wanted, part.lengths[source])
@@ -233,7 +255,7 @@ def loans(part: Part, window: int, borrower: int) -> list[tuple[int, int]]:
 
 
 class _Windows(torch.autograd.Function):
-    """The local summaries e (b, h, n, d) and their log-sum-exps (b, h, n), in float32 at least."""
+    """Returns the local summaries e (b, h, n, d) and their log-sum-exps (b, h, n), in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -266,7 +288,10 @@ class _Windows(torch.autograd.Function):
 
 
 class _Memory(torch.autograd.Function):
-    """The output from the local summaries e (b, h, n, d), the sum ``before`` (b, h, r) and the ``start`` tokens in it."""
+    """Returns the output, (b, h, n, d), from the local summaries of this part.
+
+    e: (b, h, n, d).  lse: (b, h, n) or None.  before: (b, h, r), the sum of B e over the ``start`` tokens before this part.
+    """
 
     @staticmethod
     def forward(

@@ -25,14 +25,17 @@ def self_attention(
     output: str,
     dissect: bool,
 ) -> Tensor:
-    """LAVO over one sequence.  q, k, v: (b, h, n, d), basis: (h, r, d).  Returns (b, h, n, d), zeros where padded."""
+    """Computes LAVO over one sequence.  q, k, v: (b, h, n, d).  basis: (h, r, d).  Returns (b, h, n, d), zeros where padded.
+
+    The other arguments are those of ``lavo.functional.lavo_attention``.
+    """
     options: dict[str, Any] = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
     if key_padding_mask is None:
         return _sequence(q, k, v, basis, **options)
     rows = []
     for q_row, k_row, v_row, padded in zip(q, k, v, key_padding_mask, strict=True):
-        real = (~padded).nonzero()[:, 0]  # a padded token does not exist: it is taken out, and zeros take its place
-        if not len(real):  # without a token there is no mean, and a mean of none would give the basis nan as gradient
+        real = (~padded).nonzero()[:, 0]  # padded tokens are removed, and zeros are put in their places below
+        if not len(real):  # the mean of no tokens would be nan, and the gradient of the basis too
             rows.append(torch.zeros_like(q_row))
             continue
         out = _sequence(q_row[None, :, real], k_row[None, :, real], v_row[None, :, real], basis, **options)
@@ -41,13 +44,13 @@ def self_attention(
 
 
 def cross_attention(q: Tensor, v: Tensor, basis: Tensor, *, key_padding_mask: Tensor | None) -> Tensor:
-    """LAVO over another sequence.  q: (b, h, n, d), v: (b, h, m, d), basis: (h, r, d).  Returns (b, h, n, d)."""
+    """Computes LAVO over another sequence.  q: (b, h, n, d).  v: (b, h, m, d).  basis: (h, r, d).  Returns (b, h, n, d)."""
     query, value, basis = (x.to(_precision(x)) for x in (q, v, basis))
     real = torch.ones(v.shape[0], v.shape[2], dtype=torch.bool, device=v.device)
     if key_padding_mask is not None:
         real = ~key_padding_mask
     value = value.masked_fill(~real[:, None, :, None], 0)
-    count = real.sum(1).clamp_min(1)  # an empty source gives H = 0, and so zeros
+    count = real.sum(1).clamp_min(1)  # for an empty source H is then 0, and the output too
     H = einsum(basis, value, "h r d, b h m d -> b h r") / count[:, None, None]
     memory = einsum(H, basis, "b h r, h r d -> b h r d")
     return _read(query, memory[:, :, None])[0].to(q.dtype)
@@ -65,7 +68,7 @@ def _sequence(
     output: str,
     dissect: bool,
 ) -> Tensor:
-    """Self-attention of sequences without padding."""
+    """Computes self-attention of sequences without padding.  Arguments and result as for ``self_attention``."""
     query, key, value, basis = (x.to(_precision(x)) for x in (q, k, v, basis))
     n, d = query.shape[2:]
     t = torch.arange(n, device=q.device)
@@ -103,11 +106,14 @@ def _sequence(
 
 
 def _read(query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """g_t = sum over u of softmax_u(q_t . m_{t,u} / sqrt(d)) m_{t,u}, and the log-sum-exp.  memory: (b, h, n or 1, r, d)."""
+    """Returns g_t = sum over u of softmax_u(q_t . m_{t,u} / sqrt(d)) m_{t,u}, and the log-sum-exp of the scores.
+
+    query: (b, h, n, d).  memory: (b, h, n, r, d), or (b, h, 1, r, d) if all queries share one.
+    """
     memory = memory.expand(-1, -1, query.shape[2], -1, -1)
     scores = einsum(query, memory, "b h t d, b h t u d -> b h t u") * query.shape[-1] ** -0.5
     return einsum(scores.softmax(-1), memory, "b h t u, b h t u d -> b h t d"), scores.logsumexp(-1)
 
 
 def _precision(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)  # sums over positions are kept in float32 at least
+    return torch.promote_types(x.dtype, torch.float32)  # because sums over many tokens need float32 at least

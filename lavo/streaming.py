@@ -1,6 +1,6 @@
-"""LAVO token by token: the state that a sequence or a source leaves, and how the next tokens go on from it.
+"""LAVO token by token: the state after a sequence or a source, and how the next tokens continue from it.
 
-A state is never written to, so any number of continuations can start from one.  Its size does not grow.
+A state is never changed, so any number of continuations can start from the same one.  Its size does not grow.
 """
 
 from __future__ import annotations
@@ -16,27 +16,33 @@ from lavo.windows import bias_matrix
 
 
 class SelfState(NamedTuple):
-    """Of a causal sequence: the tokens of its current window, and the sum of B e over all its tokens."""
+    """The state of a causal sequence: keys and values of its current window, and the sum of B e over all its tokens.
 
-    keys: Tensor  # (batch, heads, window, head_dim), of which num_read % window are filled; window 0 without windows
-    values: Tensor
+    The first ``num_read % window`` places of a window are filled.  Without windows, ``window`` is 0.
+    """
+
+    keys: Tensor  # (batch, heads, window, head_dim)
+    values: Tensor  # (batch, heads, window, head_dim)
     sums: Tensor  # (batch, heads, rank), in blocks.carry_dtype
-    num_read: int  # tokens, the same for all rows
+    num_read: int  # the number of tokens that were read, the same for all rows of the batch
 
 
 class CrossState(NamedTuple):
-    """Of a source: the coefficients of its memory."""
+    """The state of a source: the coefficients H of its memory, which no query changes."""
 
-    mean: Tensor  # (batch, heads, rank)
+    mean: Tensor  # H, (batch, heads, rank)
 
 
 def extend(
     tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, *, output: str
 ) -> tuple[Tensor, SelfState]:
-    """The output for new tokens, (b, h, n, d), and the state after them.  bias: (h, window) or None."""
+    """Returns the output for new tokens, (b, h, n, d), and the state after them.
+
+    tokens: (b, h, n, d) each.  basis: (h, r, d) or None.  bias: (h, window) or None.
+    """
     n, window = tokens.q.shape[2], state.keys.shape[2]
     filled = state.num_read % window if window else 0
-    # The first of them end the current window; the rest starts new ones.
+    # The first ``first`` tokens belong to the current window; the others begin with a new window.
     first = min(n, window - filled) if filled or n <= window else 0
     parts = []
     if first:
@@ -51,7 +57,10 @@ def extend(
 def _within_window(
     tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
 ) -> tuple[Tensor, SelfState]:
-    """Tokens that all belong to the current window: local, compress, read and output as in docs/notation.md."""
+    """Does what ``extend`` does, for tokens that all belong to the current window.
+
+    The parts below are "local", "compress", "read" and "output" of docs/notation.md.
+    """
     q, k, v = tokens
     dtype, n, scale = accumulation_dtype(q), q.shape[2], q.shape[3] ** -0.5
     filled = state.num_read % state.keys.shape[2]
@@ -81,7 +90,11 @@ def _within_window(
 
 
 def _bias_by_key(bias: Tensor | None, filled: int, n: int, scores: Tensor) -> Tensor:
-    """P[t - j] of the new queries against all keys of the window, minus infinity in the future.  (h or 1, n, filled + n)"""
+    """Returns P[t - j] of the new queries against all keys of the window; minus infinity for keys of the future.
+
+    filled: the number of tokens of the window before the new ones.  n: the number of new tokens.
+    Returns (h, n, filled + n), or (1, n, filled + n) if there is no bias.
+    """
     if n == 1 and bias is not None:
         return bias[:, None, : filled + 1].flip(2).to(scores.dtype)
     steps = torch.arange(filled + n, device=scores.device)
@@ -93,7 +106,10 @@ def _bias_by_key(bias: Tensor | None, filled: int, n: int, scores: Tensor) -> Te
 def _new_windows(
     tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
 ) -> tuple[Tensor, SelfState]:
-    """Tokens of which the first begins a window: the causal form, from the state's sums on."""
+    """Does what ``extend`` does, for tokens of which the first begins a new window.
+
+    This is the causal form of a sequence (chunked.py) that continues from the sums of the state.
+    """
     n, window = tokens.q.shape[2], state.keys.shape[2]
     matrix = bias_matrix(bias, min(window, n), window, True, tokens.q) if window else None
     sums, cut = state.sums.clone(), chunks(tokens.q, matrix)
@@ -102,7 +118,10 @@ def _new_windows(
 
 
 def after_new_windows(tokens: Tokens, state: SelfState, sums: Tensor) -> SelfState:
-    """The state after tokens of which the first begins a window.  sums: (b, h, r), over all tokens so far."""
+    """Returns the state after tokens of which the first begins a new window.
+
+    state: the state before them.  sums: (b, h, r), the sum of B e over all tokens, the new ones included.
+    """
     n, window = tokens.q.shape[2], state.keys.shape[2]
     filled = n % window if window else 0
     keys, values = (torch.zeros_like(state.keys, dtype=x.dtype) for x in tokens[1:])

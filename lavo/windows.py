@@ -1,13 +1,17 @@
 """The first half of LAVO, block by block: exact attention inside windows (docs/notation.md, "local").
 
+For one head, with P the bias by distance:
+
     scores   s_tj = q_t·k_j / √d + P[t−j]                   j in the window of t
     local    e_t = Σ_j p_tj v_j,   p = softmax_j(s)         l_t = log Σ_j exp(s_tj)
 
-and its gradients, from those of e and l:
+Given de and dl, the gradients of e and l, the other gradients are:
 
     dv_j = Σ_t p_tj de_t
     ds_tj = p_tj (de_t·v_j − δ_t),   δ_t = de_t·e_t − dl_t
     dq_t = Σ_j ds_tj k_j / √d,   dk_j = Σ_t ds_tj q_t / √d,   dP[i] = Σ_{t−j=i} ds_tj
+
+Shapes are those of a block (blocks.py): matrices (g, R, d), which seen as x windows of w tokens are (x, w, d).
 """
 
 from __future__ import annotations
@@ -21,7 +25,11 @@ from lavo.blocks import Block, Tokens, Workspace, accumulation_dtype, store
 
 
 def bias_matrix(bias: Tensor | None, size: int, window: int, causal: bool, q: Tensor) -> Tensor:
-    """P[t - j] for all pairs of a window, minus infinity in the future where causal.  (h, size, size)"""
+    """Returns P[t - j] for all pairs of tokens of a window, (h, size, size); minus infinity for j > t if ``causal``.
+
+    bias: (h, window) if ``causal``, else (h, 2 window - 1); None gives zeros in place of P.
+    size: the tokens of the longest window, at most ``window``.  q: (b, h, n, d), for the dtype and the device.
+    """
     dtype, num_heads = accumulation_dtype(q), q.shape[1]
     if bias is None:
         bias = torch.zeros(1, window if causal else 2 * window - 1, dtype=dtype, device=q.device)
@@ -35,45 +43,45 @@ def bias_matrix(bias: Tensor | None, size: int, window: int, causal: bool, q: Te
 
 
 class Local(NamedTuple):
-    """The local summaries and their log-sum-exps: of a sequence, (b, h, n, d) and (b, h, n), or of a block as below."""
+    """The outputs e of the windows ("local summaries") and their log-sum-exps l, of a whole sequence or of one block."""
 
-    e: Tensor  # (g, R, d)
-    lse: Tensor | None  # (g, rows, tokens); None without windows, where e is v
+    e: Tensor  # sequence: (b, h, n, d); block: (g, R, d)
+    lse: Tensor | None  # sequence: (b, h, n); block: (g, rows, tokens); None without windows, because e is then v
 
     @staticmethod
     def like(q: Tensor) -> Local:
-        """Uninitialised, for the sequence of q (b, h, n, d)."""
+        """Returns uninitialised tensors for a sequence whose queries are q, (b, h, n, d)."""
         return Local(torch.empty_like(q), torch.empty(q.shape[:3], dtype=accumulation_dtype(q), device=q.device))
 
     def read(self, block: Block, work: Workspace) -> Local:
-        """Those of a block, from those of a sequence."""
+        """Returns the part of a sequence's summaries that belongs to a block."""
         return Local(work.read("e", block.of(self.e)), None if self.lse is None else block.of(self.lse))
 
     def store(self, block: Block, local: Local) -> None:
-        """Writes those of a block into those of the sequence."""
+        """Writes the summaries of a block, ``local``, to their places in this sequence."""
         store(block.of(self.e), local.e)
         if self.lse is not None and local.lse is not None:
             block.of(self.lse).copy_(local.lse)
 
 
 class LocalGradients(NamedTuple):
-    """Of a block's ``Local``."""
+    """Gradients of the two fields of a block's ``Local``."""
 
     e: Tensor  # (g, R, d)
-    lse: Tensor | None  # (g, R, 1)
+    lse: Tensor | None  # (g, R, 1); None if l has no part in the output
 
 
 class Windows(NamedTuple):
-    """What all blocks of a pass have in common here."""
+    """Exact attention in windows, with what is the same for all blocks of a pass."""
 
-    bias: Tensor | None  # (h, w, w), see bias_matrix; None without windows
+    bias: Tensor | None  # (h, w, w), from bias_matrix; None if there are no windows
     work: Workspace
     real: Tensor | None = None  # (b, n), 1 for a real token and 0 for a padded one; None if all are real
 
     def forward(self, block: Block, tokens: Tokens, e: Tensor) -> tuple[Local, Tensor | None]:
-        """The local summaries, in e (g, R, d), and the softmax of the scores, (x, w, w).
+        """Writes the summaries to ``e`` (g, R, d); returns them as ``Local``, and the softmax of the scores, (x, w, w).
 
-        Without windows the summaries are the values, and e stays as it is.
+        If there are no windows, the values are the summaries, and nothing is written to ``e``.
         """
         if self.bias is None:
             return Local(tokens.v, None), None
@@ -81,11 +89,13 @@ class Windows(NamedTuple):
         weights = self.scores(block, windows, self.bias)
         peak = weights.amax(-1)
         torch.bmm(torch.softmax(weights, -1, out=weights), windows.v, out=block.windows(e))
-        lse = peak.sub_(weights.amax(-1).log_())  # the peak's weight is exp(peak - lse), and never below 1 / w
+        # The largest score has the weight exp(peak - lse), so lse = peak - log(weight).  That weight is at least 1 / w, so
+        # its logarithm is safe.
+        lse = peak.sub_(weights.amax(-1).log_())
         return Local(e, lse.view(block.shape)), weights
 
     def scores(self, block: Block, windows: Tokens, bias: Tensor) -> Tensor:
-        """(x, w, w)"""
+        """Returns the scores, (x, w, w).  windows: (x, w, d) each.  bias: (h, w, w)."""
         q, k, _ = windows
         bias = block.bias(bias)
         scores = self.work.own("scores", q.shape[0], q.shape[1], q.shape[1])
@@ -94,7 +104,8 @@ class Windows(NamedTuple):
         if self.real is not None:
             padded = self.real[block.chunk.rows, block.chunk.tokens] == 0
             keys = padded.expand(*block.shape).reshape(-1, 1, block.chunk.window)  # (x, 1, w)
-            scores.masked_fill_(keys, torch.finfo(scores.dtype).min)  # minus infinity would make nan of an empty window
+            # Not minus infinity, because the softmax of a window of padding alone would then be nan.
+            scores.masked_fill_(keys, torch.finfo(scores.dtype).min)
         return scores
 
     def backward(
@@ -107,9 +118,11 @@ class Windows(NamedTuple):
         into: Tokens,
         dbias: Tensor | None,
     ) -> None:
-        """Adds to q of ``into``, fills its k and v, all (g, R, d), and adds to dbias (h, w, w).
+        """Adds to ``into.q``, which holds the gradient from the memory or zeros; writes ``into.k`` and ``into.v``; adds to dbias.
 
-        e: (g, R, d).  weights: the softmax of the scores, None to compute it again.
+        e, and the tensors of ``tokens`` and ``into``: (g, R, d).  dbias: (h, w, w), or None if it is not wanted.
+        weights: the softmax of the scores, as ``forward`` returned it, or None to compute it again.
+        given: the gradients of e and l.
         """
         if self.bias is None:
             into.k.zero_()

@@ -1,7 +1,7 @@
 """A plug-in for fairseq (``--user-dir lavo_fairseq``) with the architectures ``attention_lm`` and ``attention_transformer``.
 
-They are this project's own backbones inside fairseq's model classes, with any attention of the registry.  The same weights
-therefore give the same logits and the same loss (docs/fairseq.md).
+Both put a model of this project, with any of its attentions, into fairseq's model classes.  So the same weights give the same
+logits and the same loss here and in fairseq (docs/fairseq.md).
 """
 
 from lavo_fairseq.encoder_decoder import AttentionTransformer

@@ -1,6 +1,7 @@
 """``attention_transformer``: the Transformer of the summarisation task as an encoder-decoder model of fairseq."""
 
-# Without postponed annotations, because fairseq makes its flags from the types of the fields.
+# This file does not import ``annotations`` from ``__future__``, because fairseq builds its flags from the field types at run
+# time.
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,28 +21,38 @@ STATE = "transformer"
 
 @dataclass
 class AttentionTransformerConfig(FairseqDataclass):
-    """The flags of ``--arch attention_transformer``; sizes carry fairseq's names."""
+    """The flags of ``--arch attention_transformer``.  The flags for sizes have the names that fairseq's own models use."""
 
-    attention: str = field(default="lavo", metadata={"help": "an attention of lavo-bench list attentions"})
+    attention: str = field(
+        default="lavo", metadata={"help": "name of the attention; lavo-bench list attentions prints the names"}
+    )
     attention_pattern: str = field(
         default="causal_cross",
-        metadata={"help": "where it stands: noncausal_self (encoder), causal_self (decoder) or causal_cross"},
+        metadata={
+            "help": "where in the model the attention is used: noncausal_self (encoder), causal_self (decoder) or causal_cross"
+        },
     )
-    attention_options: str = field(default="{}", metadata={"help": "JSON, its options: '{\"rank\": 32}'"})
+    attention_options: str = field(
+        default="{}", metadata={"help": "options of the attention, as JSON: '{\"rank\": 32}'"}
+    )
     encoder_embed_dim: int = field(default=512, metadata={"help": "width of encoder and decoder"})
     encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width of all feed-forward layers"})
-    encoder_layers: int = field(default=6, metadata={"help": "layers of the encoder"})
-    decoder_layers: int = field(default=6, metadata={"help": "layers of the decoder"})
-    encoder_attention_heads: int = field(default=8, metadata={"help": "heads of every attention layer"})
-    dropout: float = field(default=0.1, metadata={"help": "on embeddings, attention outputs and feed-forward layers"})
-    share_all_embeddings: bool = field(default=False, metadata={"help": "one matrix for source, target and output"})
+    encoder_layers: int = field(default=6, metadata={"help": "number of layers of the encoder"})
+    decoder_layers: int = field(default=6, metadata={"help": "number of layers of the decoder"})
+    encoder_attention_heads: int = field(default=8, metadata={"help": "number of heads of every attention layer"})
+    dropout: float = field(
+        default=0.1, metadata={"help": "dropout rate on embeddings, attention outputs and feed-forward layers"}
+    )
+    share_all_embeddings: bool = field(
+        default=False, metadata={"help": "use one embedding matrix for source, target and output"}
+    )
     max_source_positions: int = II("task.max_source_positions")
     max_target_positions: int = II("task.max_target_positions")
 
 
 @register_model("attention_transformer", dataclass=AttentionTransformerConfig)
 class AttentionTransformer(FairseqEncoderDecoderModel):
-    """The Transformer ``backbone``, whose ``state_dict`` can be loaded and saved unchanged."""
+    """``backbone`` is the Transformer of this project.  Its ``state_dict`` can be loaded and saved as it is."""
 
     def __init__(self, backbone: Transformer, source: Any, target: Any, lengths: tuple[int, int]) -> None:
         super().__init__(SourceEncoder(source, backbone, lengths[0]), TargetDecoder(target, backbone, lengths[1]))
@@ -49,11 +60,11 @@ class AttentionTransformer(FairseqEncoderDecoderModel):
 
     @classmethod
     def build_model(cls, cfg: AttentionTransformerConfig, task: Any) -> "AttentionTransformer":
-        """The model of these flags.  Raises ValueError if source and target have different dictionaries."""
+        """Returns the model that these flags describe.  Raises ValueError if source and target have two dictionaries."""
         source, target = task.source_dictionary, task.target_dictionary
         if source != target:
             raise ValueError(
-                "attention_transformer: source and target need one dictionary, but have two "
+                "attention_transformer: source and target must share one dictionary, but have two "
                 f"({len(source)} and {len(target)} words); make the data with fairseq-preprocess --joined-dictionary"
             )
         backbone = Transformer(
@@ -73,7 +84,10 @@ class AttentionTransformer(FairseqEncoderDecoderModel):
 
 
 class EncodedSource(NamedTuple):
-    """What the decoder reads.  ``rows`` gives the source of each decoder row, so that beams share one copy."""
+    """The output of the encoder, for the decoder.
+
+    ``rows`` says which source each row of the decoder's batch reads, so that all beams of a source share one copy of it.
+    """
 
     memory: Tensor  # (sources, source length, embed_dim)
     padding: Tensor | None  # bool (sources, source length), True where padded
@@ -81,9 +95,10 @@ class EncodedSource(NamedTuple):
 
 
 class SourceEncoder(FairseqEncoder):
-    """The encoder of the backbone.
+    """The encoder of the backbone, in fairseq's interface.
 
-    It holds the backbone in a tuple, because a registered submodule would save the same weights twice.
+    The backbone is held in a tuple, so that torch does not register it as a submodule.  It is registered in
+    ``AttentionTransformer`` already, and its weights would otherwise be saved twice.
     """
 
     def __init__(self, dictionary: Any, backbone: Transformer, longest: int) -> None:
@@ -91,22 +106,26 @@ class SourceEncoder(FairseqEncoder):
         self.owner, self.longest = (backbone,), longest
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor | None = None) -> EncodedSource:
-        """Encodes src_tokens: (batch, source length), padded on the left or the right."""
+        """Encodes src_tokens, (batch, source length), which may be padded on the left or on the right."""
         tokens, padding = pad_right(src_tokens, self.dictionary.pad())
         rows = torch.arange(len(tokens), device=tokens.device)
         return EncodedSource(self.owner[0].encode(tokens, padding), padding, rows)
 
     def reorder_encoder_out(self, encoder_out: EncodedSource, new_order: Tensor) -> EncodedSource:
-        """The encoded sources of these rows, which may repeat or leave out some.  new_order: (new batch,) int64."""
+        """Returns the encoded sources of these rows, which may repeat or leave out some.  new_order: (new batch,) int64."""
         return encoder_out._replace(rows=encoder_out.rows.index_select(0, new_order))
 
     def max_positions(self) -> int:
-        """The longest input, in fairseq's interface."""
+        """Returns the longest input; fairseq calls this."""
         return self.longest
 
 
 class TargetDecoder(FairseqIncrementalDecoder):
-    """The decoder of the backbone: logits of whole targets, or of the tokens that the state has not read."""
+    """The decoder of the backbone, in fairseq's interface.
+
+    Returns logits for whole targets, or, with an incremental state, only for the tokens not yet read into it.  Like the
+    encoder, it holds the backbone in a tuple.
+    """
 
     def __init__(self, dictionary: Any, backbone: Transformer, longest: int) -> None:
         super().__init__(dictionary)
@@ -118,9 +137,10 @@ class TargetDecoder(FairseqIncrementalDecoder):
         encoder_out: EncodedSource,
         incremental_state: dict[str, Any] | None = None,
     ) -> tuple[Tensor, None]:
-        """prev_output_tokens: (batch, length), padded on the right, which real tokens never see.
+        """Computes logits, (batch, length, vocabulary); with ``incremental_state`` only for tokens not yet read into it.
 
-        Returns logits (batch, length, vocabulary); with ``incremental_state`` only those of tokens it has not read.
+        prev_output_tokens: (batch, length), padded on the right.  No mask is needed, because a causal attention never looks at
+        what is to the right.
         """
         (backbone,) = self.owner
         memory, padding, rows = encoder_out
@@ -129,20 +149,20 @@ class TargetDecoder(FairseqIncrementalDecoder):
             return backbone.decode(prev_output_tokens, memory[rows], padding), None
         state: Any = self.get_incremental_state(incremental_state, STATE)
         if state is None:
-            # Each source is read once, for all its beams.
+            # The state is made for the sources first, so that each source is read only once for all its beams.
             state = backbone.select(backbone.init_state(memory, padding), rows)
         logits, state = backbone.extend(prev_output_tokens[:, state.position :], state)
         self.set_incremental_state(incremental_state, STATE, state)
         return logits, None
 
     def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> None:
-        """Replaces the state by these rows of it, as beam search asks after each step.  new_order: (new batch,) int64."""
+        """Selects rows of the state, which may repeat; beam search calls this after each step.  new_order: (new batch,)."""
         state: Any = self.get_incremental_state(incremental_state, STATE)
         if state is not None:
             self.set_incremental_state(incremental_state, STATE, self.owner[0].select(state, new_order))
 
     def max_positions(self) -> int:
-        """The longest input, in fairseq's interface."""
+        """Returns the longest input; fairseq calls this."""
         return self.longest
 
 

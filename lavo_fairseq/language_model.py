@@ -1,6 +1,7 @@
 """``attention_lm``: the GPT of the language-modelling task as a language model of fairseq."""
 
-# Without postponed annotations, because fairseq makes its flags from the types of the fields; it knows Optional, not ``|``.
+# This file does not import ``annotations`` from ``__future__``, because fairseq builds its flags from the field types at run
+# time.  It understands ``Optional[int]`` but not ``int | None``.
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -19,21 +20,34 @@ STATE = "gpt"
 
 @dataclass
 class AttentionLanguageModelConfig(FairseqDataclass):
-    """The flags of ``--arch attention_lm``; sizes carry fairseq's names."""
+    """The flags of ``--arch attention_lm``.  The flags for sizes have the names that fairseq's own models use."""
 
-    attention: str = field(default="lavo", metadata={"help": "an attention of lavo-bench list attentions"})
-    attention_pattern: str = field(default="causal_self", metadata={"help": "the sites where it stands: causal_self"})
-    attention_options: str = field(default="{}", metadata={"help": "JSON, its options: '{\"rank\": 32}'"})
-    decoder_embed_dim: int = field(default=512, metadata={"help": "width"})
-    decoder_ffn_embed_dim: Optional[int] = field(default=None, metadata={"help": "default: 4 decoder_embed_dim"})
-    decoder_layers: int = field(default=6, metadata={"help": "blocks"})
-    decoder_attention_heads: int = field(default=8, metadata={"help": "heads"})
-    positions: ChoiceEnum(["sinusoidal", "learned", "rotary"]) = field(  # type: ignore[valid-type]
-        default="sinusoidal", metadata={"help": "for an attention that encodes none itself"}
+    attention: str = field(
+        default="lavo", metadata={"help": "name of the attention; lavo-bench list attentions prints the names"}
     )
-    dropout: float = field(default=0.1, metadata={"help": "on embeddings, attention outputs and feed-forward layers"})
+    attention_pattern: str = field(
+        default="causal_self",
+        metadata={"help": "where in the model the attention is used; a language model has only causal_self"},
+    )
+    attention_options: str = field(
+        default="{}", metadata={"help": "options of the attention, as JSON: '{\"rank\": 32}'"}
+    )
+    decoder_embed_dim: int = field(default=512, metadata={"help": "width of the model"})
+    decoder_ffn_embed_dim: Optional[int] = field(
+        default=None, metadata={"help": "width of the feed-forward layers; default: 4 * decoder_embed_dim"}
+    )
+    decoder_layers: int = field(default=6, metadata={"help": "number of layers"})
+    decoder_attention_heads: int = field(default=8, metadata={"help": "number of heads of every attention layer"})
+    positions: ChoiceEnum(["sinusoidal", "learned", "rotary"]) = field(  # type: ignore[valid-type]
+        default="sinusoidal",
+        metadata={"help": "position encoding; ignored if the attention encodes positions itself"},
+    )
+    dropout: float = field(
+        default=0.1, metadata={"help": "dropout rate on embeddings, attention outputs and feed-forward layers"}
+    )
     embedding_std: Optional[float] = field(
-        default=None, metadata={"help": "deviation of the first embeddings; default: embed_dim^-0.5"}
+        default=None,
+        metadata={"help": "standard deviation of the embedding weights at initialisation; default: embed_dim^-0.5"},
     )
     add_bos_token: bool = II("task.add_bos_token")
     tokens_per_sample: int = II("task.tokens_per_sample")
@@ -46,8 +60,8 @@ class AttentionLanguageModel(FairseqLanguageModel):
 
     @classmethod
     def build_model(cls, cfg: AttentionLanguageModelConfig, task: Any) -> "AttentionLanguageModel":
-        """The model of these flags."""
-        # The begin token comes on top of the tokens of a block.
+        """Returns the model that these flags describe."""
+        # The token at the beginning, if there is one, comes on top of the tokens of a sample.
         built_for = (cfg.max_target_positions or cfg.tokens_per_sample) + int(cfg.add_bos_token)
         settings = cfg.attention, cfg.attention_pattern, cfg.attention_options
         backbone = GPT(
@@ -67,7 +81,11 @@ class AttentionLanguageModel(FairseqLanguageModel):
 
 
 class GPTDecoder(FairseqIncrementalDecoder):
-    """Logits of whole sequences, or of the tokens that the state has not read."""
+    """The GPT in fairseq's interface.
+
+    Returns logits for whole sequences, or, with an incremental state, only for the tokens not yet read into it.
+    longest: the longest input of the attention; the position encoding of the GPT may limit it further.
+    """
 
     def __init__(self, dictionary: Any, backbone: GPT, longest: int = UNLIMITED) -> None:
         super().__init__(dictionary)
@@ -81,9 +99,10 @@ class GPTDecoder(FairseqIncrementalDecoder):
         incremental_state: dict[str, Any] | None = None,
         src_lengths: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """prev_output_tokens: (batch, length), padded on the right, which real tokens never see.
+        """Computes logits, (batch, length, vocabulary); with ``incremental_state`` only for tokens not yet read into it.
 
-        Returns logits (batch, length, vocabulary); with ``incremental_state`` only those of tokens it has not read.
+        prev_output_tokens: (batch, length), padded on the right.  No mask is needed, because a causal attention never looks at
+        what is to the right.
         """
         if incremental_state is None:
             return self.backbone(prev_output_tokens), None
@@ -95,7 +114,7 @@ class GPTDecoder(FairseqIncrementalDecoder):
         return logits, None
 
     def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> None:
-        """Replaces the state by these rows of it, as beam search asks after each step.  new_order: (new batch,) int64."""
+        """Selects rows of the state, which may repeat; beam search calls this after each step.  new_order: (new batch,)."""
         state: Any = self.get_incremental_state(incremental_state, STATE)
         if state is None:
             return
@@ -106,5 +125,5 @@ class GPTDecoder(FairseqIncrementalDecoder):
         self.set_incremental_state(incremental_state, STATE, GPTState(state.position, layers))
 
     def max_positions(self) -> int:
-        """The longest input, in fairseq's interface."""
+        """Returns the longest input; fairseq calls this."""
         return self.longest

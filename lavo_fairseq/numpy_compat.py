@@ -6,10 +6,10 @@ import numpy as np
 
 
 def restore_numpy_compat() -> None:
-    """Restores ``np.compat.long``, which is Python's int, if NumPy lacks it.
+    """Defines ``np.compat.long`` as Python's int, if NumPy lacks it.
 
-    Two files of fairseq/data use it: token_block_dataset.py (``--sample-break-mode eos``, which every
-    ``fairseq-generate`` of a language model needs) and language_pair_dataset.py.
+    Two files of fairseq/data use this name: language_pair_dataset.py, and token_block_dataset.py with
+    ``--sample-break-mode eos``, which ``fairseq-generate`` always needs for a language model.
     """
     if not hasattr(np, "compat"):
         np.compat = SimpleNamespace(long=int)  # type: ignore[attr-defined]  # noqa: NPY201

@@ -1,1 +1,1 @@
-"""Measurements that are not part of a run, one command each (docs/efficiency.md)."""
+"""Measurements that are not part of a benchmark run.  Each file is one command (docs/efficiency.md)."""

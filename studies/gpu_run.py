@@ -1,16 +1,18 @@
-"""LAVO's kernels on a GPU, in 8 minutes at most: ``python -m studies.gpu_run -o DIR``.
+"""Tests and times LAVO's kernels on a GPU, in at most 8 minutes: ``python -m studies.gpu_run -o DIR``.
 
-Three parts run one after the other, each in a process of its own with its own limit of time.  If one fails or hangs, the
-others still run, and what it has written stays:
+Three parts run one after the other, each in its own process with its own time limit.  If one fails or hangs, the others still
+run, and what it has written is kept:
 
-correctness  the kernels against the definition in float64, outputs and gradients: ``correctness.csv``
-speed        LAVO (learned basis, and identity) against flash attention, bfloat16, 8 heads of 64, causal, some 16,384
-             tokens a batch, 256 to 131,072 tokens, forward and forward+backward: ``efficiency.csv``
-one-pass     the causal form by look-back against two passes: the same output, twice the same bits, and its speed:
-             ``one_pass.csv``.  It runs last, because programs that wait for each other may wait for ever.
+correctness  compares outputs and gradients of the kernels with the definition in float64: ``correctness.csv``
+speed        compares LAVO (with a learned basis, and with the identity) with flash attention: ``efficiency.csv``.  bfloat16,
+             8 heads of 64, causal, lengths from 256 to 131,072, some 16,384 tokens in a batch, forward and forward+backward
+one-pass     compares the causal form in one pass (lavo/one_pass.py) with the usual one in two passes: ``one_pass.csv`` says
+             whether the outputs agree, whether repeated runs give the same bits, and how long each takes.  It runs last,
+             because its programs wait for each other, and a fault could make them wait for ever
 
-``summary.txt`` says what came out.  Times are taken by CUDA events, with the cache emptied before each call and contenders
-in turns.  ``--dry-run`` runs the first two parts on a CPU, with the backend "torch" and small inputs: its figures mean nothing.
+``summary.txt`` contains the results.  Times are taken with CUDA events.  The cache is emptied before each call, and the
+contenders take turns.  ``--dry-run`` runs the first two parts on a CPU, with the backend "torch" and small inputs, to see that
+they run; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -41,12 +43,13 @@ from benchmark.report.crossing import crossing
 from benchmark.statistics import bootstrap_interval
 
 PARTS = {"correctness": 180, "speed": 220, "one-pass": 70}  # seconds that each may take
-LIMITS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}  # share of the root mean square
+LIMITS = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}  # largest error allowed, as ``relative`` computes it
 NUM_HEADS, HEAD_DIM, TOKENS = 8, 64, 16384
 LENGTHS = [2**power for power in range(8, 18)]
 ROUNDS, SECONDS_A_POINT = 20, 3.0
 
-# Each differs from the first in as little as possible, because every one costs some compilations.
+# The cases of ``correctness``.  Each changes only a few settings of the first one, because new combinations of settings must be
+# compiled.
 CASES: list[dict[str, Any]] = [
     {"pattern": pattern} | change
     for pattern in ("causal_self", "noncausal_self")
@@ -64,14 +67,14 @@ CASES: list[dict[str, Any]] = [
 
 def main(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("results/gpu"),
-    dry_run: Annotated[bool, typer.Option(help="On a CPU, to see that it runs.")] = False,
-    part: Annotated[str | None, typer.Option(help="One part only, in this process.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Run on a CPU, to try the command; figures mean nothing.")] = False,
+    part: Annotated[str | None, typer.Option(help="Run only this part, in this process.")] = None,
 ) -> None:
-    """Runs the parts, or the one that is named, and prints the summary."""
+    """Runs all parts and prints the summary; with --part, runs only this part and prints nothing."""
     if part is not None and part not in PARTS:
         raise typer.BadParameter(f"must be one of {', '.join(PARTS)}, got {part!r}", param_hint="--part")
     if not dry_run and not torch.cuda.is_available():
-        raise typer.BadParameter("there is no CUDA device; --dry-run goes through it on a CPU")
+        raise typer.BadParameter("there is no CUDA device; use --dry-run to try the command on a CPU")
     output.mkdir(parents=True, exist_ok=True)
     if part is not None:
         run = {"correctness": correctness, "speed": speed, "one-pass": one_pass}[part]
@@ -86,7 +89,7 @@ def main(
 
 
 def in_a_process(part: str, seconds: float, output: Path, dry_run: bool) -> str:
-    """Runs a part with a limit of time; returns how it ended."""
+    """Runs a part in a new process with a time limit.  Returns in words how it ended."""
     command = [sys.executable, "-m", "studies.gpu_run", "-o", str(output), "--part", part]
     try:
         ended = subprocess.run(command + ["--dry-run"] * dry_run, timeout=seconds, check=False)
@@ -99,13 +102,13 @@ def in_a_process(part: str, seconds: float, output: Path, dry_run: bool) -> str:
 
 
 def correctness(output: Path, device: torch.device) -> None:
-    """One row a case and quantity.  Ends with status 1 where a limit is exceeded."""
+    """Writes a row for the output and for each gradient of every case.  Exits with status 1 if an error exceeds its limit."""
     wrong = 0
     untuned: AbstractContextManager[None] = nullcontext()
     if device.type == "cuda":
         from lavo.fused import first_configurations
 
-        untuned = first_configurations()  # tuning would take the time that the cases need
+        untuned = first_configurations()  # because tuning every case would exceed the time limit
     header = ["case", "kernel", "quantity", "error", "limit"]
     with untuned, rows_into(output / "correctness.csv", header) as write:
         for case in CASES if device.type == "cuda" else [CASES[0] | {"n": 70}]:
@@ -119,7 +122,7 @@ def correctness(output: Path, device: torch.device) -> None:
 
 
 def errors_of(case: Mapping[str, Any], device: torch.device) -> tuple[str, dict[str, float]]:
-    """The kernel that ran, and the relative error of the output and of each gradient."""
+    """Returns the kernel that ran, and the relative error of the output and of each gradient, by name."""
     dtype = getattr(torch, case.get("dtype", "bfloat16"))
     head_dim, n = case.get("head_dim", 64), case.get("n", 777)
     options = {name: case[name] for name in ("window", "rank", "basis", "output") if name in case}
@@ -128,7 +131,7 @@ def errors_of(case: Mapping[str, Any], device: torch.device) -> tuple[str, dict[
     module = build_attention("lavo", pattern=case["pattern"], num_heads=3, head_dim=head_dim, **options).to(device)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in module.parameters():  # a bias of zeros would hide faults of the bias
+        for parameter in module.parameters():  # noise, because a bias of zeros would hide faults in its use
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).to(device))
     inputs = [torch.randn(2, 3, n, head_dim, generator=generator).to(device, dtype) for _ in range(3)]
     upstream = torch.randn(2, 3, n, head_dim, generator=generator).to(device, dtype)
@@ -151,14 +154,14 @@ def errors_of(case: Mapping[str, Any], device: torch.device) -> tuple[str, dict[
 
 
 def relative(got: Tensor, want: Tensor) -> float:
-    """The root mean square of the difference over that of ``want``; where ``want`` is zero, of the difference alone."""
+    """Returns the root mean square of the difference, divided by that of ``want`` unless ``want`` is zero."""
     got, want = got.detach(), want.detach()
     norm = float(want.double().square().mean().sqrt())
     return float((got.double() - want).square().mean().sqrt()) / (norm if norm > 1e-9 else 1.0)
 
 
 def describe(case: Mapping[str, Any]) -> str:
-    """A case in one line, as ``correctness.csv`` and the summary name it."""
+    """Returns the settings of a case in one line, for ``correctness.csv`` and the summary."""
     return " ".join(f"{name}={value}" for name, value in case.items())
 
 
@@ -166,7 +169,10 @@ def describe(case: Mapping[str, Any]) -> str:
 
 
 def speed(output: Path, device: torch.device) -> None:
-    """Writes ``efficiency.csv`` again after every point, and the device's own bandwidth to ``machine.json``."""
+    """Measures all lengths.  Writes the points to ``efficiency.csv``, and the peak rates of the device to ``machine.json``.
+
+    The table is written anew after every length and mode, so that it is complete up to there if the time limit ends the part.
+    """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     write_peaks(output, measure_peaks(device, dtype))
     contenders = {"flash": flash, "lavo": lavo("learned", device), "lavo:identity": lavo("identity", device)}
@@ -178,13 +184,13 @@ def speed(output: Path, device: torch.device) -> None:
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Exact causal attention by the flash kernel; on a CPU by whatever torch has."""
+    """Computes exact causal attention with the flash kernel; on a CPU, with the kernel that torch chooses."""
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if q.is_cuda else nullcontext():
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def lavo(basis: str, device: torch.device) -> nn.Module:
-    """LAVO with its defaults but for the basis."""
+    """Returns LAVO with this basis, and defaults for all other options."""
     module = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
     return module.to(device)
 
@@ -192,7 +198,7 @@ def lavo(basis: str, device: torch.device) -> nn.Module:
 def timed(
     contenders: Mapping[str, Any], mode: str, length: int, dtype: torch.dtype, device: torch.device
 ) -> list[Point]:
-    """A point of each contender: the median over rounds with its interval, and how much longer the first call took."""
+    """Returns a point for each contender: the median over rounds, its interval, and how much longer the first call took."""
     batch = max(1, (TOKENS if device.type == "cuda" else 256) // length)
     q, k, v, grad = (torch.randn(batch, NUM_HEADS, length, HEAD_DIM, device=device, dtype=dtype) for _ in range(4))
     empty_cache = cache_emptier(device)
@@ -200,7 +206,8 @@ def timed(
     first = {name: wall_seconds(call, device) for name, call in calls.items()}
     samplers = {name: partial(cold_seconds, call, empty_cache, device) for name, call in calls.items()}
     samples = interleaved(samplers, rounds_within(SECONDS_A_POINT, least=5, most=ROUNDS))
-    # Each tensor once: q, k, v, o; and in the backward pass q, k, v, do, dq, dk, dv.
+    # Every tensor is moved once: forward q, k, v and the output (4); backward q, k, v, the output's gradient, and the three
+    # gradients that are written (7).
     moved = q.nbytes * (4 if mode == "forward" else 11)
     points = []
     for name, values in samples.items():
@@ -234,7 +241,7 @@ def timed(
 
 
 def step(attend: Any, mode: str, q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Callable[[], object]:
-    """One call; mode "backward" computes gradients of inputs and parameters too."""
+    """Returns a function that makes one call; mode "backward" also computes the gradients of inputs and parameters."""
     if mode == "forward":
         return torch.no_grad()(lambda: attend(q, k, v))
     parameters = list(attend.parameters()) if isinstance(attend, nn.Module) else []
@@ -243,7 +250,7 @@ def step(attend: Any, mode: str, q: Tensor, k: Tensor, v: Tensor, grad: Tensor) 
 
 
 def cold_seconds(call: Callable[[], object], empty_cache: Callable[[], None], device: torch.device) -> float:
-    """Seconds of one call with a cold cache; launches count only where the GPU has to wait for them."""
+    """Returns the seconds of one call with a cold cache, without launches of kernels for which the GPU needs not wait."""
     empty_cache()
     return call_seconds(call, device, idle_start=False)
 
@@ -252,7 +259,7 @@ def cold_seconds(call: Callable[[], object], empty_cache: Callable[[], None], de
 
 
 def one_pass(output: Path, device: torch.device) -> None:
-    """Compares the form in one pass with that in two, at several lengths; nothing on a CPU."""
+    """Compares the causal form in one pass with that in two passes, at several lengths.  On a CPU it writes only the header."""
     header = ["length", "two_passes_seconds", "one_pass_seconds", "error", "same_bits_in_20_runs"]
     with rows_into(output / "one_pass.csv", header) as write:
         if device.type != "cuda":
@@ -262,7 +269,10 @@ def one_pass(output: Path, device: torch.device) -> None:
 
 
 def passes_compared(length: int, device: torch.device) -> list[Any]:
-    """A row of ``one_pass.csv`` without the length, from many programs in flight."""
+    """Returns a row of ``one_pass.csv`` without the length.
+
+    The batch has some 16,384 tokens, so that many programs run at once and may disturb each other.
+    """
     from lavo import fused
 
     module: Any = lavo("learned", device)
@@ -288,7 +298,7 @@ def passes_compared(length: int, device: torch.device) -> list[Any]:
 
 
 def summary(output: Path, ended: Mapping[str, str]) -> str:
-    """How the parts ended, and what their files say."""
+    """Returns the text of the summary: how the parts ended, and the results in their files."""
     lines = [f"{name}: {outcome}" for name, outcome in ended.items()]
     if (output / "correctness.csv").exists():
         with (output / "correctness.csv").open(encoding="utf-8") as file:
@@ -306,7 +316,11 @@ def summary(output: Path, ended: Mapping[str, str]) -> str:
 
 
 def table(mode: str, points: Sequence[Point], peaks: Sequence[Any]) -> list[str]:
-    """Lines of milliseconds, ratio to flash and share of the measured bandwidth by length, and of the crossing."""
+    """Returns lines for one mode.
+
+    There is one line for each contender and length: milliseconds, speed as a multiple of flash, and share of the measured
+    bandwidth.  One more line for each form of LAVO says from which length on it is faster than flash.
+    """
     exact = {point.length: point for point in points if point.attention == "flash"}
     lines = [f"{mode}, {points[0].dtype}, {NUM_HEADS} heads of {HEAD_DIM}, {points[0].device}"]
     for name in dict.fromkeys(point.attention for point in points):
@@ -327,7 +341,7 @@ def table(mode: str, points: Sequence[Point], peaks: Sequence[Any]) -> list[str]
 
 @contextmanager
 def rows_into(path: Path, header: Sequence[str]) -> Iterator[Callable[[Sequence[Any]], None]]:
-    """Opens a CSV file; gives a function that writes a row to disk at once."""
+    """Opens a CSV file and gives a function that writes one row, which is on disk at once."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
 

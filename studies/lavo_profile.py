@@ -1,8 +1,8 @@
-"""Where the time of a LAVO call goes on this machine: ``python -m studies.lavo_profile``.
+"""Shows where the time of a LAVO call goes on this machine: ``python -m studies.lavo_profile``.
 
-It prints the time of products, softmaxes and the rest, by torch's profiler; the rate of the products beside the machine's
-own, measured in the same run; and the time of one decoded token after several lengths of context, beside that of one
-projection of the layer's width.
+It prints the time of matrix products, softmaxes and the rest, from torch's profiler.  It compares the rate of the products
+with the peak rate of the machine, measured in the same run.  It also prints the time to decode one token after contexts of
+several lengths, and for comparison the time of one linear projection as wide as the layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from studies.versus_exact import HEAD_DIM, NUM_HEADS, Step, interleaved, step
 
 CALLS = 10
 CONTEXTS = (1024, 16_384, 131_072)
-KINDS = {  # by the operator's name
+KINDS = {  # kind -> names of operators
     "products": ("bmm", "baddbmm", "addmm", "mm"),
     "softmax": ("_softmax",),
     "elementwise": ("mul", "add", "sub", "addcmul", "div", "exp", "sigmoid", "fill", "zero", "copy", "reciprocal"),
@@ -33,7 +33,10 @@ KINDS = {  # by the operator's name
 
 
 def shares(call: Any, calls: int) -> dict[str, float]:
-    """Milliseconds of one call by kind of operator, on the calling thread."""
+    """Returns the milliseconds of one call for each kind of operator, on the calling thread.
+
+    calls: the number of calls over which the mean is taken.
+    """
     call()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(calls):
@@ -50,7 +53,10 @@ def _kind(operator: str) -> str:
 
 
 def products(length: int, mode: str, basis: str, peak: float) -> None:
-    """Prints a line: where the time of a call goes, and at what rate its products run."""
+    """Prints a line: where the time of a call goes, and at what rate its products run.
+
+    peak: the machine's rate of matrix products, in operations a second.
+    """
     attention = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
     call = step(attention, mode, length)
     found = shares(call, max(3, CALLS * 1024 // length))
@@ -66,7 +72,7 @@ def products(length: int, mode: str, basis: str, peak: float) -> None:
 
 @torch.no_grad()
 def decoding(basis: str) -> None:
-    """Prints a line for each length of context: the time of one more token, and that of a projection of the same width."""
+    """Prints a line for each length of context: the time of one more token, and of a projection of the layer's width."""
     attention: Any = build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
     width = NUM_HEADS * HEAD_DIM
     x, weight = torch.randn(1, width), torch.randn(width, width)
@@ -88,8 +94,8 @@ def decoding(basis: str) -> None:
         )
 
 
-def main(threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them as they are.")] = 0) -> None:
-    """Prints the machine's rate, then the lines of ``products`` and ``decoding``."""
+def main(threads: Annotated[int, typer.Option(help="Number of threads of torch; 0 does not change it.")] = 0) -> None:
+    """Prints the peak rate of the machine, then the lines of ``products`` and ``decoding``."""
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
-"""Time and memory by position while gpt reads a text of any length: ``python -m studies.long_context``.
+"""Measures time and memory by position while gpt reads a long text: ``python -m studies.long_context``.
 
-Each attention runs in a process of its own.  The model reads the text in chunks through its state, as evaluation does, and
-takes the loss of every token.  It is not trained and the tokens are random, because a token costs the same either way.
-Positions are binned by powers of two.  A bin has the median time over its chunks, with its interval, and the highest resident
-memory inside it.
+Each attention runs in its own process.  The model reads the text in chunks with its streaming state, as in evaluation, and
+computes the loss of every token.  It is not trained, and the tokens are random, because this does not change the cost of a
+token.  Positions are put into bins whose limits are powers of two.  For each bin the table has the median time over its
+chunks, with its interval, and the highest resident memory.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from benchmark.statistics import bootstrap_interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIRST_BIN = 8192
-WARM_UP = 4  # chunks that are read before the stream begins, with a state that is then dropped
+FIRST_BIN = 8192  # tokens of the first bin
+WARM_UP = 4  # the number of chunks that are read before the measurement, with a state that is not used again
 
 
 class Bin(NamedTuple):
@@ -51,26 +51,27 @@ class Bin(NamedTuple):
 
 
 class Budget(NamedTuple):
-    """What one attention may take."""
+    """What one attention may cost."""
 
-    seconds: float
-    state_bytes: int
+    seconds: float  # for the whole text
+    state_bytes: int  # of its state
 
 
 def bins(length: int) -> list[tuple[int, int]]:
-    """[0, 8K), [8K, 16K), … in powers of two up to length."""
+    """Returns the bins [0, 8K), [8K, 16K), [16K, 32K), … up to ``length``, as pairs (start, stop)."""
     edges = [0, *(FIRST_BIN << i for i in range(length.bit_length()) if FIRST_BIN << i < length), length]
     return list(itertools.pairwise(edges))
 
 
 def stream(attention: str, length: int, chunk_size: int, preset: str, device: str, budget: Budget) -> list[Bin]:
-    """One row for each bin.  Where a budget or the memory ends, that bin's row says so and is the last."""
-    # Intervals are computed when all is read, because what that holds would count as memory of the stream.
+    """Returns one row for each bin.  If a budget is exceeded or memory runs out, the row of that bin says so and is the last."""
+    # Intervals are computed after the whole text was read, because the memory for this would count as memory of the stream.
     found = list(_stream(attention, length, chunk_size, preset, device, budget))
     return [row if row.status != "completed" else _timed(row, samples) for row, samples in found]
 
 
 def _timed(row: Bin, samples: list[float]) -> Bin:
+    """Returns the row with its time.  samples: the seconds by token of each chunk."""
     low, high = bootstrap_interval(samples)
     return row._replace(seconds_per_token=float(np.median(samples)), seconds_low=low, seconds_high=high)
 
@@ -79,7 +80,7 @@ def _timed(row: Bin, samples: list[float]) -> Bin:
 def _stream(
     attention: str, length: int, chunk_size: int, preset: str, device: str, budget: Budget
 ) -> Iterator[tuple[Bin, list[float]]]:
-    """The rows without times, each with the seconds by token of its chunks."""
+    """Yields the rows without their times, each with the seconds by token of its chunks."""
     memory.keep_freed_memory()
     place = torch.device(device)
     model, vocab_size = make_gpt(attention, length, preset=preset, settings={"data.context_length": 256}, options={})
@@ -117,20 +118,21 @@ def _stream(
 
 
 def _nats(logits: Tensor, tokens: Tensor) -> float:
+    """Returns the mean loss of the tokens of a chunk.  Converting it to a number waits until the device has finished."""
     return float(torch.nn.functional.cross_entropy(logits[0].float(), tokens[0]))
 
 
 def _over(budget: Budget, seconds: float, held: int, tokens: int) -> str | None:
-    """Which budget is used up; None while there is some of each left."""
+    """Returns a sentence about the budget that is exceeded, or None if neither is."""
     if held > budget.state_bytes:
-        return f"after {tokens} tokens its state holds {held} bytes; it may hold {budget.state_bytes}"
+        return f"after {tokens} tokens its state has {held} bytes; the limit is {budget.state_bytes}"
     if seconds > budget.seconds:
-        return f"after {tokens} tokens {seconds:.0f} s have passed; an attention may take {budget.seconds:g} s"
+        return f"after {tokens} tokens {seconds:.0f} s have passed; the limit for an attention is {budget.seconds:g} s"
     return None
 
 
 def write_bins(path: Path, rows: Sequence[Bin]) -> None:
-    """Writes the whole table under this name at once."""
+    """Writes the whole table to this file in one step, so that a reader never sees half of it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Bin._fields)
@@ -139,7 +141,10 @@ def write_bins(path: Path, rows: Sequence[Bin]) -> None:
 
 
 def spread(rows: Sequence[Bin]) -> tuple[float, float] | None:
-    """The largest difference of memory and of time by token from the first bin's, as shares of it; None for fewer than two bins."""
+    """Returns how far memory and time by token differ at most from those of the first bin, as shares of these.
+
+    Returns None if fewer than two bins are complete.
+    """
     done = [row for row in rows if row.status == "completed"]
     if len(done) < 2:
         return None
@@ -152,7 +157,7 @@ def spread(rows: Sequence[Bin]) -> tuple[float, float] | None:
 
 
 def figure(rows: Sequence[Bin]) -> Figure:
-    """Draws time by token, and resident memory, by position."""
+    """Draws the time for each token, and the resident memory, by position."""
     from benchmark.report import numbers
     from benchmark.report.figures import new_figure
     from benchmark.report.style import length_axis, style_of, value_axis
@@ -180,14 +185,16 @@ def figure(rows: Sequence[Bin]) -> Figure:
 
 
 def main(
-    attentions: Annotated[str, typer.Option(help="With commas between.")] = "lavo,performer,cosformer,flash,softmax",
-    length: Annotated[int, typer.Option(min=2, help="Tokens of the text.")] = 1_048_576,
-    chunk_size: Annotated[int, typer.Option(min=1, help="Tokens that are read at once.")] = 1024,
+    attentions: Annotated[
+        str, typer.Option(help="Names, separated by commas.")
+    ] = "lavo,performer,cosformer,flash,softmax",
+    length: Annotated[int, typer.Option(min=2, help="Number of tokens of the text.")] = 1_048_576,
+    chunk_size: Annotated[int, typer.Option(min=1, help="Number of tokens that are read at once.")] = 1024,
     preset: Annotated[str, typer.Option(help="The model has the sizes of this preset.")] = "quick",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     budget_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one attention may take.")] = 300.0,
     budget_bytes: Annotated[int, typer.Option(min=1, help="Bytes that one attention's state may hold.")] = 2**30,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the table and the figure.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the table and the figure.")] = Path(
         "results/long-context"
     ),
 ) -> None:
@@ -200,7 +207,8 @@ def main(
     budget = Budget(budget_seconds, budget_bytes)
     print(f"gpt, {preset} preset, untrained, {chunk_size} tokens at once, float32, {torch.get_num_threads()} threads")
     for name in attentions.split(","):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # each attention gets memory of its own
+        # Each attention gets a new process, so that the memory of other attentions does not count.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
             own = pool.apply(stream, (name, length, chunk_size, preset, device, budget))
         rows += own
         for row in own:

@@ -1,7 +1,8 @@
-"""Tokens a second in training the gpt backbone, and what the trainer costs: ``python -m studies.training_speed``.
+"""Measures the training speed of gpt, and the overhead of the trainer: ``python -m studies.training_speed``.
 
-Every printed line has the medians of one interleaved run: the attentions take their steps in turn.  With the first of them a
-bare loop (collate, loss, backward, clip, AdamW) takes part too, which tells what the trainer around such a step costs.
+It prints a line for each length.  In every round each attention takes one training step, and the medians over rounds are
+compared.  A bare loop (collate, loss, backward, clip, AdamW) with the first attention takes part too.  The difference to the
+trainer's step with the same attention is what the trainer costs.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ PATTERN: Pattern = "causal_self"
 
 
 def make_trainer(attention: str, length: int, tokens: int, cache: Path) -> Trainer:
-    """The quick preset's model at this context length, on the embedded text.
+    """Returns a trainer of the quick preset's model at this context length, on the text that comes with the project.
 
-    tokens: of one step, as many sequences as they fill.
+    tokens: the number of tokens of one step; it determines the number of sequences in a batch.
     """
     values = {
         "data.context_length": length,
@@ -50,7 +51,7 @@ def make_trainer(attention: str, length: int, tokens: int, cache: Path) -> Train
 
 
 def trained_step(trainer: Trainer) -> Callable[[], None]:
-    """A function that takes the next step as a cell takes it."""
+    """Returns a function that takes the next training step as in a benchmark run."""
     batches = trainer.batches(0)
 
     def step() -> None:
@@ -60,7 +61,7 @@ def trained_step(trainer: Trainer) -> Callable[[], None]:
 
 
 def bare_step(trainer: Trainer) -> Callable[[], None]:
-    """A function that takes the same step without the trainer."""
+    """Returns a function that takes the same training step without the trainer."""
     task, model, examples = trainer.task, trainer.bare, trainer.splits.train
     optimizer = make_optimizer(model, trainer.train)
     batches = trainer.batches(0)
@@ -77,18 +78,18 @@ def bare_step(trainer: Trainer) -> Callable[[], None]:
 
 
 def medians(steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Seconds of each step, interleaved; the first two rounds are not counted."""
+    """Returns the median seconds of each step.  The steps take turns in every round; two first rounds are not counted."""
     samples = interleaved({name: partial(call_seconds, step) for name, step in steps.items()}, range(rounds + 2))
     return {name: statistics.median(values[2:]) for name, values in samples.items()}
 
 
 def main(
     attentions: Annotated[
-        str, typer.Option(help="With commas between; speeds are also given as a multiple of the first one's.")
+        str, typer.Option(help="Names, separated by commas; speeds are also given as a multiple of the first one's.")
     ] = "flash,lavo",
-    lengths: Annotated[str, typer.Option(help="Context lengths, with commas between.")] = "512,1024,2048,4096",
-    tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 4096,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds at each length.")] = 9,
+    lengths: Annotated[str, typer.Option(help="Context lengths, separated by commas.")] = "512,1024,2048,4096",
+    tokens: Annotated[int, typer.Option(help="Number of tokens of a step.")] = 4096,
+    rounds: Annotated[int, typer.Option(help="Number of rounds at each length.")] = 9,
 ) -> None:
     """Prints one line for each length."""
     keep_freed_memory()

@@ -1,9 +1,10 @@
-"""How many times faster LAVO is than exact attention: ``python -m studies.versus_exact``.
+"""Measures how many times faster LAVO is than exact attention: ``python -m studies.versus_exact``.
 
-LAVO with its defaults (window 64, rank 64, output joint, learned basis) and in its folded form (basis identity) runs against
-``scaled_dot_product_attention(is_causal=True)``: batch 1, 8 heads of 64, causal, float32, one line a length.  Rounds are
-interleaved, so that a busy machine slows all sides.  A turn lasts some 50 ms, so that the others' data in the cache at its
-beginning does not matter.  The ratio is that of the medians over rounds; the spread is that of the middle half.
+LAVO with its defaults (window 64, rank 64, output joint, learned basis) and in its folded form (basis identity) is compared
+with ``scaled_dot_product_attention(is_causal=True)``: batch 1, 8 heads of 64, causal, float32, one line for each length and
+contender.  The contenders take turns in every round, so that a busy machine slows all of them.  A turn lasts some 50 ms, so
+that it does not matter whose data is in the cache when it begins.  The ratio is that of the medians over rounds.  The spread
+is the range of the middle half of the rounds.
 """
 
 from __future__ import annotations
@@ -34,33 +35,40 @@ POINTS = [
     ("forward+backward", 16384),
 ]
 NUM_HEADS, HEAD_DIM = 8, 64
-LONG_SECONDS = 30.0  # a longer call is made once, and its line says so
+LONG_SECONDS = 30.0  # a call that takes longer is made only once, and its line says so
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Exact causal attention, (batch, heads, length, head_dim) each."""
+    """Computes exact causal attention.  q, k, v: (batch, heads, length, head_dim)."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def lavo(basis: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """LAVO with its defaults but for the basis."""
+    """Returns LAVO with this basis, and defaults for all other options."""
     return build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
 
 
 def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], mode: str, length: int) -> Step:
-    """One call of ``attend``; mode "forward+backward" computes gradients of inputs and parameters too."""
+    """Returns a function that calls ``attend`` once.
+
+    Mode "forward+backward" also computes the gradients of inputs and parameters.
+    """
     generator = torch.Generator().manual_seed(length)
     q, k, v, grad = (torch.randn(1, NUM_HEADS, length, HEAD_DIM, generator=generator) for _ in range(4))
     if mode == "forward":
         return torch.no_grad()(lambda: attend(q, k, v))
     inputs = [x.requires_grad_() for x in (q, k, v)]
     parameters = list(attend.parameters()) if isinstance(attend, torch.nn.Module) else []
-    # Views, because the operation counter hooks a module's inputs, and its hooks refuse leaves of the graph.
+    # The inputs are views, because torch's counter of operations hooks a module's inputs and refuses leaves of the graph.
     return lambda: torch.autograd.grad(attend(*(x.view_as(x) for x in inputs)), [*inputs, *parameters], grad)
 
 
 def interleaved(steps: dict[str, Step], *, rounds: int, turn_seconds: float = 0.05) -> dict[str, list[float]]:
-    """Seconds of a call of each step, its mean over a turn; one turn after the other in every round."""
+    """Returns for each step the seconds of a call in every round.
+
+    In a round each step has one turn, which is so many calls that it lasts ``turn_seconds``; the mean of these calls counts.
+    A step whose call takes longer than LONG_SECONDS has only its first call.
+    """
     first = {name: timing.call_seconds(run) for name, run in steps.items()}
     seconds = {name: [taken] if taken > LONG_SECONDS else [] for name, taken in first.items()}
     short = {name: run for name, run in steps.items() if not seconds[name]}
@@ -70,7 +78,7 @@ def interleaved(steps: dict[str, Step], *, rounds: int, turn_seconds: float = 0.
 
 
 def milliseconds(values: list[float]) -> str:
-    """The median and the middle half."""
+    """Returns the median and the range of the middle half, as text.  values: seconds."""
     if len(values) == 1:
         return f"{1e3 * values[0]:8.2f} ms (one call)"
     low, middle, high = statistics.quantiles(values, n=4)
@@ -78,10 +86,12 @@ def milliseconds(values: list[float]) -> str:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Rounds at 1,024 tokens; fewer at more tokens, at least 5.")] = 30,
-    threads: Annotated[int, typer.Option(help="Threads of torch; 0 leaves them as they are.")] = 0,
+    rounds: Annotated[
+        int, typer.Option(help="Number of rounds at 1,024 tokens; longer lengths have fewer, but at least 5.")
+    ] = 30,
+    threads: Annotated[int, typer.Option(help="Number of threads of torch; 0 does not change it.")] = 0,
 ) -> None:
-    """Prints times and ratios."""
+    """Prints the times of all contenders at all lengths, and how many times faster LAVO is."""
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tasks.text_files import decoded, read_content, split_lines
+
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # the first four words of every dictionary; its file leaves them out
 END, UNKNOWN = SPECIAL.index("</s>"), SPECIAL.index("<unk>")
 
@@ -31,14 +33,9 @@ def read_dictionary(path: Path, name: str) -> tuple[str, ...]:
 
     Raises ValueError with one line for a file that is not a dictionary.
     """
-    if not path.is_file():
-        raise ValueError(f"{name}: no such file; a folder that fairseq-preprocess wrote has it")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: byte {error.start} is not UTF-8; a dictionary of fairseq is UTF-8 text") from None
+    text = decoded(read_content(path, name, advice="a folder that fairseq-preprocess wrote has it"), name)
     words, seen = list(SPECIAL), set(SPECIAL)
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         if not line.strip():
             continue
         entry = line.rstrip()
@@ -96,7 +93,7 @@ def _path(prefix: Path, ending: str) -> Path:
 
 def _read_index(path: Path, name: str) -> tuple[np.dtype, np.ndarray]:
     """The type of the tokens, and the number of tokens of each item."""
-    content = path.read_bytes()
+    content = read_content(path, name)
     if content[:6] == b"TNTIDX":
         raise ValueError(f"{name}: was written by --dataset-impl lazy or cached; mmap, fairseq's default, is read here")
     if content[: len(MAGIC)] != MAGIC:

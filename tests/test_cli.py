@@ -111,6 +111,20 @@ def test_every_preset_says_what_it_is_for():
     assert all(purpose in lavo_bench("list", "presets").out for purpose in PRESET_PURPOSE.values())
 
 
+def test_list_results_of_a_fresh_clone_is_an_empty_table(place):
+    for arguments, folder in (((), "results"), (("-o", "elsewhere"), "elsewhere")):
+        answer = lavo_bench("list", "results", *arguments)
+        assert answer.status == 0, answer.err
+        assert f"no folder {folder} yet" in answer.out
+    Path("empty").mkdir()
+    answer = lavo_bench("list", "results", "-o", "empty")
+    assert (answer.status, answer.err) == (0, "")
+    Path("a file").write_text("")
+    answer = lavo_bench("list", "results", "-o", "a file")
+    assert answer.status == 2
+    assert "a file: is a file, not a folder of results" in answer.err
+
+
 def test_list_says_why_a_pattern_is_not_supported(mixed):
     out = lavo_bench("list", "attentions", "--include-path", "mine.py").out
     (line,) = [line for line in out.splitlines() if "declines" in line]

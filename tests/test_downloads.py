@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,61 @@ def test_only_https_is_fetched(url, tmp_path):
 
 def test_a_task_without_a_manifest_fetches_nothing(tmp_path):
     assert fetch_missing(tmp_path / "sources.yaml", tmp_path) == []
+
+
+def test_only_wanted_files_are_fetched_and_their_modes_follow_the_umask(tmp_path, web):
+    served = web(s=CONTENT)
+    root = tmp_path / "root"
+    assert fetch_missing(manifest(tmp_path), root, {"lstf/other.csv"}) == []
+    assert served.asked == []
+    before = os.umask(0o027)
+    try:
+        (path,) = fetch_missing(manifest(tmp_path), root, {"lstf/s.csv", "lstf/other.csv"})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def series(folder: Path, name: str) -> None:
+    """Writes a series of 500 hours."""
+    rows = [f"2016-07-{1 + i // 24:02d} {i % 24:02d}:00:00,{i % 24},{i % 12}" for i in range(500)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("\n".join(["date,a,b", *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", ["in the data root", "a path"])
+def test_prepare_of_an_own_series_fetches_nothing(place, tmp_path, web, monkeypatch):
+    monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
+    served = web()  # no page: fetching anything fails
+    folder = tmp_path / "root" / "lstf" if place == "in the data root" else tmp_path / "elsewhere"
+    series(folder, "e.csv")
+    (tmp_path / "root").mkdir(exist_ok=True)
+    file = "e.csv" if place == "in the data root" else folder / "e.csv"
+    folders = ["--data-root", tmp_path / "root", "--cache", tmp_path / "c"]
+    answer = lavo_bench("prepare", "lstf", "--preset", "smoke", "--set", f"data.file={file}", *folders)
+    assert answer.status == 0, answer.err
+    assert answer.out.startswith("forecasting/informer: e, train ")
+    assert served.asked == []
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "asked"),
+    [
+        ("lstf", "data.file=null", "/ETTh1.csv"),
+        ("lstf", "data.file=ETTh2.csv", "/ETTh2.csv"),
+        ("lstf", "data.file=exchange_rate.txt.gz", "/exchange_rate.txt.gz"),
+        ("tts", "data.folder=null", "/LJSpeech-1.1.tar.bz2"),
+        ("tts", "data.folder=LJSpeech-1.1", "/LJSpeech-1.1.tar.bz2"),
+        ("tts", "data.folder=mine", None),
+    ],
+)
+def test_prepare_fetches_what_the_settings_need_and_no_more(task, setting, asked, tmp_path, web, monkeypatch):
+    monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
+    served = web()  # no page, so the first file that is asked for ends the command
+    folders = ["--data-root", tmp_path / "root", "--cache", tmp_path / "c"]
+    answer = lavo_bench("prepare", task, "--preset", "smoke", "--set", setting, *folders)
+    assert answer.status == 2
+    assert [url.endswith(asked) for url in served.asked] == ([True] if asked else [])
 
 
 def test_prepare_reports_and_reads_the_files_that_it_fetched(tmp_path, web, monkeypatch):

@@ -325,7 +325,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_too_few_rounds_for_an_interval_are_refused():
-    with pytest.raises(ValueError, match="rounds 4: at least 5"):
+    with pytest.raises(ValueError, match="rounds 4: must be at least 5"):
         Limits(rounds=4)
 
 

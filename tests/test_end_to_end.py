@@ -51,7 +51,7 @@ def test_a_token_of_a_linear_attention_costs_the_same_at_any_length(attention):
 def test_a_whole_model_has_one_pattern():
     (row,) = points(["training"], pattern="noncausal_self", length=16)
     assert row.status == "unsupported"
-    assert "causal_self alone" in row.reason
+    assert "only causal_self" in row.reason
 
 
 def test_the_report_gives_tokens_per_second(tmp_path):

@@ -1,4 +1,4 @@
-"""The battery for tasks: a new line in the table is held to it with no new test."""
+"""What every task must keep; a new line in the table is tested without a new test."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Loaded(NamedTuple):
 
 
 def load(name: str, backbone: str) -> Loaded:
+    """The task of this name, with data made anew."""
     settings = resolve(name, backbone, "smoke", AttentionSpec(name="softmax"), []).settings
     task = load_task(name)(settings, backbone=backbone)
     return Loaded(task, task.load_data(None, Path(tempfile.mkdtemp())))
@@ -43,6 +44,7 @@ loaded_once = functools.cache(load)
 
 
 def model_of(task: Any) -> torch.nn.Module:
+    """The task's model with exact softmax at every site."""
     torch.manual_seed(0)
     return task.build_model(AttentionSites("softmax", "causal_self", {}))
 

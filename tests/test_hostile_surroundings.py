@@ -17,19 +17,26 @@ MORE = (
     HOSTILE
     + '''
 
+forked = []
+
 @hostile
 def forks():
-    os.fork()  # both go on
+    if not forked:  # both go on, and fork no more
+        forked.append(True)
+        os.fork()
 
 @hostile
 def forks_and_sleeps():
-    if os.fork() == 0:
-        time.sleep(997)
+    if not forked:
+        forked.append(True)
+        if os.fork() == 0:
+            time.sleep(997)
 
 @hostile
 def threads_of_python():
     import threading
-    threading.Thread(target=time.sleep, args=(997,), daemon=False).start()
+    if threading.active_count() < 5:
+        threading.Thread(target=time.sleep, args=(997,), daemon=False).start()
 
 @hostile
 def takes_memory():

@@ -33,10 +33,10 @@ def test_a_linear_state_does_not_grow_and_a_cache_does():
 def test_a_budget_ends_an_attention_with_its_reason():
     (row,) = stream("flash", 10_000, 2048, "smoke", "cpu", Budget(600.0, 300_000))
     assert (row.status, row.seconds_per_token) == ("over_budget", None)
-    assert row.reason == "after 2048 tokens its state holds 524288 bytes; it may hold 300000"
+    assert row.reason == "after 2048 tokens its state has 524288 bytes; the limit is 300000"
     (row,) = stream("lavo", 10_000, 2048, "smoke", "cpu", Budget(0.0, 2**30))
     assert "after 2048 tokens" in row.reason
-    assert "an attention may take 0 s" in row.reason
+    assert "the limit for an attention is 0 s" in row.reason
 
 
 def test_spread_is_against_the_first_bin():

@@ -1,4 +1,4 @@
-"""Names, messages, and that a listing imports nothing heavy."""
+"""The registry's names and messages, and that reading declarations imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ def test_an_included_file_brings_its_attentions_and_its_digest(tmp_path):
     assert registry.include_file(path) == ("from_a_file",)
     assert registry.include_file(tmp_path / "." / "my.py") == ("from_a_file",)
     assert "from_a_file" in registry.attention_names()
-    assert registry.attention_declarations("from_a_file") == {}  # inherited, so nothing stands on the class itself
+    inherited = registry.attention_declarations("from_a_file")
+    assert (inherited["version"], inherited["unsupported"], inherited["exact"]) == (1, {}, True)
     first = registry.included_digest("from_a_file")
     path.write_text(FILE + "# another byte\n", encoding="utf-8")
     assert registry.included_digest("from_a_file") not in (first, None)

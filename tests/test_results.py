@@ -345,6 +345,9 @@ def test_a_damaged_record_costs_one_line_with_its_name(name, tmp_path):
     with pytest.warns(UserWarning, match=rf"{name}\.json") as warned:
         assert len(load(tmp_path)) == 1
     assert len(warned) == 1
+    loaded: list[str] = []
+    assert len(load(tmp_path, damaged=loaded.append)) == 1
+    assert loaded == lines
 
 
 def test_a_record_by_name_that_is_none_is_named(tmp_path):
@@ -368,6 +371,14 @@ def test_a_list_of_results_names_a_damaged_record_once(tmp_path):
     assert table.row_count == 2  # the folder, and the folder in it
     (line,) = lines
     assert "torn.json" in line
+
+
+def test_a_list_of_results_without_a_folder_is_empty_and_says_so(tmp_path):
+    from benchmark.report import listing
+
+    table = listing.results(tmp_path / "gone")
+    assert table.row_count == 0
+    assert "no folder" in str(table.title)
 
 
 def test_values_of_json_are_checked_without_a_file():

@@ -1,1 +1,1 @@
-"""The conformance suite of ``lavo-bench check``: one file for each kind of promise."""
+"""The conformance suite of ``lavo-bench check``: one file for each kind of requirement on an attention."""

@@ -1,4 +1,4 @@
-"""The conformance suite of ``lavo-bench check``: its checks, and the table that they give for an attention."""
+"""The conformance suite of ``lavo-bench check``: the list of its checks, and the table of their results for an attention."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmark.registry import check_declarations, check_options, check_pattern,
 Outcome = Literal["passed", "failed", "not applicable"]
 
 Check = Callable[[Subject], Measurements]
-"""One promise; it is broken if a measurement exceeds its limit."""
+"""A check tests one requirement and yields measurements; the requirement is violated if a measurement exceeds its limit."""
 
 CHECKS: tuple[Check, ...] = (
     shape_and_dtype,
@@ -53,7 +53,10 @@ CHECKS: tuple[Check, ...] = (
 
 
 class CheckResult(NamedTuple):
-    """One row of the table: a check, the pattern, the outcome, and the worst figure with its limit or the reason."""
+    """One row of the table.
+
+    detail: the worst measurement with its limit, or the reason of a failure or of "not applicable".
+    """
 
     check: str
     pattern: str
@@ -68,9 +71,10 @@ def check_attention(
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> list[CheckResult]:
-    """The results of all checks on a registered attention, at these patterns (all by default).
+    """Returns the results of all checks on a registered attention, at these patterns (by default at all).
 
-    Raises ValueError for an unknown name, pattern or option; a fault of the attention is a row of the results.
+    Raises ValueError for an unknown name, pattern or option.  A fault of the attention raises nothing; it is a row of the
+    results.
     """
     cls = load_attention(name)
     check_options(name, cls, options or {})
@@ -85,9 +89,9 @@ def check_class(
     checks: Sequence[Check] | None = None,
     device: str = "cpu",
 ) -> list[CheckResult]:
-    """The results of ``checks``, all of the suite by default, on a class that need not be registered.
+    """Returns the results of ``checks`` (by default, of the whole suite) on a class, which need not be registered.
 
-    Raises ValueError for an unknown pattern and for missing declarations.
+    Raises ValueError for an unknown pattern, and if the class lacks a declaration that every attention needs.
     """
     check_declarations(cls.__name__, cls)
     results = []
@@ -103,7 +107,7 @@ def check_class(
 
 
 def run_check(check: Check, subject: Subject) -> CheckResult:
-    """The row of one check; an exception inside it is a failure of the attention, reported in one line."""
+    """Returns the row of one check.  An exception in the check is a failure of the attention, reported in one line."""
     outcome: Outcome
     try:
         with torch.no_grad():
@@ -120,12 +124,12 @@ def run_check(check: Check, subject: Subject) -> CheckResult:
 
 
 def _figures(measurements: Sequence[Measurement], beyond: Sequence[Measurement]) -> str:
-    """The number of cases, and the worst with its figure and limit."""
+    """Returns the detail of a row: the number of cases, and the worst one with its difference and its limit."""
     worst = max(measurements, key=_excess)
     figure = f"{worst.where}: {worst.difference:.2g}, limit {worst.limit:g}"
     if beyond:
         return f"{figure}; {len(beyond)} of {len(measurements)} cases fail"
-    if worst.limit == math.inf:  # the figure is informative only
+    if worst.limit == math.inf:  # such a measurement only informs, and its text contains the figures
         return worst.where
     if worst.limit == 0:
         return f"{worst.where}: holds" if len(measurements) == 1 else f"{len(measurements)} cases, all hold"
@@ -133,7 +137,7 @@ def _figures(measurements: Sequence[Measurement], beyond: Sequence[Measurement])
 
 
 def _excess(measurement: Measurement) -> float:
-    """The difference as a multiple of its limit; any difference is infinite where the limit is zero."""
+    """Returns the difference as a multiple of its limit; infinity if the limit is zero and the difference is not."""
     if measurement.limit:
         return measurement.difference / measurement.limit
     return math.inf if measurement.difference else 0.0

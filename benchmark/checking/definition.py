@@ -1,4 +1,4 @@
-"""Checks of values and gradients against the attention's definition."""
+"""Checks of an attention's outputs and gradients against its definition."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from benchmark.checking.subject import HEAD_DIM, Subject
 
 
 def oracle(subject: Subject) -> Measurements:
-    """``forward`` equals the attention's own ``definition`` in float64, with and without padding."""
+    """Checks that ``forward`` equals the attention's own ``definition`` in float64, with and without padding."""
     module = subject.build()
     if not _has_definition(module):
         raise NotApplicable("declares no definition()")
-    for target, source in subject.shapes(module):
-        inputs = subject.inputs(target, source, batch=1)
-        yield close(f"{target} queries, {source} keys", module(*inputs), module.definition(*inputs))
+    for num_queries, num_keys in subject.shapes(module):
+        inputs = subject.inputs(num_queries, num_keys, batch=1)
+        yield close(f"{num_queries} queries, {num_keys} keys", module(*inputs), module.definition(*inputs))
     for place, mask in subject.padding_masks(97):
         q, k, v = subject.inputs(97, batch=len(mask))
         real = torch.ones_like(mask) if subject.is_cross else ~mask
@@ -36,20 +36,20 @@ def oracle(subject: Subject) -> Measurements:
 
 
 def exact(subject: Subject) -> Measurements:
-    """An attention that declares itself exact equals softmax attention in float64."""
+    """Checks that an attention which declares itself exact equals softmax attention in float64."""
     if not getattr(subject.cls, "exact", False):
         raise NotApplicable("doesn't declare itself exact")
     module = subject.build()
-    for target, source in subject.shapes(module):
-        q, k, v = subject.inputs(target, source)
+    for num_queries, num_keys in subject.shapes(module):
+        q, k, v = subject.inputs(num_queries, num_keys)
         scores = einsum(q, k, "b h n d, b h m d -> b h n m") * HEAD_DIM**-0.5
         if subject.pattern == "causal_self":
             scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
-        yield close(f"{target} queries, {source} keys", module(q, k, v), scores.softmax(-1) @ v)
+        yield close(f"{num_queries} queries, {num_keys} keys", module(q, k, v), scores.softmax(-1) @ v)
 
 
 def gradients(subject: Subject) -> Measurements:
-    """Gradients of inputs and parameters equal the definition's; without one, the inputs' equal finite differences."""
+    """Checks that gradients equal those of the ``definition``, or finite differences if the attention has none."""
     module = subject.build()
     if not _has_definition(module):
         yield from _finite_differences(subject, module)
@@ -67,11 +67,12 @@ def _has_definition(module: Any) -> bool:
 
 
 def _finite_differences(subject: Subject, module: Any) -> Measurements:
-    """The gradients to q, k and v, each along one random direction."""
+    """Compares the gradients of q, k and v with finite differences, each along one random direction."""
     shape = (7, 5) if subject.is_cross else (7, 7)
     inputs, direction = subject.inputs(*shape, batch=1), subject.inputs(*shape, batch=1, seed=5)
     analytic = gradients_of(module, inputs)
-    step = 1e-6  # in float64 rounding and curvature are then both about 1e-9 of the slope
+    # With this step, the errors from rounding in float64 and from curvature are both about 1e-9 of the slope.
+    step = 1e-6
     for index, name in enumerate("qkv"):
         ahead, behind = list(inputs), list(inputs)
         ahead[index], behind[index] = (inputs[index] + sign * step * direction[index] for sign in (1, -1))

@@ -1,4 +1,4 @@
-"""Checks of what an output must not depend on: the future, padding, and the other samples of a batch."""
+"""Checks that an output does not depend on future tokens, on padding, or on the other samples of its batch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchmark.checking.subject import BATCH, Subject
 
 
 def causality(subject: Subject) -> Measurements:
-    """Later tokens, however large, change no bit of an earlier output and get no gradient from it."""
+    """Checks that later tokens, however large, change no bit of an earlier output and get no gradient from it."""
     if not subject.is_causal:
         raise NotApplicable("the pattern is noncausal")
-    # In self-attention the later tokens of q, k and v change; a cross-attention has its whole source in view, so only
-    # later queries change.
+    # In self-attention, the later tokens of q, k and v are changed.  A query of a cross-attention may see the whole source, so
+    # there only later queries are changed.
     moved = (0,) if subject.is_cross else (0, 1, 2)
     module = subject.build(torch.float32)
     inputs = subject.inputs(150, dtype=torch.float32)
@@ -38,7 +38,7 @@ def causality(subject: Subject) -> Measurements:
 
 
 def padding(subject: Subject) -> Measurements:
-    """Outputs at real positions equal those of the sequence without its padded tokens, whatever the padded tokens hold."""
+    """Checks that outputs at real positions equal those without the padded tokens, whatever values these have."""
     module = subject.build()
     for place, mask in subject.padding_masks(97):
         inputs = subject.inputs(97, batch=len(mask))
@@ -52,7 +52,7 @@ def padding(subject: Subject) -> Measurements:
 
 
 def padding_gradients(subject: Subject) -> Measurements:
-    """Padded tokens get no gradient, and real tokens get the gradient of the sequence without padding."""
+    """Checks that padded tokens get no gradient, and real tokens the same gradient as in the sequence without padding."""
     module = subject.build()
     for place, mask in subject.padding_masks(70):
         inputs = subject.inputs(70, batch=len(mask))
@@ -76,7 +76,7 @@ def padding_gradients(subject: Subject) -> Measurements:
 
 
 def _padding_contents(x: Tensor) -> dict[str, Tensor]:
-    """What padded places may hold without an effect."""
+    """Returns named tensors of the shape of x, with values at padded positions that must have no effect."""
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4)).to(x)
     return {
         "zeros": torch.zeros_like(x),
@@ -88,25 +88,25 @@ def _padding_contents(x: Tensor) -> dict[str, Tensor]:
 
 
 def _fill(subject: Subject, inputs: Sequence[Tensor], contents: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
-    """The inputs with their padded places overwritten; the queries of a cross-attention have no padding."""
+    """Returns the inputs with ``contents`` at their padded positions.  Queries of a cross-attention have no padding."""
     filled = [torch.where(mask[:, None, :, None], fill, x) for x, fill in zip(inputs, contents, strict=True)]
     return [inputs[0], *filled[1:]] if subject.is_cross else filled
 
 
 def _real(subject: Subject, out: Tensor, mask: Tensor, row: int) -> Tensor:
-    """One row of the output at its real positions."""
+    """Returns one row of the output at its real positions."""
     return out[row] if subject.is_cross else out[row][:, ~mask[row]]
 
 
 def _without_padding(subject: Subject, module: Any, inputs: Sequence[Tensor], mask: Tensor, row: int) -> Tensor:
-    """The output for one row alone, with its padded tokens cut out."""
+    """Returns the output for one row alone, with its padded tokens removed."""
     q, k, v = (x[row : row + 1] for x in inputs)
     real = ~mask[row]
     return module(q if subject.is_cross else q[:, :, real], k[:, :, real], v[:, :, real])[0]
 
 
 def empty_context(subject: Subject) -> Measurements:
-    """A query that sees no key gives zeros with zero gradients, and leaves the other rows as they were."""
+    """Checks that a query that sees no key gives zeros with zero gradients, and does not change other rows of the batch."""
     module = subject.build()
     inputs = subject.inputs(70)
     mask = torch.zeros(BATCH, 70, dtype=torch.bool, device=subject.device)
@@ -137,7 +137,7 @@ def empty_context(subject: Subject) -> Measurements:
 
 
 def batch_invariance(subject: Subject) -> Measurements:
-    """A sample gives the same output alone and in a batch, whatever its neighbours hold."""
+    """Checks that a sample gives the same output alone and in a batch, whatever values its neighbours have."""
     module = subject.build()
     inputs = subject.inputs(70)
     alone = [module(*(x[row : row + 1] for x in inputs))[0] for row in range(BATCH)]

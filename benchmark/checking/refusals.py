@@ -1,4 +1,4 @@
-"""Checks that bad input is refused with a message that says what is allowed."""
+"""Checks that bad input raises a ValueError whose message says what is allowed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from benchmark.checking.subject import BATCH, Subject
 
 
 def unequal_lengths(subject: Subject) -> Measurements:
-    """``causal_self`` refuses q and k of unequal lengths and names both, because continuations belong to ``extend``."""
+    """Checks that ``causal_self`` refuses q and k of unequal lengths, with both lengths in the message."""
+    # Fewer queries than keys would be the continuation of a sequence, for which there is ``extend``.
     if subject.pattern != "causal_self":
-        raise NotApplicable("the lengths may differ" if subject.is_cross else "asked of causal_self alone")
+        raise NotApplicable("the lengths may differ" if subject.is_cross else "required only for causal_self")
     module = subject.build()
-    for target, source in ((23, 57), (57, 23), (1, 57)):
-        q, k, v = subject.inputs(target, source)
-        what = f"{target} queries, {source} keys"
+    for num_queries, num_keys in ((23, 57), (57, 23), (1, 57)):
+        q, k, v = subject.inputs(num_queries, num_keys)
+        what = f"{num_queries} queries, {num_keys} keys"
         message = refusal(what, module, q, k, v)
-        yield must_say(what, message, (str(target), str(source)))
+        yield must_say(what, message, (str(num_queries), str(num_keys)))
 
 
 def mask_refused(subject: Subject) -> Measurements:
-    """A mask that isn't boolean (batch, source length) is refused, with the dtype, the shape and what True means."""
+    """Checks that a mask which is not boolean (batch, source length) is refused, and the message says what is allowed."""
     module = subject.build()
     q, k, v = subject.inputs(9)
     good = torch.zeros(BATCH, 9, dtype=torch.bool, device=subject.device)
@@ -43,7 +44,7 @@ def mask_refused(subject: Subject) -> Measurements:
 
 
 def max_length(subject: Subject) -> Measurements:
-    """An attention with a longest length refuses longer inputs and names both numbers, in ``forward`` and streaming."""
+    """Checks that longer inputs than ``max_length`` are refused, with both lengths in the message, also in streaming."""
     if not subject.takes_max_length:
         raise NotApplicable("has no max_length")
     if "max_length" in subject.options:
@@ -55,13 +56,13 @@ def max_length(subject: Subject) -> Measurements:
     if subject.is_causal:
         subject.must_stream()
         what = "streamed beyond it"
-        if subject.is_cross:  # the source fits, so that only the number of queries is too large
+        if subject.is_cross:  # takes a source that fits, so that only the number of queries is too large
             longer[1:] = fitting[1:]
         yield must_say(what, refusal(what, subject.stream, module, longer, (30, 11)), ("37", "41"))
 
 
 def refusal(what: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> str:
-    """The message of the ValueError that the call raises; raises Broken if it raises nothing or anything else."""
+    """Returns the message of the ValueError that the call raises.  Raises Broken if it raises nothing or anything else."""
     try:
         call(*arguments, **named)
     except ValueError as error:
@@ -74,7 +75,7 @@ def refusal(what: str, call: Callable[..., Any], *arguments: Any, **named: Any) 
 
 
 def must_say(what: str, message: str, words: Iterable[str]) -> Measurement:
-    """A measurement of zero if the message has all the words; raises Broken otherwise."""
+    """Returns a measurement of zero if the message contains all these words.  Raises Broken otherwise."""
     missing = [word for word in words if word not in message]
     if missing:
         raise Broken(f"{what}: refused, but the message doesn't say {', '.join(missing)}: {message}")

@@ -1,4 +1,4 @@
-"""Checks of the streaming state: any split of the tokens, branches, selected rows, and its size."""
+"""Checks of the streaming state: any split of the tokens, several continuations, selected rows, and its size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmark.interface import state_tensors
 
 
 def streaming(subject: Subject) -> Measurements:
-    """Any number of tokens at a time, none and one included, gives the output of the whole sequence at once."""
+    """Checks that streaming in pieces of any length, also of 0 and 1, gives the output of the whole sequence at once."""
     subject.must_stream()
     for dtype in (torch.float64, torch.float32):
         module = subject.build(dtype)
@@ -30,18 +30,18 @@ def streaming(subject: Subject) -> Measurements:
 
 
 def branching(subject: Subject) -> Measurements:
-    """A state stays valid after its continuation: two branches from one state don't affect each other."""
+    """Checks that a state stays valid after it was continued: two branches from one state don't affect each other."""
     subject.must_stream()
     module = subject.build()
     trunk, left, right = (subject.inputs(100, seed=seed) for seed in (1, 8, 9))
     branches = [
         [torch.cat((a[:, :, :70], b[:, :, 70:]), 2) for a, b in zip(trunk, x, strict=True)] for x in (left, right)
     ]
-    if subject.is_cross:  # both branches read the one source
+    if subject.is_cross:  # both branches have the same source
         branches = [[branch[0], *trunk[1:]] for branch in branches]
     expected = [module(*branch) for branch in branches]
     _, state = subject.advance(module, trunk, subject.start(module, trunk), 0, 70)
-    # The branches take turns, so that a state which one of them overwrites shows in the other's output.
+    # The branches advance in turn.  If one overwrites what both share, the output of the other is wrong.
     states = [state, state]
     for begin, end in ((70, 71), (71, 83), (83, 100)):
         for index, name in enumerate(("first", "second")):
@@ -52,14 +52,14 @@ def branching(subject: Subject) -> Measurements:
 
 
 def select(subject: Subject) -> Measurements:
-    """Selected rows of a state, repeated or left out, continue as the selected prefixes would."""
+    """Checks that selected rows of a state, repeated or left out, continue like the sequences of these rows."""
     subject.must_stream()
     module = subject.build()
     inputs = subject.inputs(90)
     _, state = subject.advance(module, inputs, subject.start(module, inputs), 0, 70)
     for rows in ([2, 0, 0, 1], [1], [0, 1, 2]):
         index = torch.tensor(rows, device=subject.device)
-        # Each selected row continues with tokens of its own, so that a row that was mixed up shows.
+        # Each selected row continues with different tokens, so that mixed-up rows give a wrong output.
         later = subject.inputs(90, batch=len(rows), seed=10)
         chosen = [torch.cat((x[index][:, :, :70], new[:, :, 70:]), 2) for x, new in zip(inputs, later, strict=True)]
         if subject.is_cross:
@@ -72,9 +72,9 @@ def select(subject: Subject) -> Measurements:
 
 
 def state_size(subject: Subject) -> Measurements:
-    """A state that is declared linear has as many bytes after 16,384 tokens as after 1,024, counted from its tensors."""
+    """Checks that a state which is declared linear has as many bytes after 16,384 tokens as after 1,024."""
     subject.must_stream()
-    # At powers of two a cache that doubles its buffer is exactly full, so spare room can't hide its growth.
+    # At these lengths, powers of two, a cache that doubles its buffer is exactly full, so spare room can't hide its growth.
     marks = (1024, 4096, 16_384) if subject.linear_state else (1024, 4096)
     sizes: list[int] = []
     for mark in marks:
@@ -85,7 +85,7 @@ def state_size(subject: Subject) -> Measurements:
             _, state = subject.advance(module, inputs, state, begin, begin + 256)
         sizes.append(module.state_bytes(state))
         counted = sum(tensor.nbytes for tensor in state_tensors(state))
-        if sizes[-1] < counted:
+        if sizes[-1] < counted:  # ``state_bytes`` must not report less than the tensors hold
             raise Broken(f"state_bytes says {sizes[-1]:,}, its tensors hold {counted:,} bytes after {mark:,} tokens")
         if subject.linear_state and sizes[-1] != sizes[0]:
             break

@@ -1,6 +1,6 @@
-"""The attention under check: how it is built, fed and streamed.
+"""The attention that is checked: how it is built, gets its inputs, and streams.
 
-``Subject`` knows of the attention only what ``benchmark.interface.Attention`` says.
+``Subject`` uses only the parts of an attention that ``benchmark.interface.Attention`` describes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from benchmark.interface import Pattern
 from benchmark.registry import takes_max_length
 
 BATCH, NUM_HEADS, HEAD_DIM = 3, 2, 16
-MAX_LENGTH = 1024  # for attentions that need one; longer than all inputs except those of ``long_inputs`` and the like
-# One, two, primes, the neighbours of usual windows and chunks, and a length that is a multiple of none of them.
+# For attentions that need a longest length.  Checks with longer inputs, like ``long_inputs``, set a larger one.
+MAX_LENGTH = 1024
+# One, two, primes, the lengths next to usual windows and chunks, and 781, which is a multiple of none of them.
 LENGTHS = (1, 2, 7, 8, 9, 31, 63, 64, 65, 127, 129, 257, 781)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One attention at one pattern, with the options and the device that it is checked with."""
+    """One attention at one pattern, with the options and on the device for the checks."""
 
     cls: type
     pattern: Pattern
@@ -34,7 +35,7 @@ class Subject:
 
     @property
     def is_cross(self) -> bool:
-        """True where q comes from another sequence than k and v."""
+        """True if q comes from another sequence than k and v."""
         return self.pattern.endswith("cross")
 
     @property
@@ -44,16 +45,19 @@ class Subject:
 
     @property
     def linear_state(self) -> bool:
-        """True where the class declares that its state doesn't grow with the tokens read."""
+        """True if the class declares that its state doesn't grow with the number of tokens that were read."""
         return bool(getattr(self.cls, "linear_state", False))
 
     @property
     def takes_max_length(self) -> bool:
-        """True where the constructor takes ``max_length``."""
+        """True if the constructor takes ``max_length``."""
         return takes_max_length(self.cls)
 
     def build(self, dtype: torch.dtype = torch.float64, *, seed: int = 0, max_length: int = MAX_LENGTH) -> Any:
-        """The module in evaluation mode, with noise on its parameters: a bias that stays zero would hide its faults."""
+        """Builds the module in evaluation mode.
+
+        Noise is added to the parameters, because a parameter that is zero, like a new bias, would hide faults in its use.
+        """
         options = dict(self.options)
         if self.takes_max_length:
             options.setdefault("max_length", max_length)
@@ -65,7 +69,7 @@ class Subject:
         return module.to(self.device, dtype).eval()
 
     def shapes(self, module: Any) -> list[tuple[int, int]]:
-        """Pairs (target length, source length) around the usual boundaries and the module's own window and chunk."""
+        """Returns pairs (target length, source length): LENGTHS, and lengths around the module's own window and chunk."""
         own = (getattr(module, name, None) for name in ("window", "chunk_size"))
         beside = {size + step for size in own if isinstance(size, int) and 1 < size < 512 for step in (-1, 0, 1)}
         lengths = sorted({*LENGTHS, *beside})
@@ -82,10 +86,13 @@ class Subject:
         dtype: torch.dtype = torch.float64,
         seed: int = 1,
     ) -> list[Tensor]:
-        """Normal q (batch, heads, target, head_dim), k and v (batch, heads, source, head_dim); source defaults to target."""
+        """Returns random q (batch, heads, target, head_dim), and k and v (batch, heads, source, head_dim).
+
+        target, source: the numbers of queries and of keys; source defaults to target.
+        """
         source = target if source is None else source
         generator = torch.Generator().manual_seed(seed)
-        # Drawn in float64 and then rounded, so that every dtype gets the same numbers.
+        # Drawn in float64 and then rounded, so that the numbers are the same for every dtype.
         draws = (
             torch.randn(batch, NUM_HEADS, length, HEAD_DIM, generator=generator, dtype=torch.float64)
             for length in (target, source, source)
@@ -93,7 +100,10 @@ class Subject:
         return [draw.to(self.device, dtype) for draw in draws]
 
     def padding_masks(self, length: int) -> Iterator[tuple[str, Tensor]]:
-        """Named masks (batch, length), True where padded: right, left and inside, for a batch of several rows and of one."""
+        """Yields named masks (batch, length), True where padded: on the right, on the left, and inside the sequence.
+
+        Each comes for a batch of several rows and for one row.  The last mask pads nothing.
+        """
         steps = torch.arange(length)
         few, half, most = length // 9, length - 50, length - 2
         inside = torch.rand(BATCH, length, generator=torch.Generator().manual_seed(2)) < 0.5
@@ -105,14 +115,14 @@ class Subject:
         yield "a mask that pads nothing", torch.zeros(BATCH, length, dtype=torch.bool, device=self.device)
 
     def start(self, module: Any, inputs: Sequence[Tensor], mask: Tensor | None = None) -> Any:
-        """The state before the first query."""
+        """Returns the state before the first query.  mask: of the source, in a cross-attention."""
         q, k, v = inputs
         if self.is_cross:
             return module.init_cross(k, v, key_padding_mask=mask)
         return module.init_state(q.shape[0], device=q.device, dtype=q.dtype)
 
     def advance(self, module: Any, inputs: Sequence[Tensor], state: Any, begin: int, end: int) -> tuple[Tensor, Any]:
-        """The outputs of the queries from begin to end, and the state after them."""
+        """Returns the outputs of the queries from ``begin`` to ``end``, and the state after them."""
         q, k, v = inputs
         if self.is_cross:
             return module.read(q[:, :, begin:end], state)
@@ -121,7 +131,7 @@ class Subject:
     def stream(
         self, module: Any, inputs: Sequence[Tensor], pieces: Iterable[int], mask: Tensor | None = None
     ) -> Tensor:
-        """The outputs of all queries, streamed in pieces of these lengths."""
+        """Returns the outputs of all queries, streamed in pieces of these lengths."""
         state, begin, outputs = self.start(module, inputs, mask), 0, []
         for length in pieces:
             out, state = self.advance(module, inputs, state, begin, begin + length)
@@ -130,13 +140,13 @@ class Subject:
         return torch.cat(outputs, 2)
 
     def must_stream(self) -> None:
-        """Raises NotApplicable for noncausal patterns, and Broken for a causal attention without the streaming methods."""
+        """Raises NotApplicable for noncausal patterns, and Broken if a causal attention lacks a streaming method."""
         if not self.is_causal:
             raise NotApplicable("noncausal patterns have no state")
         own = ("init_cross", "read") if self.is_cross else ("init_state", "extend")
         missing = [name for name in (*own, "select", "state_bytes") if not callable(getattr(self.cls, name, None))]
         if missing:
             raise Broken(
-                f"a causal attention streams, this one has no {', no '.join(missing)}; "
-                "or declare the pattern in `unsupported`"
+                f"a causal attention must stream, but this one has no {', no '.join(missing)}; "
+                "add what is missing, or declare the pattern in `unsupported`"
             )

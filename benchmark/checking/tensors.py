@@ -1,4 +1,4 @@
-"""Checks of the tensors that go in and come out: shape and dtype, memory layout, and inputs that stay unchanged."""
+"""Checks of input and output tensors: shape and dtype, memory layout, and inputs that must stay unchanged."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from benchmark.checking.subject import BATCH, Subject
 
 
 def shape_and_dtype(subject: Subject) -> Measurements:
-    """The output has the shape, dtype and device of q, even where the inputs have a lower precision than the parameters."""
+    """Checks that the output has the shape, dtype and device of q, also if q is less precise than the parameters."""
     for dtype, parameters in (
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),
         (torch.bfloat16, torch.float32),
     ):
         module = subject.build(parameters)
-        target, source = (7, 5) if subject.is_cross else (7, 7)
-        inputs = subject.inputs(target, source, dtype=dtype)
+        num_queries, num_keys = (7, 5) if subject.is_cross else (7, 7)
+        inputs = subject.inputs(num_queries, num_keys, dtype=dtype)
         results = [("forward", module(*inputs))]
         if subject.is_causal:
             subject.must_stream()
@@ -33,7 +33,7 @@ def shape_and_dtype(subject: Subject) -> Measurements:
 
 
 def strides(subject: Subject) -> Measurements:
-    """Tensors that aren't contiguous give the same output as contiguous ones."""
+    """Checks that tensors that aren't contiguous give the same output as contiguous ones."""
     module = subject.build()
     inputs = subject.inputs(70)
     expected = module(*inputs)
@@ -49,7 +49,7 @@ def strides(subject: Subject) -> Measurements:
 
 
 def inputs_untouched(subject: Subject) -> Measurements:
-    """A call leaves its inputs and its mask unchanged."""
+    """Checks that a call leaves its inputs and its mask unchanged."""
     module = subject.build()
     mask = next(subject.padding_masks(70))[1]
     given = [*subject.inputs(70), mask]

@@ -1,4 +1,4 @@
-"""A GPU's clock, heat and reasons for slowing down while a sweep runs: ``clocks.csv`` beside its points."""
+"""The clock, temperature and power of a GPU while a sweep runs, and its reasons for slowing down: ``clocks.csv``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ FILE_NAME = "clocks.csv"
 
 
 def read_clocks(index: int) -> list[str] | None:
-    """The values that nvidia-smi gives for the GPU now, in the order of QUERY; None where it can't be asked.
+    """Returns the values that nvidia-smi reports for this GPU now, in the order of QUERY, or None if it gives no answer.
 
-    The last value is a mask of reasons in hexadecimal: 0x1 is idle, 0x4 a power cap, 0x20 and 0x40 heat (NVML's constants).
+    The last value is a bit mask of reasons for slowing down, in hexadecimal: 0x1 is idle, 0x4 a power cap, 0x20 and 0x40 heat
+    (NVML's constants).  index: the number of the GPU.
     """
     command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
@@ -26,7 +27,7 @@ def read_clocks(index: int) -> list[str] | None:
 
 
 def record_clocks(directory: Path, mode: str, pattern: str, length: int, index: int) -> None:
-    """Appends a row for the points that were just timed, if nvidia-smi answers."""
+    """Appends a row for the points that were just timed to ``clocks.csv`` in this folder, if nvidia-smi gives an answer."""
     values = read_clocks(index)
     if values is None:
         return

@@ -1,4 +1,7 @@
-"""What a point of a sweep may cost, and what it will cost by the lengths that were measured before it."""
+"""What a point of a sweep may cost, and a prediction of its cost from shorter lengths.
+
+A point is one attention in one mode, at one pattern and one length: a row of the table of results.
+"""
 
 from __future__ import annotations
 
@@ -11,64 +14,84 @@ import torch
 
 from benchmark.measuring.points import Point
 
-EXTRA_CALLS = 4  # besides the timed ones: warming up, counting memory, counting operations, choosing the repeats
+EXTRA_CALLS = 4  # calls that are not timed rounds: to warm up, count memory, count operations, and choose the repeats
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How often a point is timed, and what it may cost.  Raises ValueError for fewer than five rounds."""
+    """How often a point is timed, and what it may cost.  Raises ValueError for fewer than five rounds.
+
+    rounds: the number of timed rounds.
+    budget_seconds: the time that one point may take, with all its calls.
+    budget_bytes: the memory that one call may hold on top of parameters, buffers, inputs and state.  None is no limit here;
+    ``sweep.measure`` replaces None by half of the memory that is free when the sweep begins.
+    deadline: the time at which the whole sweep must be finished, on the clock ``time.monotonic``.
+    """
 
     rounds: int = 7
-    budget_seconds: float = 10.0  # of one point, all its calls together
-    budget_bytes: int | None = None  # of one call; None: half of the memory that is free when the sweep begins
-    deadline: float = math.inf  # of the whole sweep, on the monotonic clock
+    budget_seconds: float = 10.0
+    budget_bytes: int | None = None
+    deadline: float = math.inf
 
     def __post_init__(self) -> None:
         if self.rounds < 5:
-            raise ValueError(f"rounds {self.rounds}: at least 5, for a median with an interval")
+            raise ValueError(
+                f"rounds {self.rounds}: must be at least 5, because fewer give no confidence interval of the median"
+            )
 
     @property
     def num_calls(self) -> int:
-        """Calls of one point, the timed ones and all others."""
+        """The number of calls of one point, timed or not."""
         return self.rounds + EXTRA_CALLS
 
     def time_fault(self, seconds: float, opening: str) -> str | None:
-        """Why a point that takes so long is not measured, in a sentence with this opening; None where it is within the budget."""
+        """Returns a sentence that begins with ``opening`` and says that ``seconds`` exceeds the budget.
+
+        Returns None if it does not exceed it.
+        """
         if seconds <= self.budget_seconds:
             return None
-        return f"{opening} {seconds:.3g} s; a point may take {self.budget_seconds:g} s"
+        return f"{opening} {seconds:.3g} s; the limit for a point is {self.budget_seconds:g} s"
 
     def memory_fault(self, held: float, opening: str) -> str | None:
-        """The same for a point whose call holds so many bytes."""
+        """Returns the same about the bytes that a call holds, ``held``."""
         if self.budget_bytes is None or held <= self.budget_bytes:
             return None
-        return f"{opening} {_gib(held)}; a call may hold {_gib(self.budget_bytes)}"
+        return f"{opening} {_gib(held)}; the limit for a call is {_gib(self.budget_bytes)}"
 
 
 @dataclass
 class History:
-    """What one attention took at shorter lengths, and why it was stopped, if it was."""
+    """What one attention cost at shorter lengths, in one mode and pattern.
 
-    seconds: list[tuple[int, float]] = field(default_factory=list)  # (length, one call)
-    setup: list[tuple[int, float]] = field(default_factory=list)  # (length, building, and filling the state)
-    increments: list[tuple[int, float]] = field(default_factory=list)  # (length, bytes beyond the base)
-    stopped: tuple[str, str] | None = None  # status and reason of all longer lengths
+    seconds: (length, seconds of one call).
+    setup: (length, seconds to build the module and fill its state).
+    increments: (length, bytes that a call holds on top of ``Workload.base_bytes``).
+    stopped: the status and the reason that all longer lengths get; None while the attention is still measured.
+    """
+
+    seconds: list[tuple[int, float]] = field(default_factory=list)
+    setup: list[tuple[int, float]] = field(default_factory=list)
+    increments: list[tuple[int, float]] = field(default_factory=list)
+    stopped: tuple[str, str] | None = None
 
 
 def row_without_trying(point: Point, limits: Limits, history: History) -> Point | None:
-    """The row of a point that is not measured, since shorter lengths say it can't be; None for one that is.
+    """Returns the finished row if the point must be skipped, or None if it should be measured.
 
-    A prediction beyond the budget also stops all longer lengths of this attention.
+    A point is skipped if its attention was stopped at a shorter length, or if shorter lengths predict that it is too costly.
+    If the prediction exceeds the budget of a point, all longer lengths of this attention are skipped, too.
     """
     if history.stopped is None:
         seconds = predict(history.seconds, point.length) * limits.num_calls + predict(history.setup, point.length)
         held = predict(history.increments, point.length)
         if time.monotonic() + seconds > limits.deadline:
-            return point._replace(status="over_budget", reason="the time of the whole sweep is used up")
-        reason = limits.time_fault(seconds, "by shorter lengths it would take")
-        reason = reason or limits.memory_fault(held, "by shorter lengths it would hold")
-        if reason is not None:
-            history.stopped = ("over_budget", reason)
+            reason = "judging by shorter lengths, it would end after the deadline of the whole sweep"
+            return point._replace(status="over_budget", reason=reason)
+        fault = limits.time_fault(seconds, "judging by shorter lengths, it would take")
+        fault = fault or limits.memory_fault(held, "judging by shorter lengths, it would hold")
+        if fault is not None:
+            history.stopped = ("over_budget", fault)
     if history.stopped is None:
         return None
     status, reason = history.stopped
@@ -76,9 +99,12 @@ def row_without_trying(point: Point, limits: Limits, history: History) -> Point 
 
 
 def predict(history: Sequence[tuple[int, float]], length: int) -> float:
-    """What this length will take: by the power law through the last two lengths, after a single one by quadratic growth.
+    """Extrapolates to ``length`` with the power law through the last two measured lengths.
 
-    The power is held between 1 and 3.  Below 1 it would only mean that short lengths are mostly overhead.
+    history: (length, cost), shortest length first.  With only one length, growth is assumed to be quadratic.  Returns 0 if
+    there is none.
+    The power is limited to the range from 1 to 3.  A power below 1 only means that the cost of short lengths is mostly
+    overhead.  Known attentions grow at most quadratically, so a power above 3 comes from a disturbed measurement.
     """
     if not history:
         return 0.0
@@ -92,7 +118,7 @@ def predict(history: Sequence[tuple[int, float]], length: int) -> float:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free now."""
+    """Returns the bytes of memory that are free now on this device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil

@@ -1,12 +1,13 @@
-"""Peak memory: of the process (or its GPU) between two moments, and of a single call.
+"""Peak memory: of the process (or of its GPU) between two moments, and of a single call.
 
     base = reset_peak(device)
     …
-    peak = peak_bytes(device)   # the highest since then, including the base
+    peak = peak_bytes(device)   # the most bytes in use since then, including the base
 
-On a CUDA device torch's own counters are read.  On Linux it is the kernel's high-water mark of resident memory, which is set
-back through /proc.  On other systems, or where setting it back is refused, the peak is the memory that psutil sees at that
-moment, a lower bound (``peak_is_exact`` tells).  ``allocated_by`` is exact to the byte and independent of what ran before.
+On a CUDA device this reads torch's own counters.  On Linux it reads the kernel's high-water mark of resident memory, which
+can be reset through /proc.  On other systems, or if the reset is refused, the peak is the memory that psutil reports at that
+moment, which is only a lower bound (see ``peak_is_exact``).  ``allocated_by`` is exact to the byte and does not depend on what
+ran before.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TRIAL_BYTES = 1 << 24
 
 
 def reset_peak(device: Any = "cpu") -> int:
-    """Starts a new measurement and gives its base: the bytes in use now."""
+    """Starts a new measurement and returns its base: the bytes in use now."""
     if _is_cuda(device):
         import torch
 
@@ -42,7 +43,7 @@ def reset_peak(device: Any = "cpu") -> int:
 
 
 def base_bytes(device: Any = "cpu") -> int:
-    """Bytes in use now: allocated by torch on a CUDA device, resident on a CPU."""
+    """Returns the bytes in use now: allocated by torch on a CUDA device, resident memory of the process on a CPU."""
     if _is_cuda(device):
         import torch
 
@@ -56,7 +57,7 @@ def base_bytes(device: Any = "cpu") -> int:
 
 
 def peak_bytes(device: Any = "cpu") -> int:
-    """The most bytes in use at once since ``reset_peak``."""
+    """Returns the most bytes that were in use at once since ``reset_peak``."""
     if _is_cuda(device):
         import torch
 
@@ -67,15 +68,15 @@ def peak_bytes(device: Any = "cpu") -> int:
 
 
 def peak_is_exact(device: Any = "cpu") -> bool:
-    """False where the peak can't be set back, so that ``peak_bytes`` gives only the bytes that are in use when it is called."""
+    """Returns False if the peak can't be reset; ``peak_bytes`` then returns only the bytes in use when it is called."""
     return _is_cuda(device) or _mark_follows()
 
 
 def allocated_by(call: Callable[[], Any], device: Any = "cpu") -> int:
-    """The most bytes that this call holds at once beyond those held before it; its result counts.
+    """Returns the most bytes that this call holds at once, on top of those held before it.  Its result is included.
 
-    On a CPU the profiler reports every allocation and release of torch's allocator.  This counts the tensors that autograd
-    saves and those inside kernels, and leaves out caches and earlier calls.
+    On a CPU, torch's profiler reports every allocation and every release.  So tensors that autograd saves and temporaries
+    inside kernels count, and memory of caches and earlier calls does not.
     """
     if _is_cuda(device):
         base = reset_peak(device)
@@ -87,11 +88,11 @@ def allocated_by(call: Callable[[], Any], device: Any = "cpu") -> int:
 
 
 def _allocations(call: Callable[[], Any]) -> list[int]:
-    """Bytes allocated (positive) and released (negative) on the CPU, in the order of time."""
+    """Returns the bytes of each allocation (positive) and each release (negative) on the CPU, in order of time."""
     from torch._C._profiler import _EventType
     from torch.profiler import ProfilerActivity, profile
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or its C++ side would report on stderr that there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # otherwise its C++ side prints to stderr that there is no GPU
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         result = call()
     events = list(profiler.profiler.kineto_results.experimental_event_tree())
@@ -102,7 +103,7 @@ def _allocations(call: Callable[[], Any]) -> list[int]:
         if event.tag == _EventType.Allocation:
             found.append((event.start_time_ns, event.extra_fields.alloc_size))
     del result
-    # The sort is stable, so events of the same nanosecond stay in the order of the tree.
+    # The sort is stable, so events of the same nanosecond stay in the order in which they were found.
     return [size for _, size in sorted(found, key=lambda event: event[0])]
 
 
@@ -115,10 +116,10 @@ def _highest_sum(changes: list[int]) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Lets malloc keep freed memory for the next tensor of this process.  Every process that trains or measures calls it.
+    """Makes malloc keep freed memory for later tensors of this process.  Every process that trains or measures calls it.
 
-    By default glibc gives large blocks back to the system at once and gets them again page by page, which costs more than
-    the arithmetic on them.  ``reset_peak`` gives back what is free.
+    By default glibc returns large blocks to the system at once and then gets new ones page by page, which costs more than
+    the arithmetic on them.  ``reset_peak`` returns the free memory to the system.
     """
     mallopt = _glibc("mallopt")
     if mallopt is not None:
@@ -127,23 +128,23 @@ def keep_freed_memory() -> None:
 
 
 def _return_free_memory() -> None:
-    """Gives memory that malloc kept back to the system, because new tensors in it would not raise the peak."""
+    """Returns the free memory that malloc has kept to the system, because new tensors in it would not raise the peak."""
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
 
 
 def _glibc(name: str) -> Any:
-    """A function of glibc's malloc, None where there is none."""
+    """Returns a function of glibc's malloc, or None if this system has no such function."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 @functools.cache
 def _mark_follows() -> bool:
-    """Whether the mark keeps the height of memory that is freed again, and can be set back.
+    """Returns whether the high-water mark (VmHWM) follows the memory in use and can be reset.
 
-    It is tried out, because some sandboxes accept the command and do nothing.  The trial sets the mark back, so it must come
-    before a measurement.
+    This is tried out, because some sandboxes accept the reset and do nothing: memory is taken and freed, and the mark must
+    rise and stay up until it is reset.  The trial resets the mark, so it must come before a measurement.
     """
     _reset_resident_peak()
     before = _status_bytes("VmHWM")
@@ -158,12 +159,12 @@ def _mark_follows() -> bool:
 
 
 def _reset_resident_peak() -> None:
-    with contextlib.suppress(OSError):  # not Linux, or a container that refuses
+    with contextlib.suppress(OSError):  # raised on other systems, and in containers that refuse the reset
         _CLEAR_REFS.write_text(_RESET_PEAK)
 
 
 def _status_bytes(field: str) -> int | None:
-    """A field of /proc/self/status in bytes (the file counts in kB); None where there is no such file or field."""
+    """Returns a field of /proc/self/status in bytes (the file has kB), or None if there is no such file or field."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
@@ -176,7 +177,10 @@ def _status_bytes(field: str) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out.  On a CPU torch raises a plain RuntimeError, which only its text tells apart."""
+    """Returns whether the error means that memory has run out.
+
+    On a CPU, torch raises a plain RuntimeError for this, which can be recognised only by its text.
+    """
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (

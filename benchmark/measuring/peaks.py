@@ -1,6 +1,6 @@
-"""The most that a machine can do, measured: products of matrices and copies of memory; the roof of the roofline.
+"""The peak rates of a machine, measured: operations a second in matrix products, bytes a second in copies of memory.
 
-It is written beside a sweep as ``machine.json``, and the report compares each point with it.
+They are written to ``machine.json`` in the folder of a sweep.  The report compares each point with them (a roofline plot).
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     import torch
 
 FILE_NAME = "machine.json"
-_SECONDS = 0.3  # of each measurement, after warming up
-_SIZES = {"cpu": (2048, 1 << 27), "cuda": (8192, 1 << 30)}  # side of the matrices, bytes copied: far beyond the caches
+_SECONDS = 0.3  # the time that each measurement takes, after warming up
+# The side of the matrices, and the bytes that are copied.  Both are much larger than the caches.
+_SIZES = {"cpu": (2048, 1 << 27), "cuda": (8192, 1 << 30)}
 
 
 class Peaks(NamedTuple):
-    """The best of repeated calls, which a busy neighbour disturbs least."""
+    """The peak rates, each from the fastest of repeated calls, because other work on the machine disturbs that one least."""
 
-    device: str  # as in the sweep's rows
+    device: str  # as in the column ``device`` of the sweep's rows
     dtype: str
     threads: int
-    flops_per_second: float  # multiplications and additions of a square product
-    bytes_per_second: float  # read and written by a copy
+    flops_per_second: float  # multiplications and additions in a product of two square matrices
+    bytes_per_second: float  # bytes read and bytes written by a copy, added up
 
 
 def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
-    """Measures for about two seconds."""
-    import torch  # here, because the report reads peaks without it
+    """Measures the peak rates of this device, which takes about two seconds."""
+    import torch  # not at the top, because the report reads peaks without torch
 
     from benchmark.measuring.shape import device_column
 
@@ -48,7 +49,7 @@ def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
 
 
 def _best_seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """The least of repeated calls, by the clock."""
+    """Returns the seconds of the fastest of repeated calls."""
     from benchmark.measuring.timing import rounds_within, wall_seconds
 
     wall_seconds(call, device)  # warms up
@@ -56,21 +57,21 @@ def _best_seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def write_peaks(directory: Path, peaks: Peaks) -> None:
-    """Adds them to the file of the folder, in place of those of the same device and dtype."""
+    """Writes the peaks to the file in this folder, and replaces only those of the same device and dtype."""
     kept = [known for known in read_peaks([directory]) if (known.device, known.dtype) != (peaks.device, peaks.dtype)]
     content = [known._asdict() for known in [*kept, peaks]]
     write_bytes(directory / FILE_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def peak_files(directories: Iterable[Path]) -> list[Path]:
-    """The files of peaks in these folders."""
+    """Returns the paths of the files of peaks that exist in these folders."""
     return [directory / FILE_NAME for directory in directories if (directory / FILE_NAME).is_file()]
 
 
 def read_peaks(directories: Iterable[Path]) -> list[Peaks]:
-    """The peaks in these folders, the last one of each device and dtype.
+    """Returns the peaks in these folders.  If several are of the same device and dtype, the last one counts.
 
-    Raises ValueError that names a file with other content.
+    Raises a ValueError that names the file if its content is not a list of peaks.
     """
     found: dict[tuple[str, str], Peaks] = {}
     for file in peak_files(directories):

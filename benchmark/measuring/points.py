@@ -1,4 +1,4 @@
-"""The table ``efficiency.csv``, one row a point.  The report reads it, so this file does without torch."""
+"""The table ``efficiency.csv``, with one row for each point.  The report reads it, so this file does not import torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from benchmark.files import write_bytes
 
 FILE_NAME = "efficiency.csv"
-BY_TOKEN = ("decode", "generation")  # modes in which a call is one token
+BY_TOKEN = ("decode", "generation")  # modes in which one call computes one token
 WHOLE_MODEL = ("training", "checkpointed", "generation")  # modes that measure a whole gpt instead of one attention
 
 
 class Point(NamedTuple):
-    """One row.  Its fields are the columns of the file, in their order; None is an empty cell."""
+    """A point: one row of the table.  Its fields are the columns of the file, in this order.  None is an empty cell."""
 
     mode: str
     pattern: str
@@ -31,24 +31,25 @@ class Point(NamedTuple):
     device: str
     kernel: str | None = None
     rounds: int | None = None
-    seconds: float | None = None  # median of a call; of a token in mode decode
+    seconds: float | None = None  # seconds of one call, the median over rounds; low and high: its interval
     seconds_low: float | None = None
     seconds_high: float | None = None
-    compile_seconds: float | None = None
-    base_bytes: int | None = None  # parameters, buffers, inputs and, in mode decode, the state
-    peak_bytes: int | None = None  # the base and the most that a call holds beside it
-    flops: int | None = None  # of matrix products; a causal kernel counts with the pairs that it computes
-    moved_bytes: int | None = None  # the least that must be read and written: inputs, outputs, gradients, state
-    status: str = "completed"  # one of _STATUSES
+    compile_seconds: float | None = None  # the time of the first call beyond the median
+    base_bytes: int | None = None  # parameters, buffers, inputs and, in modes of one token, the state
+    peak_bytes: int | None = None  # base_bytes plus the most that a call holds on top of them
+    flops: int | None = None  # operations of matrix products (operations.py says which)
+    moved_bytes: int | None = None  # that one call must at least read and write: inputs, outputs, gradients, state
+    status: str = "completed"  # completed, unsupported, over_budget, out_of_memory, failed
     reason: str | None = None
 
 
 COLUMNS = Point._fields
-_KEY = COLUMNS[: COLUMNS.index("kernel")]  # two rows that agree in these are the same point
+_KEY = COLUMNS[: COLUMNS.index("kernel")]  # two rows that agree in these columns are the same point
 _WHOLE = {"batch", "length", "num_heads", "head_dim", "rounds", "base_bytes", "peak_bytes", "flops", "moved_bytes"}
 _DECIMAL = {"seconds", "seconds_low", "seconds_high", "compile_seconds"}
 _STATUSES = ("completed", "unsupported", "over_budget", "out_of_memory", "failed")
-_NAME = ("[a-z0-9_]{1,64}", "lower-case letters, digits and underscores")
+# With ":" and "@", for an attention with options, as ``lavo:identity``.
+_NAME = ("[a-z0-9_:@]{1,64}", "lower-case letters, digits, _, : and @")
 _TEXTS = {  # what a column of text may hold; a reason is an exception's, so any
     **dict.fromkeys(("mode", "pattern", "attention", "dtype"), _NAME),
     "status": ("|".join(_STATUSES), f"one of {', '.join(_STATUSES)}"),
@@ -57,7 +58,7 @@ _TEXTS = {  # what a column of text may hold; a reason is an exception's, so any
 
 
 def write_points(path: Path, points: Iterable[Point]) -> None:
-    """Writes the whole table under this name at once, so that a reader never sees half of it."""
+    """Writes the whole table to this file in one step, so that a reader never sees half of it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -66,7 +67,7 @@ def write_points(path: Path, points: Iterable[Point]) -> None:
 
 
 def read_points(path: Path) -> list[Point]:
-    """The rows of a table, checked.  Raises ValueError with the file, and with line and column where one is wrong."""
+    """Returns the rows of a table, checked.  Raises a ValueError that names the file, and the line and column of a wrong value."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
@@ -80,7 +81,7 @@ def read_points(path: Path) -> list[Point]:
 
 
 class _NotATable(ValueError):
-    """The fault is told in whole words."""
+    """A fault of a table whose message is complete but for the name of the file."""
 
 
 def _point(row: Sequence[str], line: int) -> Point:
@@ -125,7 +126,7 @@ def _number(text: str, kind: type[int] | type[float], wanted: str) -> float:
 
 
 def merge(earlier: Sequence[Point], rows: Sequence[Point]) -> list[Point]:
-    """The earlier rows that were not measured again, and the new ones."""
+    """Returns the earlier rows whose points were not measured again, followed by the new rows."""
     measured = {_key(point) for point in rows}
     return [*(point for point in earlier if _key(point) not in measured), *rows]
 

@@ -1,13 +1,14 @@
-"""Time and memory of attentions by length: ``efficiency.csv``, one row a point.
+"""Time and memory of attentions by length: ``efficiency.csv``, with one row for each point.
 
-How a point is measured, together with the same point of all other attentions:
+A point is one attention in one mode, at one pattern and one length.  The points of all attentions at the same mode, pattern
+and length are measured together:
 
 1. Its cost is predicted from shorter lengths.  A point that would exceed its budget of time or memory is not run, and its
    row says so.
-2. The first call warms up; what it takes beyond the median is ``compile_seconds``.
-3. Memory and floating-point operations are counted in calls of their own, because counting slows a call down.
-4. Timed calls go round by round through all attentions, in an order drawn for each round, so that a machine that slows
-   down for a while slows all of them.  ``seconds`` is the median over rounds, with its bootstrap interval.
+2. The first call warms up.  Its time beyond the median of later calls is ``compile_seconds``.
+3. Memory and floating-point operations are counted in separate calls, because counting slows a call down.
+4. In each round every attention is timed once, in a random order, so that a machine that is slow for a while slows all of
+   them alike.  ``seconds`` is the median over rounds, with its bootstrap interval.
 """
 
 from __future__ import annotations
@@ -38,13 +39,17 @@ from benchmark.statistics import bootstrap_interval
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
-_SAMPLE_SECONDS = 2e-3  # shorter calls are repeated, so that the clock and the loop around them don't count
+# A shorter call is repeated until a sample takes this long, so that the time of the clock and of the loop is negligible.
+_SAMPLE_SECONDS = 2e-3
 _MOST_REPEATS = 100
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which points are measured: every combination of these.  Raises ValueError for an unknown pattern, mode or length."""
+    """The points to measure: every combination of these values.
+
+    Raises ValueError for an unknown pattern or mode, for no length, and for a length below 1.
+    """
 
     attentions: Sequence[str]
     patterns: Sequence[str] = ("causal_self",)
@@ -62,12 +67,12 @@ class Grid:
 
 
 class Ready(NamedTuple):
-    """A point whose call is warmed up and counted, and waits for its timed rounds."""
+    """A point whose call is warmed up, with memory and operations counted.  Only its timed rounds are still missing."""
 
     point: Point
     workload: Workload
-    first_seconds: float
-    repeats: int  # calls in one timed sample
+    first_seconds: float  # of the first call, which may compile
+    repeats: int  # the number of calls in one timed sample
 
 
 def measure(
@@ -78,9 +83,11 @@ def measure(
     directory: Path | None = None,
     on_point: Callable[[Point], None] = lambda _: None,
 ) -> list[Point]:
-    """Measures every point, shortest lengths first, and keeps ``directory/efficiency.csv`` up to date all the while.
+    """Measures every point, shortest lengths first, and returns the rows.
 
-    ``on_point`` is called with each row as soon as it is known.  Rows that the file holds of other points stay in it.
+    directory: if given, the rows are also written to ``efficiency.csv`` there, as soon as they are known.  Rows of other
+    points in this file are kept.
+    on_point: called with each row as soon as it is known.
     """
     keep_freed_memory()
     if limits.budget_bytes is None:
@@ -107,7 +114,7 @@ def measure(
 
 
 def short_sweep(attentions: Sequence[str], directory: Path, device: str) -> list[Point]:
-    """The sweep of a run with ``--report``: about a minute, whatever the machine."""
+    """Runs the sweep of ``lavo-bench run --report``, which takes about a minute on any machine, and returns its rows."""
     shape = Shape(device=torch.device(device))
     write_peaks(directory, measure_peaks(shape.device, torch.float32))
     limits = Limits(rounds=5, budget_seconds=6.0, deadline=time.monotonic() + 60.0)
@@ -115,9 +122,9 @@ def short_sweep(attentions: Sequence[str], directory: Path, device: str) -> list
 
 
 def measure_to_file(directory: Path, grid: Grid, shape: Shape, limits: Limits, say: Callable[[str], None]) -> Path:
-    """The sweep of the command line: measures the peaks of the machine, then every point, and says a line for each.
+    """Runs the sweep of the command line: measures the peaks of the machine, then every point.
 
-    Gives the path of the table.
+    say: called with a line of text for each result.  Returns the path of the table.
     """
     peaks = measure_peaks(shape.device, shape.dtype)
     write_peaks(directory, peaks)
@@ -134,7 +141,10 @@ def _line(point: Point) -> str:
 
 
 def parse_lengths(text: str) -> list[int]:
-    """``256:2048`` in powers of two, both ends included, or ``100,1000``.  Raises ValueError with what is allowed."""
+    """Returns the lengths that the text names: ``100,1000`` as they stand, ``256:2048`` by doubling, both ends included.
+
+    Raises a ValueError that says what is allowed.
+    """
     try:
         if ":" not in text:
             return [int(part) for part in text.split(",")]
@@ -150,16 +160,17 @@ def parse_lengths(text: str) -> list[int]:
 
 
 def parse_dtype(text: str) -> torch.dtype:
-    """The dtype of this name.  Raises ValueError with what is allowed."""
+    """Returns the dtype of this name.  Raises a ValueError that says what is allowed."""
     if text not in DTYPES:
         raise ValueError(f"dtype {text!r}: unknown; allowed: {', '.join(DTYPES)}")
     return DTYPES[text]
 
 
 def _with_probes(lengths: Sequence[int]) -> Iterator[tuple[int, bool]]:
-    """Lengths, shortest first, and whether they are recorded.
+    """Yields the lengths, shortest first, each with whether its rows are recorded.
 
-    Short probes come before a sweep that begins with a long length, so that every long call has a prediction.
+    If the shortest length is long, two short probes come before it, so that its cost can be predicted.  Probes are not
+    recorded.
     """
     ordered = sorted(set(lengths))
     yield from ((probe, False) for probe in (128, 512) if 2 * probe < ordered[0])
@@ -169,7 +180,10 @@ def _with_probes(lengths: Sequence[int]) -> Iterator[tuple[int, bool]]:
 def measure_together(
     points: Sequence[Point], shape: Shape, limits: Limits, histories: dict[tuple[str, str, str], History]
 ) -> list[Point]:
-    """The rows of these points: all attentions at one pattern, mode and length."""
+    """Measures these points, which have the same pattern, mode and length, and returns their rows.
+
+    histories: by (mode, pattern, attention); updated with the new measurements.
+    """
     finished: dict[str, Point] = {}
     ready: dict[str, Ready] = {}
     for point in points:
@@ -191,7 +205,10 @@ def measure_together(
 
 
 def prepare(point: Point, shape: Shape, limits: Limits, history: History) -> Ready | Point:
-    """Builds and warms up, counts memory and operations.  Gives a row where the point ends there."""
+    """Builds the workload, warms it up, and counts memory and operations.
+
+    Returns the finished row instead if the point is too costly or raises.
+    """
     try:
         started = now(CPU)
         workload = build_workload(shape, point)
@@ -199,8 +216,9 @@ def prepare(point: Point, shape: Shape, limits: Limits, history: History) -> Rea
         first = call_seconds(workload.call, shape.device)
         steady = first
         if setup + first * limits.num_calls > limits.budget_seconds:
-            steady = call_seconds(workload.call, shape.device)  # the first one may have compiled
-        fault = limits.time_fault(setup + steady * limits.num_calls, "by its first calls it would take")
+            # The first call may have taken longer because it compiled.
+            steady = call_seconds(workload.call, shape.device)
+        fault = limits.time_fault(setup + steady * limits.num_calls, "judging by its first calls, it would take")
         if fault is not None:
             history.stopped = ("over_budget", fault)
             return point._replace(status="over_budget", reason=fault, kernel=workload.kernel())
@@ -208,17 +226,17 @@ def prepare(point: Point, shape: Shape, limits: Limits, history: History) -> Rea
         point = counted(point, workload, shape.device)
         held = (point.peak_bytes or 0) - (point.base_bytes or 0)
         history.increments.append((point.length, held))
-        fault = limits.memory_fault(held, "it holds")
+        fault = limits.memory_fault(held, "a call holds")
         if fault is not None:
             history.stopped = ("over_budget", fault)
             return point._replace(status="over_budget", reason=fault)
         return Ready(point, workload, first, _repeats(call_seconds(workload.call, shape.device), point, limits.rounds))
-    except Exception as error:  # a stranger's attention may raise anything, and the sweep goes on
+    except Exception as error:  # an attention from outside this project may raise anything, and the sweep must go on
         return _ended(point, history, error)
 
 
 def _ended(point: Point, history: History, error: Exception) -> Point:
-    """The row of a point that raised."""
+    """Returns the row of a point whose call raised ``error``; stops longer lengths if they cannot succeed either."""
     if isinstance(error, UnsupportedPattern):
         history.stopped = ("unsupported", str(error))
         return point._replace(status="unsupported", reason=str(error))
@@ -233,7 +251,7 @@ def _ended(point: Point, history: History, error: Exception) -> Point:
 
 
 def counted(point: Point, workload: Workload, device: torch.device) -> Point:
-    """The point with its kernel, memory, operations and least traffic."""
+    """Returns the point with its kernel, bytes and operations filled in."""
     base = workload.base_bytes()
     increment = allocated_by(workload.call, device)
     return point._replace(
@@ -246,9 +264,12 @@ def counted(point: Point, workload: Workload, device: torch.device) -> Point:
 
 
 def _repeats(seconds: float, point: Point, rounds: int) -> int:
-    """Calls in one sample; a context that is being decoded grows by an eighth at most in all rounds together.
+    """Returns the number of calls in one timed sample.  seconds: of one call.
 
-    On a GPU it is one: events are precise enough for a short call, and a second call would find the first one's data in the cache.
+    On a GPU it is one, because events are precise enough for a short call, and a second call would find the data of the
+    first one in the cache.
+    In modes of one token every call lengthens the context, so the number is limited: all rounds together lengthen it by an
+    eighth at most.
     """
     if point.device != "cpu":
         return 1
@@ -257,7 +278,7 @@ def _repeats(seconds: float, point: Point, rounds: int) -> int:
 
 
 def _timed_rounds(ready: Mapping[str, Ready], shape: Shape, rounds: int) -> dict[str, list[float] | Exception]:
-    """Seconds of a call by round, for every attention; the exception instead where one raises."""
+    """Returns for each attention the seconds of a call in every round, or the exception if a call raised one."""
     errors: dict[str, Exception] = {}
     empty_cache = cache_emptier(shape.device)
 
@@ -278,7 +299,7 @@ def _timed_rounds(ready: Mapping[str, Ready], shape: Shape, rounds: int) -> dict
 
 
 def _timed(ready: Ready, samples: Sequence[float], seed: int) -> Point:
-    """The row of a point that was timed in every round."""
+    """Returns the row of a point from its samples, the seconds of a call in every round."""
     median = float(np.median(samples))
     low, high = bootstrap_interval(samples, seed=seed)
     return ready.point._replace(

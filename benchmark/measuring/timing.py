@@ -1,4 +1,4 @@
-"""How calls are timed: one call by the clock or by a GPU's events, and several calls that take turns round by round."""
+"""How calls are timed: one call by the clock or by events of a GPU, and several calls in turn, round by round."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ Call = Callable[[], Any]
 
 
 def now(device: torch.device = CPU) -> float:
-    """Seconds of the clock, read when the device has finished all work that was queued on it."""
+    """Returns the seconds of the clock when the device has finished all work that was queued on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def wall_seconds(call: Call, device: torch.device = CPU, *, repeats: int = 1) -> float:
-    """Seconds of one call by the clock, the mean of ``repeats`` in a row; a GPU's work is finished before and after."""
+    """Returns the seconds of one call by the clock, the mean of ``repeats`` calls in a row.
+
+    On a GPU, the clock is read when all queued work is done, before and after the calls.
+    """
     started = now(device)
     for _ in range(repeats):
         call()
@@ -34,10 +37,11 @@ def wall_seconds(call: Call, device: torch.device = CPU, *, repeats: int = 1) ->
 
 
 def call_seconds(call: Call, device: torch.device = CPU, *, repeats: int = 1, idle_start: bool = True) -> float:
-    """Seconds of one call, the mean of ``repeats`` in a row: by the clock on a CPU, between two events on a GPU.
+    """Returns the seconds of one call, the mean of ``repeats`` calls in a row.
 
-    With ``idle_start`` a GPU has nothing to do at the first event, so the launches of kernels are timed too.  Without it
-    the first event waits behind earlier work, and launches count only where the GPU has to wait for them.
+    On a CPU they are read from the clock, on a GPU between two events.  With ``idle_start`` the GPU has nothing to do at the
+    first event, so the time to launch the kernels is included.  Without it the first event comes after earlier work, and
+    launches take time only if the GPU has to wait for them.
     """
     if device.type != "cuda":
         return wall_seconds(call, device, repeats=repeats)
@@ -53,7 +57,10 @@ def call_seconds(call: Call, device: torch.device = CPU, *, repeats: int = 1, id
 
 
 def cache_emptier(device: torch.device) -> Callable[[], None]:
-    """Gives a function that overwrites a GPU's cache, so that a call finds nothing of the one before; on a CPU it does nothing."""
+    """Returns a function that overwrites the cache of a GPU, so that a call finds no data of the call before it.
+
+    On a CPU the function does nothing.
+    """
     if device.type != "cuda":
         return lambda: None
     cache = torch.empty(CACHE_BYTES, dtype=torch.int8, device=device)
@@ -70,11 +77,13 @@ def interleaved(
     *,
     generator: np.random.Generator | None = None,
 ) -> dict[str, list[float]]:
-    """The samples of each name, one a round: all take turns, so that a slow moment of the machine slows all of them.
+    """Takes one sample of each name in every round, so that a slow moment of the machine slows all of them alike.
 
-    samplers    name -> a function that makes one sample and gives its seconds
-    rounds      one sample of each for every item
-    generator   draws the order of the turns anew for each round; without it they keep the order of ``samplers``
+    samplers    name -> a function that takes one sample and returns its seconds
+    rounds      an iterable with one item for each round
+    generator   draws a new order of the names for each round; without it, the order is always that of ``samplers``
+
+    Returns name -> the samples of all rounds.
     """
     samples: dict[str, list[float]] = {name: [] for name in samplers}
     for _ in rounds:
@@ -84,7 +93,10 @@ def interleaved(
 
 
 def rounds_within(seconds: float, *, least: int, most: int | None = None) -> Iterator[int]:
-    """Counts rounds until ``seconds`` have passed since the first began: at least ``least`` and at most ``most`` of them."""
+    """Yields the numbers of rounds until ``seconds`` have passed since the first one began.
+
+    There are at least ``least`` rounds, and at most ``most``.
+    """
     started = time.perf_counter()
     for number in itertools.count() if most is None else range(most):
         if number >= least and time.perf_counter() - started >= seconds:
@@ -94,7 +106,7 @@ def rounds_within(seconds: float, *, least: int, most: int | None = None) -> Ite
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Keeps Python's garbage collector out of the calls that are timed inside the block."""
+    """Inside the block, Python's garbage collector is off, so that it does not run in calls that are timed."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

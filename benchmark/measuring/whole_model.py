@@ -1,4 +1,4 @@
-"""A whole model to measure, ``gpt`` with an attention inside: one training step, or one token of a generation."""
+"""A whole model to measure, ``gpt`` with an attention inside: one training step, or the generation of one token."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from benchmark.registry import load_task
 from benchmark.settings.models import AttentionSpec, Override
 from benchmark.settings.resolve import resolve
 
-NUM_LAYERS = 2  # of the measured model; two are enough, because only the cost of a layer changes with the length
+# Layers of the measured model.  Two are enough, because only the cost of a layer depends on the length, and all layers cost the
+# same.
+NUM_LAYERS = 2
 
 
 def make_gpt(
     attention: str, length: int, *, preset: str, settings: Mapping[str, Any], options: Mapping[str, Any]
 ) -> tuple[Any, int]:
-    """The model of language modelling with this attention, for texts of this length, and the size of its vocabulary."""
+    """Returns the model of the language-modelling task with this attention, and the size of its vocabulary.
+
+    length: the longest text.  settings: changes to the preset, by their dotted keys.  options: those of the attention.
+    """
     overrides = [Override(key, value, key) for key, value in {**settings, "eval.lengths": [1]}.items()]
     spec = AttentionSpec(name=attention, options=dict(options))
     resolved = resolve("language_modeling", "gpt", preset, spec, overrides)
     task: Any = load_task("language_modeling")(resolved.settings, backbone="gpt")
     with tempfile.TemporaryDirectory() as cache:
-        task.load_data(None, Path(cache))  # makes the tokenizer, which decides the vocabulary
+        task.load_data(None, Path(cache))  # makes the tokenizer, which determines the vocabulary
     sites = AttentionSites(attention, "causal_self", resolved.options)
 
     def attention_for(pattern: Any, **sizes: Any) -> Any:
@@ -41,9 +46,10 @@ def make_gpt(
 
 
 def training_step(shape: Shape, point: Point, *, checkpointing: bool) -> Workload:
-    """A call that takes the loss of every next token, its gradients, and an update by AdamW.
+    """Returns a workload whose call is one training step: the loss of every next token, its gradients, an AdamW update.
 
-    With checkpointing the backward pass computes each block again; the loss is taken piece by piece either way.
+    With ``checkpointing`` the backward pass computes each block of the model again.  In both cases the loss is computed in
+    pieces of the sequence.
     Raises UnsupportedPattern for a pattern that gpt doesn't have.
     """
     model, vocab_size = _model(shape, point, checkpointing)
@@ -57,12 +63,13 @@ def training_step(shape: Shape, point: Point, *, checkpointing: bool) -> Workloa
         loss.backward()
         optimizer.step()
 
-    # Of each weight: read twice and written; its gradient written and read; two moments, each read and written.
+    # Nine times the bytes of the weights: a weight is read twice and written once, its gradient is written and read, and
+    # each of AdamW's two moments is read and written.
     return Workload(model, call, (tokens,), lambda: 9 * _weight_bytes(model) + tokens.nbytes)
 
 
 def generation(shape: Shape, point: Point) -> Workload:
-    """A call that generates one token more, the likeliest one, after a text of the point's length.
+    """Returns a workload whose call generates one more token, the likeliest one, after a text of the point's length.
 
     Raises UnsupportedPattern for a pattern that gpt doesn't have.
     """
@@ -91,7 +98,7 @@ def generation(shape: Shape, point: Point) -> Workload:
 
 def _model(shape: Shape, point: Point, checkpointing: bool) -> tuple[Any, int]:
     if point.pattern != "causal_self":
-        raise UnsupportedPattern(f"gpt has causal_self alone, not {point.pattern}")
+        raise UnsupportedPattern(f"gpt has only causal_self, not {point.pattern}")
     settings = {
         "model.embed_dim": shape.num_heads * shape.head_dim,
         "model.num_heads": shape.num_heads,
@@ -99,13 +106,13 @@ def _model(shape: Shape, point: Point, checkpointing: bool) -> tuple[Any, int]:
         "model.checkpointing": checkpointing,
     }
     options = shape.options.get(point.attention, {})
-    longest = 2 * point.length  # because generation goes a little beyond the context
+    longest = 2 * point.length  # the calls of ``generation`` lengthen the context a little
     model, vocab_size = make_gpt(point.attention, longest, preset="smoke", settings=settings, options=options)
     return model.to(shape.device), vocab_size
 
 
 def _tokens(shape: Shape, point: Point, vocab_size: int, length: int) -> Tensor:
-    """Random tokens (batch, length), the same for every attention."""
+    """Returns random tokens (batch, length), the same for every attention."""
     generator = torch.Generator().manual_seed(shape.seed)
     return torch.randint(vocab_size, (point.batch, length), generator=generator).to(shape.device)
 

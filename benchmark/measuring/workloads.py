@@ -1,4 +1,4 @@
-"""The calls that a sweep times: an attention with its inputs, as one call without arguments."""
+"""The calls that a sweep times: an attention with its inputs, as a function without arguments."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from benchmark.registry import build_attention, load_attention, takes_max_length
 MODES = ("forward", "backward", "prefill", "decode", *WHOLE_MODEL)
 """What one call does:
 
-forward       the outputs, without gradients
-backward      outputs and gradients, as in a training step
-prefill       reads the prompt into an empty state, or the source of a cross-attention
-decode        one token more, after a context of the point's length
-training      a training step of a whole model (``whole_model.py``)
-checkpointed  the same, with blocks computed again in the backward pass
-generation    one token more of a text that a whole model generates
+forward       computes the outputs, without gradients
+backward      computes outputs and gradients, as in a training step
+prefill       reads the prompt, or the source of a cross-attention, into an empty state
+decode        computes one more token after a context of the point's length
+training      takes one training step of a whole model (``whole_model.py``)
+checkpointed  the same, but the backward pass computes the blocks of the model again
+generation    generates one more token with a whole model
 """
 
 
 def build_workload(shape: Shape, point: Point) -> Workload:
-    """Builds module, inputs and call of a point.  Raises UnsupportedPattern where the attention can't do it."""
+    """Builds module, inputs and call of a point.  Raises UnsupportedPattern if the mode doesn't exist for the pattern."""
     if point.mode in WHOLE_MODEL:
         if point.mode == "generation":
             return whole_model.generation(shape, point)
@@ -37,11 +37,11 @@ def build_workload(shape: Shape, point: Point) -> Workload:
 
 
 def _module(shape: Shape, point: Point) -> nn.Module:
-    """The attention with its parameters in float32, as under autocast; for inputs in float64 in float64."""
+    """Returns the attention, with parameters in float32, as in training with autocast; in float64 if the inputs are."""
     options = dict(shape.options.get(point.attention, {}))
     cls = load_attention(point.attention)
     if takes_max_length(cls):
-        options.setdefault("max_length", 2 * point.length)  # decoding goes a little beyond the context
+        options.setdefault("max_length", 2 * point.length)  # the calls of "decode" lengthen the context a little
     torch.manual_seed(shape.seed)
     module = build_attention(
         point.attention, pattern=point.pattern, num_heads=shape.num_heads, head_dim=shape.head_dim, **options
@@ -51,7 +51,7 @@ def _module(shape: Shape, point: Point) -> nn.Module:
 
 
 def _random(shape: Shape, count: int, point: Point) -> list[Tensor]:
-    """Random tensors (batch, heads, length, head_dim), the same for every attention."""
+    """Returns ``count`` random tensors (batch, heads, length, head_dim), the same for every attention."""
     generator = torch.Generator().manual_seed(shape.seed)
     size = (point.batch, shape.num_heads, point.length, shape.head_dim)
     return [torch.randn(size, generator=generator).to(shape.device, shape.dtype) for _ in range(count)]
@@ -72,16 +72,17 @@ def _backward(module: nn.Module, shape: Shape, point: Point) -> Workload:
     wanted = [*(x.requires_grad_() for x in (q, k, v)), *(p for p in module.parameters() if p.requires_grad)]
 
     def call() -> tuple[Tensor, ...]:
-        # Views, because the hooks that count operations at a module's inputs don't accept leaves of the graph.
+        # The inputs are views, because torch's counter of operations hooks a module's inputs and refuses leaves of the graph.
         out = module(q.view_as(q), k.view_as(k), v.view_as(v))
         return torch.autograd.grad(out, wanted, gradient, allow_unused=True)
 
-    # Forward reads q, k, v and writes out; backward reads these three and out's gradient and writes three gradients.
+    # Forward reads q, k, v and writes the output (4).  Backward reads q, k, v and the output's gradient and writes three
+    # gradients (7).
     return Workload(module, call, (q, k, v, gradient), lambda: (4 + 7) * q.nbytes)
 
 
 def _prefill(module: Any, shape: Shape, point: Point) -> Workload:
-    """Reads ``length`` tokens into an empty state; for ``causal_self`` with their outputs."""
+    """Reads ``length`` tokens into an empty state; for ``causal_self`` this also computes their outputs."""
     q, k, v = _random(shape, 3, point)
 
     @torch.no_grad()
@@ -101,7 +102,10 @@ def _prefill(module: Any, shape: Shape, point: Point) -> Workload:
 
 @torch.no_grad()
 def _decode(module: Any, shape: Shape, point: Point) -> Workload:
-    """Reads one token more; every call goes on from the last, and all together lengthen the context by an eighth at most."""
+    """Reads one more token.  Every call continues from the last one, so the context grows during the measurement.
+
+    ``sweep`` limits the number of calls so that all of them lengthen it by an eighth at most.
+    """
     q, k, v = _random(shape, 3, point)
     new = tuple(x[:, :, -1:].clone() for x in (q, k, v))
     state: Any
@@ -117,7 +121,7 @@ def _decode(module: Any, shape: Shape, point: Point) -> Workload:
     else:
         raise UnsupportedPattern(f"{point.pattern} is not run token by token, so there is nothing to decode")
 
-    # Every call goes on from the last one, because a growing cache copies itself when a state is used a second time.
+    # Every call continues from the last one, because a growing cache is copied if an earlier state is used again.
     @torch.no_grad()
     def call() -> Tensor:
         nonlocal state

@@ -1,4 +1,4 @@
-"""The report: what is made of records.  Loaded on first use, so that the command line imports nothing heavy."""
+"""The report that is made from records.  Names are loaded on first use, so that the command line imports nothing heavy."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

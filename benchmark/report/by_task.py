@@ -1,4 +1,4 @@
-"""What a task's own ``figures.py`` and ``exhibits.py`` make of a group's records."""
+"""Calls a task's own ``figures.py`` and ``exhibits.py`` with the records of a group (one table of the report)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = ("figures", "exhibits")
 
 
 def task_figures(group: Group) -> Mapping[str, Figure | None]:
-    """The task's own figures of this group by name, in the report's colours."""
+    """Returns the task's own figures of this group by name, in the report's colours."""
     from benchmark.report.style import recolour, style_of
 
     figures: Mapping[str, Figure | None] = _made_by_task(group, "figures") or {}
@@ -27,17 +27,17 @@ def task_figures(group: Group) -> Mapping[str, Figure | None]:
     for figure in figures.values():
         if figure is not None:
             recolour(figure, styles)
-    # The group's slug and title say the pattern already.
+    # The pattern is left out of the names, because the group's slug and title contain it.
     return {name.replace(f"_{group.pattern}", ""): figure for name, figure in figures.items()}
 
 
 def task_exhibits(group: Group) -> Sequence[Exhibit]:
-    """What can be read or listened to, by the task's own function."""
+    """Returns the task's outputs that can be read or listened to, if it has any."""
     return _made_by_task(group, "exhibits") or ()
 
 
 def _made_by_task(group: Group, part: str) -> Any:
-    """What the part's function makes of the completed records; None without such a part, or without records."""
+    """Calls the function of a part (figures or exhibits) with the completed records; None without the part or records."""
     completed = [record for record in group.records if record.is_completed]
     if group.task not in TASKS or not completed or _spec(group.task, part) is None:
         return None
@@ -45,7 +45,7 @@ def _made_by_task(group: Group, part: str) -> Any:
 
 
 def module_file(task: str, part: str) -> Path | None:
-    """The file of the task's ``figures`` or ``exhibits``; None where it has none."""
+    """Returns the file of the task's ``figures`` or ``exhibits``, or None if the task has none."""
     spec = _spec(task, part)
     return None if spec is None or spec.origin is None else Path(spec.origin)
 

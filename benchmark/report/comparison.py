@@ -1,4 +1,4 @@
-"""Two sets of results, cell by cell: the difference of every metric, tested over seeds and over examples."""
+"""Compares two sets of results cell by cell: the difference of each metric, tested over seeds and over examples."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from benchmark.statistics import PairedTest, Statistic, holm, paired_randomisati
 if TYPE_CHECKING:
     import pandas as pd
 
-_DRAWS = 1000  # of the test over examples
+_DRAWS = 1000  # random exchanges of the test over examples
 
 
 def compare(a: Sequence[Path], b: Sequence[Path], *, damaged: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
-    """One row a cell (over seeds) and metric that is in A, in B or in both; differences are B - A.
+    """Returns one row for each metric of each cell (all seeds together) that is in A, in B or in both.
 
-    ``p_seeds`` is the paired t test's over seeds that both have, ``p_examples`` the randomisation test's over test
-    examples of the first such seed, where both recorded the same ones.  Examples that overlap (windows of one series) are
-    not independent; ``p_examples`` is then too small, and tells only a changed model from an equal one.
-    ``p_holm`` is ``p_seeds`` adjusted for the number of tests in this comparison.
+    ``difference`` is B - A.  ``p_seeds`` comes from the paired t test over the seeds that both have.  ``p_examples`` comes from
+    the randomisation test over the test examples of the first such seed, if both have values of the same examples.  If examples
+    overlap (windows of one series), they are not independent, so ``p_examples`` is too small: it then only shows whether the
+    model has changed.  ``p_holm`` is ``p_seeds`` adjusted for the number of tests in this comparison.
 
-    damaged: called with one line for each record that can't be read, and so is left out.
+    damaged: called with one line for each record that can't be read; it is left out.
     Raises ValueError for a folder that isn't there.
     """
     import pandas as pd
@@ -49,12 +49,15 @@ _COLUMNS = (
 
 
 def _cells(groups: Sequence[Group]) -> dict[str, tuple[Group, Entry]]:
-    """Group and row by the names that must agree for two cells to be compared; other data or settings are noted."""
+    """Returns each row with its group, by the names that must agree for two cells to be compared.
+
+    Data and settings may differ; the comparison then notes it.
+    """
     cells = {}
     for group in groups:
         for entry in group.entries:
             key = canonical([group.task, group.backbone, group.pattern, group.preset, entry.label])
-            # Where one label stands in several tables of a set, the settings tell them apart.
+            # If several tables of a set have a row of this name, their settings are added to the key.
             cells[key if key not in cells else canonical([key, settings_by_name(group.settings)])] = (group, entry)
     return cells
 
@@ -81,7 +84,7 @@ def _status(entry: Entry) -> str:
 
 
 def _differing(a: Group, b: Group) -> list[str]:
-    """What else differs, and so may be the cause."""
+    """Returns notes on data and settings that differ, because they may be the cause of a difference."""
     notes = []
     if a.data.sha256 != b.data.sha256:
         notes.append("other data")
@@ -114,7 +117,7 @@ def _of_seed(entry: Entry, seed: int) -> Record:
 
 
 def _over_examples(a: Record, b: Record, metric: str, task: str) -> PairedTest | None:
-    """None where the examples aren't the same ones, or the metric can't be made from their columns."""
+    """Tests over examples.  Returns None if they aren't the same, or if the metric can't be computed from their columns."""
     if a.data.sha256 != b.data.sha256:
         return None
     statistic = _statistic(metric, task)
@@ -129,7 +132,7 @@ def _over_examples(a: Record, b: Record, metric: str, task: str) -> PairedTest |
 
 
 def _statistic(metric: str, task: str) -> Statistic:
-    """The task's own way from columns to the figure; for a task that isn't installed, the mean of the column."""
+    """Returns the function from columns to the metric: the task's, or the mean if the task isn't installed."""
     known = task_metrics(task)
     if metric in known:
         return known[metric].value
@@ -141,7 +144,7 @@ def _statistic(metric: str, task: str) -> Statistic:
 
 
 def comparison_table(frame: pd.DataFrame) -> Table:
-    """The comparison as it is printed."""
+    """Returns the comparison as a table of the report."""
     columns = [
         "cell",
         "metric",

@@ -1,4 +1,4 @@
-"""From which length on one attention is faster than another: by measured neighbours, and, beside it, by CAB's fit."""
+"""Finds the length from which on one attention is faster than another: from measured points, and by CAB's fit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmark.report import numbers
 
 
 class Crossing(NamedTuple):
-    """Where an attention becomes faster than the reference and stays so.
+    """The length at which an attention becomes faster than the reference and stays so.
 
-    low       the longest length at which it is still clearly slower; None where it is so at none
-    high      the shortest length from which on it is clearly faster at every one; None: not up to ``longest``
-    estimate  between low and high, where the medians cross, interpolated between measured neighbours
-    shortest, longest  of the lengths that both have a figure at
+    low       the longest length at which it is still clearly slower; None if there is none
+    high      the length from which on it is clearly faster at every measured length; None if there is none
+    estimate  the length between low and high at which the medians cross, interpolated between measured lengths
+    shortest, longest  the shortest and longest length at which both were measured
     """
 
     low: int | None
@@ -40,9 +40,9 @@ class Crossing(NamedTuple):
 
 
 def crossing(points: Sequence[Point], reference: Sequence[Point]) -> Crossing | None:
-    """Compares two attentions' points of one mode and pattern; None where they share no length.
+    """Compares the points of two attentions in one mode and pattern.  Returns None if they have no length in common.
 
-    One is clearly faster at a length where the intervals of the two medians don't touch.
+    At a length, one is clearly faster if the intervals of the two medians don't touch.
     """
     ours = {point.length: point for point in points if point.seconds is not None}
     theirs = {point.length: point for point in reference if point.seconds is not None}
@@ -61,15 +61,15 @@ def crossing(points: Sequence[Point], reference: Sequence[Point]) -> Crossing | 
     return Crossing(slower[-1], high, _last_zero(lengths, ratios, high), lengths[0], lengths[-1])
 
 
-FITTED = (512, 8192)  # lengths of the predecessor's fits of time
+FITTED = (512, 8192)  # the shortest and longest length of CAB's fits of time
 
 
 def fitted_length(points: Sequence[Point], reference: Sequence[Point]) -> float | None:
-    """CAB's efficiency length: where a line through an attention's times meets a parabola through the exact one's.
+    """Returns CAB's efficiency length: where a line through an attention's times meets a parabola through the exact one's.
 
-    Both are fitted by least squares to the measured lengths from 512 to 8,192, as in CAB's script.  The result depends on
-    which lengths were measured and has no interval; it serves a comparison with CAB's tables.  None with fewer than four
-    lengths, or where the two don't meet.
+    (CAB: Comprehensive Attention Benchmark.)  Both are fitted by least squares to the measured lengths from 512 to 8,192, as in
+    CAB's script.  The result depends on which lengths were measured and has no interval, so it only serves for a comparison
+    with CAB's tables.  Returns None with fewer than four lengths, or if line and parabola don't meet.
     """
     ours, theirs = (
         {point.length: point.seconds for point in some if point.seconds and FITTED[0] <= point.length <= FITTED[1]}
@@ -85,7 +85,7 @@ def fitted_length(points: Sequence[Point], reference: Sequence[Point]) -> float 
 
 
 def _last_zero(lengths: Sequence[int], ratios: Sequence[float], high: int) -> float:
-    """The last length up to ``high`` at which the log ratio turns negative, interpolated linearly in log length."""
+    """Returns the last length up to ``high`` at which the log ratio becomes negative, interpolated in log length."""
     pairs = zip(zip(lengths, ratios, strict=True), zip(lengths[1:], ratios[1:], strict=True), strict=False)
     *_, ((before, positive), (after, negative)) = (
         pair for pair in pairs if pair[0][1] >= 0 > pair[1][1] and pair[1][0] <= high

@@ -1,4 +1,4 @@
-"""A report as a list of blocks, rendered twice from the same blocks: markdown and one self-contained HTML page."""
+"""A report is a list of blocks, from which a markdown page and a self-contained HTML page are rendered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Heading(NamedTuple):
 
     @property
     def anchor(self) -> str:
-        """What a link to it names."""
+        """The anchor to which a link to this heading points."""
         return re.sub(r"[^a-z0-9]+", "-", self.text.lower()).strip("-")
 
 
@@ -37,14 +37,14 @@ class Warned(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """What few readers want to see; a click on the summary opens it."""
+    """Details that few readers want to see; a click on the summary opens them."""
 
     summary: str
     markdown: str
 
 
 class Listing(NamedTuple):
-    """Commands."""
+    """Lines of commands."""
 
     lines: Sequence[str]
 
@@ -57,13 +57,13 @@ class Picture(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """Test examples and what was made of them; sounds are files beside the markdown page, and part of the HTML one."""
+    """An exhibit of the task.  Its sounds are files beside the markdown page, and contained in the HTML page."""
 
     slug: str
     exhibit: Exhibit
 
     def file(self, sound: Sound) -> str:
-        """The name of the sound's file."""
+        """Returns the name of the sound's file."""
         return f"{self.slug}-{sound.name}.{SUFFIXES[sound.media_type]}"
 
 
@@ -73,7 +73,7 @@ SUFFIXES = {"audio/mpeg": "mp3", "audio/ogg": "ogg", "audio/wav": "wav"}
 
 
 def render_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """The page as markdown, with figures and sounds as files beside it."""
+    """Returns the page as markdown, which refers to figures and sounds in files beside it."""
     parts = [f"# {title}", *(_markdown(block) for block in blocks)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -100,7 +100,7 @@ def _markdown(block: Block) -> str:
 
 
 def _exhibit(shown: Shown) -> str:
-    """A table whose sounds are links to their files; line breaks of a text become spaces."""
+    """Returns a markdown table in which sounds are links to their files, and line breaks become spaces."""
     columns, rows = shown.exhibit.columns, shown.exhibit.rows
     lines = [pipe_row(map(escape, columns)), pipe_row(["---"] * len(columns))]
     for row in rows:
@@ -115,12 +115,12 @@ def _exhibit(shown: Shown) -> str:
 
 
 def sound_source(sound: Sound) -> str:
-    """The sound as a data URI: the page needs no other file."""
+    """Returns the sound as a data URI, so that the page needs no other file."""
     return f"data:{sound.media_type};base64,{base64.b64encode(sound.content).decode()}"
 
 
 def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:
-    """One file that needs no other: figures inlined as SVG, no script, no font from elsewhere."""
+    """Returns an HTML page that needs no other file: figures are inlined as SVG, and there are no scripts or fonts."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markdown_it import MarkdownIt
     from markupsafe import Markup
@@ -149,7 +149,7 @@ def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:
 
 
 def _anchors(blocks: Sequence[Block]) -> list[str]:
-    """An anchor by block, unique in the page; empty for what is no heading."""
+    """Returns an anchor for each block: unique in the page for a heading, empty for any other block."""
     seen: dict[str, int] = {}
     anchors = []
     for block in blocks:
@@ -162,7 +162,7 @@ def _anchors(blocks: Sequence[Block]) -> list[str]:
 
 
 def inline_svg(text: str, prefix: str) -> str:
-    """The <svg> element alone, with the prefix before every id, so that two figures of one page share none."""
+    """Returns the <svg> element alone, with a prefix in every id, so that ids of different figures don't clash."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)

@@ -1,4 +1,4 @@
-"""The report's own figures: training curves, the overview, time and memory by length.  Tasks bring theirs."""
+"""The report's own figures: training curves, the overview, time and memory by length.  Tasks may add others."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = 80  # of a training curve, to average out its noise from batch to batch
+_BINS = 80  # of a training curve, in which the noise of single batches averages out
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, width: float = PAGE_WIDTH, height: float = 2.6) -> Any:
-    """A figure without pyplot's global list of figures, and its axes (always an array)."""
+    """Returns a figure and the array of its axes.  It bypasses pyplot, which would keep every figure in memory."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -31,7 +31,7 @@ def new_figure(rows: int = 1, columns: int = 1, *, width: float = PAGE_WIDTH, he
 
 
 def training_curves(group: Group) -> Figure | None:
-    """Training loss, and the selection metric on the validation part, by step: mean and range over seeds."""
+    """Draws the training loss and a validation metric by step: the mean over seeds, and their range."""
     from matplotlib.ticker import MaxNLocator
 
     entries = [entry for entry in group.entries if any(_curve(record, "training") for record in entry.completed)]
@@ -58,7 +58,7 @@ def _curve(record: Record, name: str) -> Mapping[str, Any]:
 
 
 def _validation_metric(group: Group) -> str | None:
-    """The headline metric where it was validated, else the first that was."""
+    """Returns the task's first metric if it was measured on validation data, else the first one that was."""
     for record in group.records:
         columns = [name for name in _curve(record, "validation") if name not in ("step", "seconds")]
         if columns:
@@ -68,7 +68,7 @@ def _validation_metric(group: Group) -> str | None:
 
 
 def _band(axis: Axes, entry: Entry, curve: str, column: str) -> None:
-    """Mean over seeds as a line; from the lowest to the highest seed as a band."""
+    """Draws the mean over seeds as a line, and the range from the lowest to the highest seed as a band."""
     series = [_series(record, curve, column) for record in entry.completed]
     series = [(steps, values) for steps, values in series if len(steps)]
     if not series:
@@ -91,7 +91,7 @@ def _band(axis: Axes, entry: Entry, curve: str, column: str) -> None:
 
 
 def _series(record: Record, curve: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values without nulls, in means of some eighty bins where there are many more."""
+    """Returns steps and values without nulls; a long curve is averaged to about ``_BINS`` points."""
     points = _curve(record, curve)
     pairs = zip(points.get("step") or [], points.get(column) or [], strict=False)
     found = np.array([(step, value) for step, value in pairs if value is not None], dtype=float).reshape(-1, 2)
@@ -101,7 +101,7 @@ def _series(record: Record, curve: str, column: str) -> tuple[np.ndarray, np.nda
 
 
 def _cut_start(axis: Axes) -> None:
-    """Fits the axis to all but the first steps, whose high losses would press the rest together."""
+    """Fits the axis to all values but those of the first steps, whose high losses would flatten the rest."""
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in axis.get_lines()]
     lines = [line for line in lines if len(line) >= 10]
     if not lines:
@@ -120,7 +120,7 @@ def _legend_below(figure: Figure, axis: Axes, count: int) -> None:
 
 
 def overview(groups: Sequence[Group]) -> Figure | None:
-    """Every attention's relative difference to the exact one, a line a table, in per cent."""
+    """Draws each attention's relative difference from the exact one in per cent, with one line for each table."""
     shown = [group for group in groups if group.reference is not None and group.metrics()]
     if not shown:
         return None
@@ -145,7 +145,7 @@ def overview(groups: Sequence[Group]) -> Figure | None:
             )
             labelled.add(entry.label)
     axis.axvline(0, color="#888888", linewidth=0.8)
-    if max(abs(limit) for limit in axis.get_xlim()) > 60:  # one bad attention must not press the others together
+    if max(abs(limit) for limit in axis.get_xlim()) > 60:  # one bad attention must not squeeze the others together
         axis.set_xscale("symlog", linthresh=10)
     axis.xaxis.set_major_formatter(lambda value, _: f"{numbers.signed(value, 0)} %")
     axis.set_yticks(range(len(shown)), [f"{words(group.task)}: {group.title} ({headline(group)})" for group in shown])
@@ -168,7 +168,10 @@ MODE_WORDS = {
 
 
 def time_and_memory(points: Sequence[Point]) -> Figure | None:
-    """Seconds, and bytes beyond the base, by length, of one mode and pattern; both axes logarithmic."""
+    """Draws time and memory by length, for one mode and pattern, with logarithmic axes.
+
+    Memory is what a call holds beyond parameters, inputs and state.
+    """
     timed = [point for point in points if point.seconds is not None]
     if not timed:
         return None

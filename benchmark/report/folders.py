@@ -1,4 +1,4 @@
-"""The folders that a report or a comparison is asked to read."""
+"""Checks the folders that a report or a comparison shall read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmark.settings.messages import ConfigError
 
 
 def check_folders(directories: Sequence[Path], *, sweeps: bool = True) -> None:
-    """Raises ConfigError for a folder without records; where ``sweeps`` count, a table of efficiency is enough."""
+    """Raises ConfigError for a folder without records.  With ``sweeps``, a table of efficiency is enough."""
     for directory in directories:
         if not directory.is_dir():
             raise ConfigError(f"{directory}: no such folder of results")

@@ -1,4 +1,4 @@
-"""Draws figures into a folder, each in three formats, and goes on where one fails."""
+"""Draws figures into a folder, each in three formats.  If one fails, the others are still drawn."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from benchmark.report.tables import escape
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PALETTE = 128  # colours of a PNG file
-VECTOR_FORMATS = {"svg": "Date", "pdf": "CreationDate"}  # format -> the metadata that would differ from day to day
-DOTS_PER_INCH = 120  # of the PNG files: a page's width is then 840 pixels, about what a code host shows
+PALETTE = 128  # number of colours in a PNG file
+VECTOR_FORMATS = {"svg": "Date", "pdf": "CreationDate"}  # format -> its metadata that would change on every run
+DOTS_PER_INCH = 120  # of the PNG files: the widest are 840 pixels wide, about as wide as code hosts show a page
 
 
 class Gallery:
-    """The figures of one report, and the lines about those that failed.  repeat: the command that draws them again."""
+    """The figures of one report, and a line about each one that failed.  repeat: the command that draws them again."""
 
     def __init__(self, folder: Path, repeat: str) -> None:
         self.folder, self.repeat = folder, repeat
@@ -27,13 +27,13 @@ class Gallery:
         folder.mkdir(parents=True, exist_ok=True)
 
     def draw(self, slug: str, caption: str, make: Callable[[], Figure | None]) -> list[Block]:
-        """The picture's block; none where there is nothing to draw, a warning where drawing failed."""
+        """Draws a figure.  Returns its block, no block if there is nothing to draw, or a warning if drawing failed."""
         return self.draw_all(slug, lambda: {"": make()}, lambda _: caption)
 
     def draw_all(
         self, slug: str, make: Callable[[], Mapping[str, Figure | None]], caption: Callable[[str], str]
     ) -> list[Block]:
-        """As ``draw``, for a function that gives several figures by name."""
+        """Does the same as ``draw`` for a function that returns several figures by name."""
         import matplotlib
 
         from benchmark.report.style import SETTINGS
@@ -41,7 +41,7 @@ class Gallery:
         with matplotlib.rc_context(SETTINGS):
             try:
                 figures = make()
-            except Exception as error:  # a task's figure, or a record that it didn't expect: the report goes on
+            except Exception as error:  # a task's figure may raise anything, and the report goes on
                 return [self.failed(slug, error)]
             blocks: list[Block] = []
             for name, figure in figures.items():
@@ -58,24 +58,27 @@ class Gallery:
     def _save(self, figure: Figure, slug: str) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        FigureCanvasAgg(figure)  # whatever canvas a task's pyplot gave it
+        FigureCanvasAgg(figure)  # replaces the canvas that a task's pyplot may have given it
         print_dollars(figure)
-        figure.set_dpi(DOTS_PER_INCH)  # letters take other widths at other resolutions: laid out for the PNG file's
+        figure.set_dpi(DOTS_PER_INCH)  # the layout depends on the resolution; this is the PNG file's
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, for all three formats
+        figure.set_layout_engine("none")  # keeps this layout for all three formats
         for suffix, date in VECTOR_FORMATS.items():
             figure.savefig(self.folder / f"{slug}.{suffix}", metadata={date: None})
         save_png(figure, self.folder / f"{slug}.png")
 
     def failed(self, slug: str, error: Exception) -> Warned:
-        """Keeps the failure, and gives the block that tells it."""
+        """Remembers a failure, and returns the block that reports it."""
         reason = f"{slug}: {type(error).__name__}: {error}"
         self.failures.append(reason)
         return Warned(f"The figure {escape(reason)} could not be drawn. To repeat: `{self.repeat}`")
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """A file with a palette, about five times smaller; without dithering, which would speckle plain areas."""
+    """Saves a PNG file with a palette, which makes it about five times smaller.
+
+    Dithering is off, because it would speckle plain areas.
+    """
     from PIL import Image
 
     content = io.BytesIO()
@@ -87,7 +90,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def print_dollars(figure: Figure) -> None:
-    """Lets names that hold a dollar sign, as a column ``$x_{``, stand as they are; numbers beside the axes keep their powers."""
+    """Turns off mathematical text, so that dollar signs in names (a column ``$x_{``) are printed; axis numbers keep it."""
     from matplotlib.text import Text
 
     ticks = {

@@ -1,4 +1,4 @@
-"""Records grouped as a table shows them: one group a table, one entry a row, one record a seed."""
+"""Groups records as tables show them: a group is a table, an entry is a row, with one record for each seed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from benchmark.registry import ATTENTIONS, TASKS, attention_declarations, load_t
 from benchmark.results import CellConfig, DataSource, MetricValue, Record
 
 OWN_TRAINING = ("learning_rate",)
-"""Training settings that may be chosen for each attention: rows of one table may differ in them."""
+"""Training settings in which the rows of one table may differ, because they may be tuned for each attention."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table: an attention with its options, over seeds."""
+    """One row of a table: an attention with its options, for all seeds."""
 
     label: str
     attention: str
-    records: tuple[Record, ...]  # one a seed, in the order of seeds
+    records: tuple[Record, ...]  # one for each seed, in the order of seeds
 
     @property
     def completed(self) -> list[Record]:
@@ -40,7 +40,7 @@ class Entry:
         return bool(declared(self.attention).get("exact", False))
 
     def values(self, metric: str) -> dict[int, float]:
-        """Seed -> value, of the seeds that have one."""
+        """Returns seed -> value, for the seeds that have a value."""
         found = {record.cell.seed: record.value(metric) for record in self.completed}
         return {seed: value for seed, value in found.items() if value is not None}
 
@@ -54,30 +54,30 @@ class Group:
     pattern: str
     preset: str
     data: DataSource
-    settings: CellConfig  # without those that are an attention's own
-    difference: str  # what tells it from other groups of its task, backbone and pattern; mostly ""
+    settings: CellConfig  # without options, and without OWN_TRAINING
+    difference: str  # in which preset, data or settings it differs from groups of the same title; mostly ""
     entries: tuple[Entry, ...]
 
     @property
     def title(self) -> str:
-        """Backbone and pattern, and what tells it from other groups of these."""
+        """Backbone and pattern, and in what it differs from other groups with these."""
         parts = [words(self.backbone), words(self.pattern), self.difference]
         return " · ".join(part for part in parts if part)
 
     @property
     def slug(self) -> str:
-        """The beginning of the names of its files."""
+        """The text with which the names of its files begin."""
         parts = [self.task, self.backbone, self.pattern, self.difference]
         return "-".join("".join(c if c.isalnum() or c == "_" else "-" for c in part) for part in parts if part)
 
     @property
     def contenders(self) -> list[Entry]:
-        """The rows that are no controls."""
+        """The rows that are not controls."""
         return [entry for entry in self.entries if not entry.is_control]
 
     @property
     def records(self) -> list[Record]:
-        """Those of all rows."""
+        """The records of all rows."""
         return [record for entry in self.entries for record in entry.records]
 
     @property
@@ -87,11 +87,11 @@ class Group:
 
     @property
     def reference(self) -> Entry | None:
-        """The first exact attention that has results: what the others are compared with."""
+        """The first exact attention that has results; the others are compared with it."""
         return next((entry for entry in self.entries if entry.is_exact and entry.completed), None)
 
     def metrics(self) -> dict[str, MetricValue]:
-        """Name -> one record's value of it, for its unit and direction; the headline first."""
+        """Returns metric -> its value in one record, for unit and direction; the task's first metric comes first."""
         found: dict[str, MetricValue] = {}
         for record in self.records:
             for name, metric in record.metrics.items():
@@ -100,11 +100,11 @@ class Group:
         return {name: found[name] for name in [*order, *(name for name in found if name not in order)]}
 
     def rules(self) -> dict[str, dict[str, list[float]]]:
-        """The controls that are trivial rules."""
+        """Returns the controls that are trivial rules, and not bounds."""
         return {name: values for name, values in self.controls().items() if name not in floors(self.task)}
 
     def controls(self) -> dict[str, dict[str, list[float]]]:
-        """Control -> metric -> its distinct values over the records (a rule without randomness has one)."""
+        """Returns control -> metric -> its distinct values over the records (one, if the control isn't random)."""
         found: dict[str, dict[str, list[float]]] = {}
         for record in self.records:
             for control, metrics in record.controls.items():
@@ -117,7 +117,7 @@ class Group:
 
 @cache
 def declared(attention: str) -> dict[str, Any]:
-    """What an attention declares; nothing for one that isn't installed where the report is made."""
+    """Returns what an attention declares; nothing if it isn't installed where the report is made."""
     try:
         return attention_declarations(attention)
     except (ValueError, ImportError):
@@ -126,7 +126,7 @@ def declared(attention: str) -> dict[str, Any]:
 
 @cache
 def task_metrics(task: str) -> Mapping[str, Metric]:
-    """The task's metrics with their cards; none where the task isn't installed."""
+    """Returns the task's metrics with their descriptions; none if the task isn't installed."""
     try:
         metrics: Mapping[str, Metric] = load_task(task).metrics
         return metrics
@@ -136,7 +136,7 @@ def task_metrics(task: str) -> Mapping[str, Metric]:
 
 @cache
 def floors(task: str) -> tuple[str, ...]:
-    """Controls that are the best possible, not trivial rules; none where the task isn't installed."""
+    """Returns the names of the controls that are bounds, not trivial rules; none if the task isn't installed."""
     try:
         return tuple(task_declarations(task).get("floors", ()))
     except (ValueError, ImportError):
@@ -144,7 +144,7 @@ def floors(task: str) -> tuple[str, ...]:
 
 
 def group_records(records: Iterable[Record]) -> list[Group]:
-    """Groups in the order of the registries; within one the attentions, the exact ones first."""
+    """Returns groups in the order of the registries; in each group the exact attentions come first, controls last."""
     by_settings: dict[str, list[Record]] = {}
     for record in records:
         by_settings.setdefault(_settings_key(record), []).append(record)
@@ -154,7 +154,7 @@ def group_records(records: Iterable[Record]) -> list[Group]:
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
-    """One record an entry and seed: of several (found twice, or of another version) the one that started last."""
+    """Returns one record for each entry and seed: the one that started last, if there are copies or other versions."""
     latest: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: record.started or ""):
         latest[canonical([_entry_key(record), record.cell.seed])] = record
@@ -162,7 +162,7 @@ def newest(records: Iterable[Record]) -> list[Record]:
 
 
 def _by_data(records: Sequence[Record]) -> list[list[Record]]:
-    """Parted by the data's fingerprint; a cell that read no data, because it is unsupported, stands in every part."""
+    """Divides records by the fingerprint of their data.  Unsupported cells read no data, so they go into every part."""
     fingerprints = list(dict.fromkeys(record.data.sha256 for record in records if record.data.sha256))
     if len(fingerprints) < 2:
         return [list(records)]
@@ -170,17 +170,17 @@ def _by_data(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def words(name: str) -> str:
-    """A name of the contract as a reader's words: noncausal_self -> noncausal self."""
+    """Returns a name as readers see it: noncausal_self -> noncausal self."""
     return name.replace("_", " ")
 
 
 def canonical(value: Any) -> str:
-    """A text that is the same for equal values, whatever the order of their keys."""
+    """Returns a text that is equal for equal values, whatever the order of their keys."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``data.horizon`` -> value."""
+    """Returns nested settings as ``data.horizon`` -> value."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
@@ -191,7 +191,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_by_name(settings: CellConfig) -> dict[str, Any]:
-    """What a table's cells have in common, as ``flat`` has it: ``data.horizon`` -> value."""
+    """Returns the settings that the cells of a table share, as ``data.horizon`` -> value."""
     return flat({part.name: getattr(settings, part.name) for part in fields(settings) if part.name != "options"})
 
 
@@ -201,13 +201,13 @@ def _shared_settings(record: Record) -> CellConfig:
 
 
 def own_settings(record: Record) -> dict[str, Any]:
-    """The attention's options, and the training settings that were chosen for it."""
+    """Returns the attention's options, and the training settings that may be tuned for it."""
     train = record.config.train
     return {"options": record.config.options, **{key: train[key] for key in OWN_TRAINING if key in train}}
 
 
 def learning_rate(record: Record) -> float | None:
-    """None where the record has none that is a number."""
+    """Returns the learning rate, or None if the record has no number for it."""
     rate = record.config.train.get("learning_rate")
     return float(rate) if isinstance(rate, int | float) else None
 
@@ -231,7 +231,7 @@ def _order(record: Record) -> tuple[Any, ...]:
 
 
 def _siblings(group: Sequence[Record], groups: Sequence[Sequence[Record]]) -> list[Record]:
-    """The first record of every group that has the same task, backbone and pattern."""
+    """Returns the first record of each group that has the same task, backbone and pattern."""
 
     def site(record: Record) -> tuple[str, str, str]:
         return record.cell.task, record.cell.backbone, record.cell.pattern
@@ -255,7 +255,7 @@ def _group(records: Sequence[Record], siblings: Sequence[Record]) -> Group:
 
 
 def _difference(record: Record, siblings: Sequence[Record]) -> str:
-    """What of preset, data and settings isn't the same in all siblings."""
+    """Returns in which preset, data and settings this record differs from a sibling."""
 
     def describe(other: Record) -> dict[str, Any]:
         names = {"preset": other.cell.preset, "data": other.data.name}
@@ -281,7 +281,7 @@ def _rank(entry: Entry) -> int:
 
 
 def _label(record: Record, groups: Sequence[Sequence[Record]]) -> str:
-    """What the cell is called, with the settings that tell it from other rows of that name."""
+    """Returns the name of a row, with the settings in which it differs from other rows of that name."""
     name = record.cell.label
     same = [flat(own_settings(group[0])) for group in groups if group[0].cell.label == name]
     mine = flat(own_settings(record))

@@ -1,4 +1,4 @@
-"""What a report is made from: the records that can be read, and the digests by which an unchanged report is known."""
+"""Reads the records for a report, and computes the digests that show whether a report is up to date."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmark.report.by_task import PARTS, module_file
 from benchmark.report.speed import sweep_files
 from benchmark.results import ATTACHMENTS, CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, record_files, records
 
-FILE_NAME = "inputs.json"  # beside the report: what it was built from
+FILE_NAME = "inputs.json"  # beside the report; says from what it was built
 
 
 class Readable(NamedTuple):
@@ -28,7 +28,7 @@ class Readable(NamedTuple):
 
 
 def read(directories: Sequence[Path]) -> Readable:
-    """Records without the damaged ones; a record whose curves can't be read goes without curves.
+    """Reads all records but the damaged ones.  If the curves of a record can't be read, it is used without them.
 
     Raises ValueError for a folder that isn't there.
     """
@@ -39,7 +39,7 @@ def read(directories: Sequence[Path]) -> Readable:
 
 def _with_readable_curves(record: Record, damaged: list[str]) -> Record:
     try:
-        len(record.curves)  # reads the file, once for all figures
+        len(record.curves)  # reads the file, and keeps its content for all figures
     except ValueError as error:
         damaged.append(str(error))
         return replace(record, curves_file=None)
@@ -47,20 +47,20 @@ def _with_readable_curves(record: Record, damaged: list[str]) -> Record:
 
 
 def _published(line: str, directories: Iterable[Path]) -> str:
-    """The line without the folders of this machine, because reports are published."""
+    """Returns the line without folders of this machine, because reports are published."""
     for directory in directories:
         line = line.replace(f"{directory}/", f"{shown_path(directory)}/")
     return line
 
 
 def shown_path(path: Path) -> str:
-    """Relative to the working folder, else the name alone, because reports are published."""
+    """Returns the path relative to the working folder, or its name if it lies elsewhere, because reports are published."""
     path = path.resolve()
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
 
 
 class State(NamedTuple):
-    """What a report was built from, and how that went."""
+    """From what a report was built, and what failed on the way."""
 
     inputs: dict[str, str]
     faults: list[str]
@@ -73,7 +73,7 @@ def write_state(output: Path, state: State) -> None:
 
 
 def read_state(output: Path) -> State | None:
-    """None where the folder holds no report that says what it was built from."""
+    """Reads ``inputs.json``.  Returns None if the folder has none, or a damaged one."""
     try:
         return State(**json.loads((output / FILE_NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -81,7 +81,7 @@ def read_state(output: Path) -> State | None:
 
 
 def digests(directories: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of all that the report depends on: records and what lies beside them, sweeps, and the code that makes it.
+    """Returns the SHA-256 of every file on which the report depends: records, files beside them, sweeps, and code.
 
     Raises ValueError for a folder that isn't there.
     """
@@ -106,8 +106,8 @@ def digests(directories: Sequence[Path]) -> dict[str, str]:
 
 
 def package_version() -> str:
-    """The installed version of this project."""
+    """Returns the installed version of this project."""
     try:
         return version("lavo-bench")
-    except PackageNotFoundError:  # run from a checkout that was never installed
+    except PackageNotFoundError:  # the checkout was never installed
         return "not installed"

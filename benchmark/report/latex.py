@@ -1,4 +1,4 @@
-"""Tables for LaTeX (booktabs), every character of ours escaped; pandas leaves some of them as they are."""
+"""Writes tables for LaTeX (booktabs).  It escapes every special character that the tables use; pandas misses some."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _ESCAPES = {
 
 
 def escape(text: str) -> str:
-    """Plain text for LaTeX; goes character by character, so that no escape is escaped again."""
+    """Escapes plain text for LaTeX, one character after another, so that no escape is escaped again."""
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
 def to_latex(table: Table) -> str:
-    r"""A ``table`` environment; wants ``\usepackage{booktabs}`` and ``\usepackage{textcomp}``."""
+    r"""Returns a ``table`` environment, which needs ``\usepackage{booktabs}`` and ``\usepackage{textcomp}``."""
     width = len(table.columns)
     lines = [
         "% \\usepackage{booktabs,textcomp}",

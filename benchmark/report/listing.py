@@ -1,4 +1,4 @@
-"""Tables that the commands print."""
+"""The tables that the commands print."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRESET_PURPOSE = {
 
 
 def tasks() -> Table:
-    """Tasks with their short names, backbones and patterns."""
+    """Returns the table of tasks, with their short names, backbones and patterns."""
     short = {long: name for name, long in SHORT_NAMES.items()}
     table = Table("task", "short", "backbone", "patterns", title="tasks")
     for task in TASKS:
@@ -35,7 +35,7 @@ def tasks() -> Table:
 
 
 def attentions() -> Table:
-    """Attentions with what they support, and why not."""
+    """Returns the table of attentions, with the patterns that they support, and the reasons against the others."""
     table = Table("attention", *PATTERNS, "state", "why not", title="attentions")
     for name in attention_names():
         declared = attention_declarations(name)
@@ -47,7 +47,7 @@ def attentions() -> Table:
 
 
 def presets() -> Table:
-    """The presets and what each is for."""
+    """Returns the table of presets, and what each is for."""
     table = Table("preset", "for", title="presets")
     for name in PRESETS:
         table.add_row(name, PRESET_PURPOSE[name])
@@ -55,31 +55,33 @@ def presets() -> Table:
 
 
 def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) -> Table:
-    """Records below a folder, counted by folder, task and status.
+    """Returns a table that counts the records below a folder, by folder, task and status; empty if there is no folder.
 
-    damaged: called with one line for each record that can't be read, and so isn't counted.
-    Raises ValueError where there is no such folder.
+    damaged: called with one line for each record that can't be read; it isn't counted.
+    Raises ValueError if ``directory`` is a file.
     """
     from benchmark.results import load
 
-    if not directory.is_dir():
-        raise ValueError(f"{directory}: no such folder of results")
-    table = Table("folder", "task", "cells", "completed", "other", title=f"results in {directory}")
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory}: is a file, not a folder of results")
+    title = f"results in {directory}" if directory.exists() else f"no folder {directory} yet, so no results"
+    table = Table("folder", "task", "cells", "completed", "other", title=title)
+    if not directory.exists():
+        return table
     folders = [directory, *sorted(path for path in directory.iterdir() if path.is_dir())]
-    with warnings.catch_warnings(record=True, category=UserWarning) as warned:
-        warnings.simplefilter("always", UserWarning)
-        for folder in folders:
-            cells = load(folder)
-            for task, group in cells.groupby("task") if len(cells) else []:
-                completed = int((group["status"] == "completed").sum())
-                table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
-    for line in dict.fromkeys(str(one.message) for one in warned):  # two of the folders may hold the same record
+    lines: list[str] = []
+    for folder in folders:
+        cells = load(folder, damaged=lines.append)
+        for task, group in cells.groupby("task") if len(cells) else []:
+            completed = int((group["status"] == "completed").sum())
+            table.add_row(str(folder), str(task), str(len(group)), str(completed), str(len(group) - completed))
+    for line in dict.fromkeys(lines):  # once: it is found below ``directory``, and again below its own subfolder
         damaged(line)
     return table
 
 
 def checks(name: str, found: Sequence[Any]) -> Table:
-    """What the conformance suite found of one attention."""
+    """Returns the table of what the conformance suite found for one attention."""
     table = Table("check", "pattern", "outcome", "detail", title=f"conformance of {name}")
     for result in found:
         style = {"passed": "green", "failed": "bold red"}.get(result.outcome, "dim")
@@ -88,7 +90,7 @@ def checks(name: str, found: Sequence[Any]) -> Table:
 
 
 def frame(cells: pd.DataFrame, *, title: str) -> Table:
-    """A data frame as a table, without the columns that are empty; nothing is cut off."""
+    """Returns a data frame as a table, without empty columns.  Long values are wrapped, not cut off."""
     cells = cells.dropna(axis="columns", how="all")
     table = Table(title=title)
     for column in cells.columns:

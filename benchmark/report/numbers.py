@@ -1,4 +1,4 @@
-"""How the report writes numbers: means with their deviation, lengths, bytes, durations, counts."""
+"""Writes numbers as the report shows them: means with their deviation, lengths, bytes, durations, counts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from benchmark.statistics import Summary
 
 MISSING = "–"
 MINUS = "−"
-_LARGE, _SMALL = 1e7, 1e-4  # outside this range a power of ten is written
+_LARGE, _SMALL = 1e7, 1e-4  # numbers outside this range are written with a power of ten
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_DIGITS = 6  # significant digits of a mean; a handful of seeds never supports more
 
 
 def decimals(summaries: Sequence[Summary]) -> int:
-    """The number of decimals for a column of means.
+    """Returns the number of decimals for a column of means.
 
-    Chosen so that the median deviation shows two digits and the smallest at least one, up to six significant digits of
+    It is chosen so that the median deviation shows two digits and the smallest at least one, up to six significant digits of
     the largest mean.  Without any deviation, the largest mean shows four significant digits.
     """
     means = [abs(summary.mean) for summary in summaries]
@@ -31,7 +31,7 @@ def decimals(summaries: Sequence[Summary]) -> int:
 
 
 def mean_and_deviation(summary: Summary, places: int) -> str:
-    """``0.7321 ± 0.0042``, or the mean alone if the deviation is unknown."""
+    """Writes ``0.7321 ± 0.0042``, or the mean alone if the deviation is unknown."""
     if abs(summary.mean) >= _LARGE:
         power = math.floor(math.log10(abs(summary.mean)))
         scaled = Summary(summary.n, summary.mean / 10**power, summary.deviation and summary.deviation / 10**power)
@@ -46,19 +46,19 @@ def _power(exponent: int) -> str:
 
 
 def fixed(value: float, places: int) -> str:
-    """A number with this many decimals, commas between thousands, and the minus sign ``−``."""
+    """Writes a number with ``places`` decimals, commas between thousands, and the minus sign ``−``."""
     text = f"{value:,.{places}f}"
     return text.replace("-", MINUS) if any(digit in text for digit in "123456789") else text.lstrip("-")
 
 
 def signed(value: float, places: int) -> str:
-    """Like ``fixed``, with a ``+`` before positive numbers unless they round to zero."""
+    """Writes a number like ``fixed``, with a ``+`` before positive numbers unless they round to zero."""
     text = fixed(value, places) if abs(value) < _LARGE else significant(value)
     return f"+{text}" if value > 0 and any(digit in text for digit in "123456789") else text
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """A number with this many significant digits; a dash for None."""
+    """Writes a number with ``digits`` significant digits; a dash for None."""
     if value is None:
         return MISSING
     if value == 0:
@@ -70,12 +70,12 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with commas between thousands; a dash for None."""
+    """Writes a whole number with commas between thousands; a dash for None."""
     return MISSING if value is None else f"{round(value):,}"
 
 
 def length(value: float) -> str:
-    """A number of tokens: 256, 512, 1K, 1.5K, 128K, 1M, where 1K is 1,024."""
+    """Writes a number of tokens as 256, 512, 1K, 1.5K, 128K or 1M, where 1K is 1,024."""
     for size, letter in ((2**20, "M"), (2**10, "K")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -83,7 +83,7 @@ def length(value: float) -> str:
 
 
 def size(value: float | None) -> str:
-    """A number of bytes, in units of powers of 1,024; a dash for None."""
+    """Writes a number of bytes as B, KiB, MiB or GiB; a dash for None."""
     if value is None:
         return MISSING
     for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
@@ -93,7 +93,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time with three digits, in the unit that suits its size; a dash for None."""
+    """Writes a time with three digits, in the unit that suits its size; a dash for None."""
     if seconds is None:
         return MISSING
     if seconds >= 100:
@@ -107,13 +107,13 @@ def duration(seconds: float | None) -> str:
 
 
 def trimmed(text: str) -> str:
-    """Without trailing zeros, for the tick of an axis: ``2.00 ms`` becomes ``2 ms``."""
+    """Removes trailing zeros, for the tick of an axis: ``2.00 ms`` becomes ``2 ms``."""
     number, space, unit = text.partition(" ")
     return (number.rstrip("0").rstrip(".") if "." in number else number) + space + unit
 
 
 def p_value(p: float | None) -> str:
-    """``0.03``, ``0.012``, ``< 0.001``; a dash for None."""
+    """Writes p as ``0.03``, ``0.012`` or ``< 0.001``; a dash for None."""
     if p is None:
         return MISSING
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -1,4 +1,4 @@
-"""Builds a report: tables first, then figures, then the pages that show both."""
+"""Builds a report: its tables, its figures, and the two pages that show both."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from benchmark.report.tables import Table, cost_table, metric_tables, to_csv
 
 
 class Built(NamedTuple):
-    """What ``build_report`` made."""
+    """What ``build_report`` has built."""
 
     markdown: Path
     html: Path
-    faults: list[str]  # a line for every figure that had to be left out: its name and the exception
-    changed: bool  # False where it was there already, of the same inputs
-    damaged: list[str]  # a line for every file of the results that could not be read: its name and the fault
+    faults: list[str]  # a line for each figure that is left out: its name and the exception
+    changed: bool  # False if the report was already there, built from the same inputs
+    damaged: list[str]  # a line for each file of the results that could not be read: its name and the fault
 
 
 def build_report(directories: Sequence[Path], output: Path, *, force: bool = False) -> Built:
-    """``report.md`` and ``report.html`` in ``output``, with ``figures/`` and ``tables/``.
+    """Writes ``report.md`` and ``report.html`` into ``output``, with ``figures/`` and ``tables/``.
 
-    Does nothing where nothing changed since all of it was built, unless ``force``.  A figure that fails and a record that is
-    damaged are left out and named in the report.  Raises ValueError for a folder that isn't there.
+    If nothing has changed since a complete report was built, it does nothing, unless ``force`` is set.  Figures that fail and
+    damaged records are left out, and the report names them.  Raises ValueError for a folder that isn't there.
     """
     directories = [Path(directory) for directory in directories]
     markdown, page = output / "report.md", output / "report.html"
@@ -55,7 +55,7 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
 
 
 class _Builder:
-    """Collects blocks in the order of the page, and writes tables as it goes."""
+    """Collects the blocks of the page in their order, and writes the files of the tables."""
 
     def __init__(self, tables: Path, gallery: Gallery) -> None:
         self.tables, self.gallery = tables, gallery
@@ -63,7 +63,10 @@ class _Builder:
     def blocks(
         self, found: inputs.Readable, directories: Sequence[Path], names: Sequence[str], output: str
     ) -> list[Block]:
-        """The whole page.  names, output: the folders of results and of the report, as a reader may see them."""
+        """Returns the whole page.
+
+        names, output: the folders of results and of the report, as the published page shows them.
+        """
         from benchmark.report.sections import header, how_to_read, provenance
 
         groups, sweeps = group_records(found.records), read_sweeps(directories)
@@ -117,10 +120,10 @@ class _Builder:
         return [Heading(3, group.title), *settings_of(group), *tables, *curves, *own, *shown, *costs]
 
     def _exhibits(self, group: Group) -> list[Block]:
-        """Test examples beside what was made of them; their sounds are written as files."""
+        """Returns the task's exhibits, and writes their sounds as files."""
         try:
             exhibits = task_exhibits(group)
-        except Exception as error:  # a record that the task didn't expect: the report goes on without this part
+        except Exception as error:  # a task's exhibits may raise anything, and the report goes on
             return [self.gallery.failed(f"{group.slug}-exhibits", error)]
         blocks: list[Block] = []
         for number, exhibit in enumerate(exhibits, 1):
@@ -150,7 +153,7 @@ class _Builder:
         return [*blocks, Folded("All points: mode B T H D attention", f"```text\n{scaling.listing(sweeps)}\n```")]
 
     def _limits(self, sweep: Sweep, peaks: Peaks | None) -> list[Block]:
-        """The longest length within a memory, and the share of the machine's peaks that a call reaches."""
+        """Returns the longest length that fits into a given memory, and the share of the machine's peaks that is reached."""
         from benchmark.report import scaling
 
         caption = sweep.caption("the longest length that fits into a given memory")

@@ -1,6 +1,6 @@
 """Writes the README's table of results from records: ``python -m benchmark.report.readme results/real-quick``.
 
-The table stands between two marks, so that no figure in it is typed by hand; a test compares it with the records.
+The table stands between two marks.  It is generated, so that no figure is typed by hand, and a test compares it with the records.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from benchmark.statistics import summarise
 
 BEGIN, END = "<!-- results: written by benchmark.report.readme -->", "<!-- end of results -->"
 BEST_RULE = "*best trivial rule*"
-HEADLINES = {"language_modeling": "bits_per_byte"}  # elsewhere the first of the task's metrics
+HEADLINES = {"language_modeling": "bits_per_byte"}  # for other tasks, the first of their metrics
 
 
 def results_table(directory: Path) -> str:
-    """Markdown: a row a task, backbone and pattern, a column an attention; means and deviations over seeds."""
+    """Returns a markdown table of means ± deviations over seeds.
+
+    It has one row for each task, backbone and pattern, and one column for each attention.
+    """
     groups = group_records(records([directory]))
     names = [*dict.fromkeys(entry.label for group in groups for entry in group.entries), BEST_RULE]
     lines = [" | ".join(["task, pattern: metric", *names]), " | ".join(["---", *(["---:"] * len(names))])]
@@ -47,7 +50,7 @@ def _title(group: Group) -> str:
 
 
 def _figures(group: Group) -> dict[str, str]:
-    """Attention -> text; last the best trivial rule, because it shows what is reached without a model."""
+    """Returns attention -> text of its figure, and the best trivial rule, which shows what is reached without a model."""
     metric = _headline(group)
     values = {entry.label: list(entry.values(metric).values()) for entry in group.entries}
     summaries = {label: summarise(found) for label, found in values.items() if found}
@@ -62,7 +65,7 @@ def _figures(group: Group) -> dict[str, str]:
 
 
 def fill(readme: str, table: str) -> str:
-    """The README with this table between the marks.  Raises ValueError where it has none."""
+    """Returns the README with this table between the marks.  Raises ValueError if the marks are missing."""
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(readme):
         raise ValueError(f"the README lacks the marks {BEGIN} and {END}")

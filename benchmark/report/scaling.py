@@ -1,4 +1,4 @@
-"""How cost grows with length: slopes, the longest length within a memory, and the roofline."""
+"""Shows how cost grows with length: slopes, the longest length that fits into a memory, and the roofline."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from benchmark.report.tables import Printed, Row, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LONG = 4096  # from here on fixed overheads are small beside the cost that grows
-MEMORIES = tuple(2**power for power in (24, 26, 28, 30, 32))  # 16 MiB to 4 GiB
+LONG = 4096  # tokens, from which on fixed overheads are small compared with the cost that grows
+MEMORIES = tuple(2**power for power in (24, 26, 28, 30, 32))  # bytes: 16 MiB to 4 GiB
 
 
 class Slope(NamedTuple):
-    """The power of length with which the time grows: of log time against log length, least squares."""
+    """The power of the length with which time grows: the slope of log time over log length, by least squares."""
 
     value: float
     low: float | None  # 95 % interval by Student's t; None with two lengths
     high: float | None
-    shortest: int
+    shortest: int  # the shortest and the longest length used
     longest: int
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Slope(NamedTuple):
 
 
 def slope(points: Sequence[Point], shortest: int = LONG) -> Slope | None:
-    """The slope of the time per row of the batch, over the lengths from ``shortest`` on; None with fewer than two."""
+    """Returns the slope of the time per row of the batch, over lengths from ``shortest`` on; None with fewer than two."""
     from scipy.stats import t
 
     found = sorted((p.length, p.seconds / p.batch) for p in points if p.seconds and p.length >= shortest)
@@ -57,7 +57,7 @@ def slope(points: Sequence[Point], shortest: int = LONG) -> Slope | None:
 
 
 def slope_table(sweeps: Sequence[Sweep]) -> Table | None:
-    """The slopes: one row an attention, one column a sweep."""
+    """Returns the table of slopes, with one row for each attention and one column for each sweep; None if there are none."""
     names = _attentions(sweeps)
     found = {(name, sweep): slope(sweep.of(name)) for name in names for sweep in sweeps}
     shown = [sweep for sweep in sweeps if any(found[name, sweep] for name in names)]
@@ -82,14 +82,14 @@ def slope_table(sweeps: Sequence[Sweep]) -> Table | None:
 class Reach(NamedTuple):
     """The longest measured length whose peak stays within a memory."""
 
-    length: int | None  # None where even the shortest doesn't fit
-    by_memory: bool  # whether a longer length was too large; False where the sweep ended first
+    length: int | None  # None if even the shortest doesn't fit
+    by_memory: bool  # True if a longer length didn't fit; False if the sweep ended before that
 
 
 def reach(points: Sequence[Point], memory: int) -> Reach:
-    """The longest of these points that stays within the memory (bytes).
+    """Returns the longest of these points whose peak is at most ``memory`` bytes.
 
-    A peak counts parameters, inputs, state, and what a call holds besides.
+    A peak consists of parameters, inputs, state, and what a call holds besides.
     """
     fits = [p.length for p in points if p.peak_bytes is not None and p.peak_bytes <= memory and p.status == "completed"]
     beyond = [p.length for p in points if p.peak_bytes is not None and p.peak_bytes > memory]
@@ -99,7 +99,7 @@ def reach(points: Sequence[Point], memory: int) -> Reach:
 
 
 def reach_table(sweep: Sweep) -> Table:
-    """The longest length within each of MEMORIES: one row an attention."""
+    """Returns the table of the longest length within each of MEMORIES, with one row for each attention."""
     rows, values = [], []
     for name in sweep.attentions:
         points = sweep.of(name)
@@ -128,7 +128,7 @@ def _reach_words(found: Reach) -> str:
 
 
 def reach_figure(sweep: Sweep) -> Figure | None:
-    """Bars: the longest length of each attention within the largest memory that stops at least one of them."""
+    """Draws, as bars, the longest length of each attention within the largest memory that limits one of them."""
     names = [name for name in sweep.attentions if any(p.peak_bytes is not None for p in sweep.of(name))]
     found = {memory: {name: reach(sweep.of(name), memory) for name in names} for memory in MEMORIES}
     stopping = [memory for memory in MEMORIES if any(one.by_memory and one.length for one in found[memory].values())]
@@ -157,7 +157,7 @@ def reach_figure(sweep: Sweep) -> Figure | None:
 
 
 def roofline(sweep: Sweep, peaks: Peaks) -> Figure | None:
-    """Rate of matrix products against their number per byte of the least traffic, below the measured roof."""
+    """Draws the rate of matrix products against operations per byte of least traffic, below the measured roof."""
     timed = [p for p in sweep.points if p.seconds and p.flops and p.moved_bytes]
     if not timed:
         return None
@@ -185,7 +185,7 @@ def roofline(sweep: Sweep, peaks: Peaks) -> Figure | None:
 
 
 def share_table(sweep: Sweep, peaks: Peaks) -> Table | None:
-    """Rates at the longest length of each attention, and their shares of the measured peaks."""
+    """Returns the table of rates at each attention's longest length, and their shares of the measured peaks."""
     rows, values = [], []
     for name in sweep.attentions:
         timed = [p for p in sweep.of(name) if p.seconds and p.moved_bytes]
@@ -224,7 +224,7 @@ def share_table(sweep: Sweep, peaks: Peaks) -> Table | None:
 
 
 def listing(sweeps: Sequence[Sweep]) -> str:
-    """All points in the convention ``mode B T H D attention``, a line each."""
+    """Returns all points, one a line, as ``mode B T H D attention``: batch, tokens, heads, head_dim."""
     lines = [
         f"{'mode':<28} {'B':>4} {'T':>8} {'H':>3} {'D':>4} {'attention':<12} {'ms':>12} {'MiB':>10}  kernel or reason"
     ]
@@ -241,7 +241,7 @@ def listing(sweeps: Sequence[Sweep]) -> str:
 
 
 def peaks_of(sweep: Sweep, known: Sequence[Peaks]) -> Peaks | None:
-    """Those of the sweep's device and dtype, where they were measured."""
+    """Returns the peaks of the sweep's device and dtype, or None if they were not measured."""
     return next((one for one in known if (one.device, one.dtype) == (sweep.device, sweep.dtype)), None)
 
 

@@ -1,4 +1,4 @@
-"""The sections of a report that are no results: what was run, the settings, how to read it, and provenance."""
+"""The sections of a report besides results: what was run, the settings, how to read tables, and provenance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PUBLISHED_SIZE = "paper"
 
 
 def header(groups: Sequence[Group], records: Sequence[Record], damaged: Sequence[str]) -> list[Block]:
-    """What was run, what could not be read, and what the figures must not be compared with."""
+    """Returns the beginning of the page: what was run, what could not be read, and with what not to compare figures."""
     unread: list[Block] = [Warned(f"Damaged, and so left out: {escape(line)}") for line in damaged]
     if not records:
         return [Text("No records of cells in these folders."), *unread]
@@ -51,7 +51,7 @@ def _counts(records: Sequence[Record]) -> str:
 
 
 def caveats(records: Sequence[Record]) -> list[str]:
-    """Why these figures can't be compared with published ones, in plain words."""
+    """Returns sentences that say why these figures can't be compared with published ones."""
     found = []
     embedded = sorted({words(record.cell.task) for record in records if record.data.embedded})
     small = sorted({record.cell.preset for record in records if record.cell.preset != PUBLISHED_SIZE})
@@ -69,13 +69,13 @@ def caveats(records: Sequence[Record]) -> list[str]:
 
 
 def device_words(environment: Environment) -> str:
-    """``Some CPU, 2 threads``."""
+    """Returns a text such as ``Some CPU, 2 threads``."""
     device, threads = environment.device or "unknown", environment.threads
     return f"{device}, {threads} thread{'s' if threads > 1 else ''}" if threads else device
 
 
 def matrix(groups: Sequence[Group]) -> Table:
-    """One row a table: its data, attentions and seeds."""
+    """Returns the table of tables: one row for each, with its data, attentions and seeds."""
     rows, values = [], []
     for group in groups:
         done = sum(len(entry.completed) for entry in group.entries)
@@ -112,7 +112,7 @@ def _lost_row(lost: dict[str, Any]) -> Row:
 
 
 def settings_of(group: Group) -> list[Block]:
-    """How the backbone encodes positions, and all settings, folded away."""
+    """Returns how the backbone encodes positions, and all settings, which a click opens."""
     lines = []
     for part in ("data", "model", "train", "eval"):
         settings = flat(getattr(group.settings, part))
@@ -126,7 +126,7 @@ def settings_of(group: Group) -> list[Block]:
 
 
 def positions(group: Group) -> str:
-    """How the backbone encodes positions, by its data's details, its settings, or what it said after training."""
+    """Returns how the backbone encodes positions, as recorded in the data's details, the settings or the curves."""
     said = [
         group.data.details.get("positions"),
         group.settings.model.get("positions"),
@@ -136,7 +136,7 @@ def positions(group: Group) -> str:
 
 
 def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequence[str], output: str) -> list[Block]:
-    """Data, code, machines, and the commands that give the same again."""
+    """Returns the section on data, code and machines, with the commands that repeat the runs."""
     blocks: list[Block] = [Heading(2, "Provenance")]
     environments = _environments(records)
     if environments is not None:
@@ -162,7 +162,7 @@ def _source(data: DataSource) -> str:
 
 
 def _environments(records: Sequence[Record]) -> Table | None:
-    """One row a distinct commit, device and set of versions."""
+    """Returns a table with one row for each combination of commit, device and versions."""
     found: dict[tuple[str, str, str], int] = {}
     for record in records:
         if record.environment != Environment():
@@ -178,7 +178,7 @@ def _environments(records: Sequence[Record]) -> Table | None:
 
 
 def _environment_words(environment: Environment) -> tuple[str, str, str]:
-    """Commit, device, versions."""
+    """Returns commit, device and versions as texts."""
     packages: Mapping[str, str | None] = {"python": environment.python, **environment.packages}
     versions = ", ".join(f"{name} {value}" for name, value in packages.items() if value)
     versions += f"; {environment.system}" if environment.system else ""
@@ -199,7 +199,7 @@ def _commands(groups: Sequence[Group]) -> list[str]:
 
 
 def how_to_read() -> list[Block]:
-    """The rules that the tables follow."""
+    """Returns the section that explains the tables."""
     return [
         Heading(2, "How to read the tables"),
         Text(

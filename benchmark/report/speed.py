@@ -16,12 +16,12 @@ from benchmark.report.tables import Printed, Row, Table, escape
 
 
 class Sweep(NamedTuple):
-    """The points of one mode and pattern on one device: one figure, three tables."""
+    """The points of one mode and pattern on one device, shown by one figure and several tables."""
 
     mode: str
     pattern: str
-    batch: int | None  # None where it follows from ``tokens``
-    tokens: int | None  # of every batch, where its rows follow from the length
+    batch: int | None  # rows of every batch; None if ``tokens`` is set
+    tokens: int | None  # tokens of every batch, whose rows then depend on the length; None if ``batch`` is set
     num_heads: int
     head_dim: int
     dtype: str
@@ -40,19 +40,19 @@ class Sweep(NamedTuple):
         return f"{batch}, {self.num_heads} heads of {self.head_dim}, {self.dtype}, {self.device}"
 
     def caption(self, what: str) -> str:
-        """The caption of a figure or table that shows this of the sweep."""
+        """Returns the caption of a figure or table; ``what`` says what it shows."""
         return f"{self.title}: {what}. {self.conditions[0].upper()}{self.conditions[1:]}."
 
     @property
     def slug(self) -> str:
-        """The beginning of the names of its files."""
+        """The text with which the names of its files begin."""
         batch = self.batch if self.tokens is None else f"{self.tokens}tokens"
         parts = (self.pattern, self.mode, batch, self.num_heads, self.head_dim, self.dtype, self.device)
         return "efficiency-" + "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in parts)
 
     @property
     def attentions(self) -> list[str]:
-        """The exact ones first, then in the registry's order, strangers last."""
+        """Their names: exact ones first, then in the registry's order, those that are not in the registry last."""
         names = list(ATTENTIONS)
         ranks = {
             name: names.index(name) if name in names else len(names)
@@ -62,17 +62,17 @@ class Sweep(NamedTuple):
         return sorted(ranks, key=lambda name: (not declared(name).get("exact", False), ranks[name]))
 
     def of(self, attention: str) -> list[Point]:
-        """The points of this attention, by length."""
+        """Returns the points of this attention, by length."""
         return [point for point in self.points if point.attention == attention]
 
 
 def sweep_files(directories: Iterable[Path]) -> list[Path]:
-    """The ``efficiency.csv`` of each folder that has one."""
+    """Returns the ``efficiency.csv`` of each folder that has one."""
     return [directory / FILE_NAME for directory in directories if (directory / FILE_NAME).is_file()]
 
 
 def read_sweeps(directories: Iterable[Path]) -> list[Sweep]:
-    """All points of these folders; for a point that is in two of them, the later folder's.
+    """Reads all points of these folders; if a point is in several, the last folder's counts.
 
     Raises ValueError that names a file which can't be read.
     """
@@ -97,12 +97,12 @@ def read_sweeps(directories: Iterable[Path]) -> list[Sweep]:
 
 
 def _fixed_tokens(points: Sequence[Point]) -> bool:
-    """Whether the batch shrinks as the length grows: their products then differ less than the batches."""
+    """Returns whether batches have a fixed number of tokens: batch · length then takes fewer values than batch."""
     return len({point.batch * point.length for point in points}) < len({point.batch for point in points})
 
 
 def time_table(sweep: Sweep) -> Table:
-    """The median time by length; its interval is in the CSV file."""
+    """Returns the table of median times by length; their intervals are in the CSV file."""
 
     def as_words(point: Point) -> str:
         if point.seconds is None:
@@ -123,7 +123,7 @@ def time_table(sweep: Sweep) -> Table:
 
 
 def memory_table(sweep: Sweep) -> Table:
-    """What a call holds beyond parameters, inputs and state."""
+    """Returns the table of the memory that a call holds beyond parameters, inputs and state."""
 
     def as_words(point: Point) -> str:
         if point.peak_bytes is None or point.base_bytes is None or point.status != "completed":
@@ -136,7 +136,7 @@ def memory_table(sweep: Sweep) -> Table:
 
 
 def throughput_table(sweep: Sweep) -> Table:
-    """Tokens per second, of the modes that measure a whole model."""
+    """Returns the table of tokens per second, for the modes that measure a whole model."""
 
     def rate(point: Point) -> float | None:
         tokens = point.batch * (1 if point.mode in BY_TOKEN else point.length)
@@ -173,7 +173,7 @@ def _by_length(sweep: Sweep, name: str, as_words: Callable[[Point], str], *colum
 
 
 def _stopped(attention: str, points: Iterable[Point]) -> list[str]:
-    """One line for each reason why an attention was stopped: the first length, and the reason."""
+    """Returns a line for each reason why points are missing: the first such length, its status and the reason."""
     first: dict[str, Point] = {}
     for point in points:
         if point.status not in ("completed", "unsupported"):
@@ -185,7 +185,7 @@ def _stopped(attention: str, points: Iterable[Point]) -> list[str]:
 
 
 def crossing_table(sweeps: Sequence[Sweep]) -> Table | None:
-    """From which length on each attention is faster than each exact one."""
+    """Returns the table of lengths from which on each attention is faster than each exact one."""
     exact = list(dict.fromkeys(a for sweep in sweeps for a in sweep.attentions if declared(a).get("exact", False)))
     rows, values = [], []
     for sweep in sweeps:

@@ -1,7 +1,7 @@
-"""How figures look: colours and markers by attention, axes of lengths, seconds and bytes.
+"""The style of figures: a colour and a marker for each attention, and axes of lengths, seconds and bytes.
 
-Sized for a paper's column: text of 8 points, vector formats, colours that the colour-blind can tell apart (Okabe and
-Ito), and a marker besides.
+Figures have the width of a paper's column or page and text of 8 points.  The colours (Okabe and Ito) can be told apart by
+colour-blind readers; markers help as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from benchmark.registry import ATTENTIONS
 from benchmark.report import numbers
 
-COLUMN_WIDTH = 3.5  # inches; a page's text is twice as wide
+COLUMN_WIDTH = 3.5  # inches
 PAGE_WIDTH = 7.0
 
 SETTINGS: Any = {
@@ -37,21 +37,22 @@ SETTINGS: Any = {
     "lines.markersize": 3.5,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.09,  # inches: a reader's font may be a little wider than ours
+    "figure.constrained_layout.w_pad": 0.09,  # inches, because a reader's font may be a little wider than ours
     "figure.facecolor": "white",
     "savefig.dpi": 150,
-    "svg.fonttype": "none",  # text stays text: small files, and words that can be searched
-    "svg.hashsalt": "lavo-bench",  # the same bytes for the same figure
+    "svg.fonttype": "none",  # text stays text, so that files are small and words can be searched
+    "svg.hashsalt": "lavo-bench",  # so that equal figures have equal bytes
     "pdf.fonttype": 42,
 }
 
 _COLOURS = ("#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#7A7A7A", "#E69F00", "#8C6D31")  # black is for data
-_STRANGERS = ("#882255", "#117733", "#332288", "#AA4499", "#44AA99", "#999933")  # Tol's muted: none of the above
+# For attentions that are not in the registry: Tol's muted colours, which are none of the above.
+_OTHER_COLOURS = ("#882255", "#117733", "#332288", "#AA4499", "#44AA99", "#999933")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 
 
 class Style(NamedTuple):
-    """Keywords of ``Axes.plot``; a stranger's line is dashed and its marker hollow."""
+    """Keywords of ``Axes.plot``.  Attentions outside the registry have dashed lines and hollow markers."""
 
     color: str
     marker: str
@@ -60,9 +61,9 @@ class Style(NamedTuple):
 
 
 def style_of(label: str) -> Style:
-    """Of a row's label, ``lavo`` or ``lavo (window 32)``: the same in every figure of every report.
+    """Returns the style for a row's label, such as ``lavo`` or ``lavo (window 32)``: the same in every report.
 
-    The registry's attentions have theirs by their place in its table, all others by a hash of the label.
+    It depends on the attention's place in the registry's table, and for all other labels on a hash of the label.
     """
     names = list(ATTENTIONS)
     if label in names:
@@ -70,12 +71,12 @@ def style_of(label: str) -> Style:
         colour = _COLOURS[index % len(_COLOURS)]
         return Style(colour, _MARKERS[index % len(_MARKERS)], "-", colour)
     code = int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "big")
-    colour = _STRANGERS[code % len(_STRANGERS)]
-    return Style(colour, _MARKERS[code // len(_STRANGERS) % len(_MARKERS)], "--", "white")
+    colour = _OTHER_COLOURS[code % len(_OTHER_COLOURS)]
+    return Style(colour, _MARKERS[code // len(_OTHER_COLOURS) % len(_MARKERS)], "--", "white")
 
 
 def recolour(figure: Any, styles: Mapping[str, Style]) -> None:
-    """Gives a task's lines that bear an attention's name its colour, with their bands and their place in the legend."""
+    """Recolours the lines of a task's figure that are labelled with an attention, and their bands and legend entries."""
     from matplotlib.colors import to_rgb
 
     for axes in figure.axes:
@@ -94,7 +95,7 @@ def recolour(figure: Any, styles: Mapping[str, Style]) -> None:
 
 
 def length_axis(axis: Any, lengths: Sequence[float]) -> None:
-    """A logarithmic axis of lengths, labelled 256, 512, 1K where they were measured (every second where crowded)."""
+    """Makes the axis logarithmic, with labels such as 256, 512, 1K at measured lengths (at every second if crowded)."""
     wanted = sorted(set(lengths))
     while len(wanted) > 7:
         wanted = wanted[::-2][::-1]
@@ -105,9 +106,9 @@ def length_axis(axis: Any, lengths: Sequence[float]) -> None:
 
 
 def value_axis(axis: Any, values: Sequence[float], words: Callable[[float], str], *, base: int = 10) -> None:
-    """A logarithmic axis with at least two labelled ticks, even under one decade."""
+    """Makes the axis logarithmic, with at least two labelled ticks even if the values span less than a decade."""
     low, high = min(values), max(values)
-    # A quarter of an octave around the values; a single value gets an octave to each side.
+    # A margin of a fifth around the values; a single value gets a factor of two to each side.
     low, high = (low / 1.2, high * 1.2) if high > low * 1.01 else (low / 2, high * 2)
     ticks = log_ticks(low, high, base=base)
     _log_axis(axis, ticks, words)
@@ -115,7 +116,7 @@ def value_axis(axis: Any, values: Sequence[float], words: Callable[[float], str]
 
 
 def log_ticks(low: float, high: float, *, base: int = 10) -> list[float]:
-    """Round numbers from low to high, two at least and about seven at most."""
+    """Returns round numbers from low to high, at least two and at most about seven."""
     for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)) if base == 10 else ((1,),):
         exponents = range(math.floor(math.log(low, base)) - 1, math.ceil(math.log(high, base)) + 1)
         ticks = [factor * float(base) ** exponent for exponent in exponents for factor in factors]

@@ -1,4 +1,4 @@
-"""All tables at a glance: every attention against the exact one, and mean ranks."""
+"""Summarises all tables: each attention against the exact one, and mean ranks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from benchmark.statistics import best_outside_spread, mean_ranks
 
 
 def headline(group: Group) -> str:
-    """The task's first metric."""
+    """Returns the name of the task's first metric."""
     return next(iter(group.metrics()))
 
 
 def relative(entry: Entry, group: Group, metric: str) -> float | None:
-    """How much better (positive) or worse its mean is, as a share of the reference's, over the seeds that both have."""
+    """Returns by how much an entry's mean is better (positive) or worse than the reference's, as a share of the latter.
+
+    Only seeds that both have are used.  Returns None if there are none.
+    """
     reference = group.reference
     if reference is None:
         return None
@@ -31,12 +34,15 @@ def relative(entry: Entry, group: Group, metric: str) -> float | None:
 
 
 def entry_of(label: str, group: Group) -> Entry | None:
-    """The finished row of this label."""
+    """Returns the group's row with this label, or None if no seed of it has completed."""
     return next((entry for entry in group.contenders if entry.label == label and entry.completed), None)
 
 
 def summary_table(groups: Sequence[Group]) -> Table | None:
-    """One row a table of the report, one column an attention; mean ranks below.  None where nothing can be compared."""
+    """Returns a table with one row for each table of the report, one column for each attention, and mean ranks below.
+
+    Returns None if there is nothing to compare.
+    """
     shown = [group for group in groups if group.reference is not None and group.metrics()]
     entries = [entry for group in shown for entry in group.contenders if entry.completed]
     labels = list(dict.fromkeys(entry.label for entry in entries))
@@ -85,7 +91,7 @@ def _change_words(label: str, group: Group, change: float | None) -> str:
 
 
 def mean_rank_by_label(groups: Sequence[Group], labels: Sequence[str]) -> tuple[int, dict[str, float]] | None:
-    """How many tables count, and the mean rank of every attention that has a figure in all of them."""
+    """Returns the number of tables, and the mean rank of each attention that has a figure in all of them."""
 
     def mean(label: str, group: Group) -> float | None:
         entry = entry_of(label, group)

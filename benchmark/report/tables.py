@@ -1,4 +1,4 @@
-"""Tables: of a group's metrics, of its costs, of the whole run; as markdown and CSV (LaTeX: ``latex.py``)."""
+"""The tables of a group's metrics and costs, and tables as markdown and CSV (LaTeX: ``latex.py``)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmark.report.groups import Entry, Group, learning_rate, task_metrics, w
 from benchmark.results import DataSource, Record
 from benchmark.statistics import Summary, best_outside_spread, paired_t_test, summarise
 
-MOST_METRICS = 6  # in one table; more go into a further one
+MOST_METRICS = 6  # in one table; the rest go into further tables
 STATUS_WORDS = {"failed": "failed", "out_of_memory": "out of memory", "unsupported": "not supported"}
 
 
@@ -25,7 +25,7 @@ class Printed(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A label with its figures, or with the reason why there are none."""
+    """A label with its figures, or with a message that says why there are none."""
 
     label: str
     printed: tuple[Printed, ...] = ()
@@ -35,19 +35,19 @@ class Row(NamedTuple):
 
 @dataclass
 class Table:
-    """What is printed, and the same as plain values for the CSV file."""
+    """A table as it is printed, and its plain values for the CSV file."""
 
     slug: str
     caption: str
-    columns: list[str]  # the first is the label's
+    columns: list[str]  # headings; the first is that of the labels
     rows: list[Row]
     values: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # markdown, below the table
-    is_prose: bool = False  # words, not figures
+    is_prose: bool = False  # True if it holds words, which are aligned left
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; controls are in italics, because markdown has no rule between rows."""
+    """Returns a pipe table.  Controls are in italics, because markdown has no rules between rows."""
     width = len(table.columns)
     ruler = ["---", *["---" if table.is_prose else "---:"] * (width - 1)]
     lines = [pipe_row(map(escape, table.columns)), pipe_row(ruler)]
@@ -62,17 +62,17 @@ def to_markdown(table: Table) -> str:
 
 
 def pipe_row(texts: Iterable[str]) -> str:
-    """One line of a table in markdown."""
+    """Returns one line of a markdown table."""
     return f"| {' | '.join(texts)} |"
 
 
 def escape(text: str) -> str:
-    """Plain text inside markdown."""
+    """Escapes plain text for markdown."""
     return "".join(f"\\{character}" if character in "\\`*_[]<>|~#" else character for character in text)
 
 
 def to_csv(table: Table) -> str:
-    """The plain values, unrounded; an unknown one is left empty."""
+    """Returns the plain values, unrounded, as CSV; unknown values are empty."""
     text = io.StringIO()
     columns = list(dict.fromkeys(name for row in table.values for name in row))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -82,13 +82,13 @@ def to_csv(table: Table) -> str:
 
 
 def heading(metric: str, higher_is_better: bool, unit: str) -> str:
-    """``mse ↓``, ``bits_per_byte ↓ (bits/byte)``."""
+    """Returns a heading such as ``mse ↓`` or ``bits_per_byte ↓ (bits/byte)``."""
     arrow = "↑" if higher_is_better else "↓"
     return f"{metric} {arrow} ({unit})" if unit else f"{metric} {arrow}"
 
 
 def metric_tables(group: Group) -> list[Table]:
-    """Mean ± deviation over seeds: attentions, controls below; a further table for every six metrics."""
+    """Returns tables of mean ± deviation over seeds, of up to six metrics each: attentions, and controls below."""
     names = list(group.metrics())
     parts = [names[start : start + MOST_METRICS] for start in range(0, len(names), MOST_METRICS)] or [[]]
     return [_metric_table(group, part, index) for index, part in enumerate(parts)]
@@ -135,7 +135,7 @@ def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
 
 
 def summary_of(entry: Entry, metric: str) -> Summary | None:
-    """Mean and deviation over seeds; None where no seed has a value."""
+    """Returns mean and deviation over seeds, or None if no seed has a value."""
     values = list(entry.values(metric).values())
     return summarise(values) if values else None
 
@@ -146,17 +146,17 @@ def _seeds(entry: Entry) -> str:
 
 
 def _mark(entry: Entry, metric: str) -> str:
-    """A dagger where a finished seed has no value, because the mean is then of the better seeds only."""
+    """Returns a dagger if a completed seed has no finite value, because the mean then leaves out a bad seed."""
     return "" if len(entry.values(metric)) in (0, len(entry.completed)) else "†"
 
 
 def status_words(record: Record) -> str:
-    """The outcome of a cell that didn't complete."""
+    """Returns the outcome of a cell that didn't complete, in words."""
     return STATUS_WORDS.get(record.status, record.status)
 
 
 def reason_of(record: Record) -> str:
-    """Why a cell didn't complete, on one line."""
+    """Returns on one line why a cell didn't complete."""
     return " ".join((record.reason or "no reason recorded").split())
 
 
@@ -165,7 +165,7 @@ def _reason(entry: Entry) -> str:
 
 
 def _against(entry: Entry, reference: Entry, metric: str, places: int) -> str:
-    """The mean difference over the seeds that both have, with its paired interval where there are two."""
+    """Returns the mean difference over the seeds that both have, with its interval if there are two or more."""
     if entry is reference:
         return numbers.MISSING
     first, second = reference.values(metric), entry.values(metric)
@@ -231,7 +231,7 @@ def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bol
 
 
 def margin_note(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> str:
-    """How far the exact attention is ahead of the best of the controls, by the headline metric: has the model learnt?"""
+    """Returns a note on how far the exact attention is ahead of the best control, which shows whether the model has learnt."""
     reference = group.reference
     if reference is None or not names:
         return ""
@@ -256,7 +256,7 @@ def margin_note(group: Group, entries: Sequence[Entry], names: Sequence[str]) ->
 
 
 def bold_note(group: Group, names: Sequence[str], any_bold: bool) -> str:
-    """What bold means in this table, or why nothing is bold."""
+    """Returns a note on what bold means in this table, or why nothing is bold."""
     single = [entry.label for entry in group.contenders if len(entry.completed) == 1]
     if not names or not any(entry.completed for entry in group.contenders):
         return ""
@@ -272,7 +272,7 @@ def bold_note(group: Group, names: Sequence[str], any_bold: bool) -> str:
 
 
 def _noise_floor(group: Group, names: Sequence[str]) -> list[str]:
-    """How far two computations of the same function lie apart."""
+    """Returns a note on how much two exact attentions, which compute the same function, differ."""
     exact = [entry for entry in group.entries if entry.is_exact and entry.completed]
     if len(exact) < 2 or not names:
         return []
@@ -306,7 +306,7 @@ def _incomplete(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
 
 
 def _tuning(group: Group) -> list[str]:
-    """Says at which learning rate, or rates, the attentions were trained."""
+    """Returns a note on the learning rates at which the attentions were trained."""
     rates: dict[str, list[str]] = {}
     for entry in group.contenders:
         for record in entry.completed[:1]:
@@ -320,7 +320,7 @@ def _tuning(group: Group) -> list[str]:
 
 
 def data_words(data: DataSource) -> str:
-    """``embedded (3f2a91c0)``, ``ETTh1 (…)``: which data, and the beginning of their fingerprint."""
+    """Returns the data's name and the beginning of their fingerprint, such as ``embedded (3f2a91c0)``."""
     name = data.name or "unknown"
     if data.embedded and name != "embedded":
         name = f"embedded, {name}"
@@ -329,7 +329,7 @@ def data_words(data: DataSource) -> str:
 
 COSTS: Mapping[
     str, tuple[str, Callable[[float | None], str]]
-] = {  # field of ``Efficiency`` -> heading, how it is written
+] = {  # field of ``Efficiency`` -> heading, and the function that writes it
     "parameters": ("parameters", numbers.count),
     "extra_parameters": ("extra", numbers.count),
     "train_seconds": ("training", numbers.duration),
@@ -341,7 +341,7 @@ COSTS: Mapping[
 
 
 def cost_table(group: Group) -> Table | None:
-    """Parameters, time and memory of the cells: medians over seeds."""
+    """Returns the table of the cells' parameters, time and memory (medians over seeds); None if none are known."""
     entries = [entry for entry in group.entries if entry.completed]
     keys = [key for key in COSTS if any(_cost(entry, key) is not None for entry in entries)]
     if not keys:

@@ -1,4 +1,4 @@
-"""Checkpoints, from which training goes on bit for bit; each file is written whole or not at all."""
+"""Checkpoints, from which training resumes bit for bit.  Each file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from benchmark.files import write_bytes
 
 LAST, BEST = "last.pt", "best.pt"
-_DIGEST_BYTES = 32  # of SHA-256, at the end of a file
-# What torch.load raises for content that ``save`` didn't write.
+_DIGEST_BYTES = 32  # length of the SHA-256 digest at the end of each file
+# The exceptions that torch.load raises for content that ``save`` did not write.
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors, numbers, text and plain containers."""
+    """Writes a checkpoint (tensors, numbers, text, plain containers) and its digest."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     saved = buffer.getvalue()
@@ -30,9 +30,9 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """What ``save`` wrote, on the CPU; None where there is no such file, or a damaged one.
+    """Reads a checkpoint onto the CPU.  Returns None if the file is missing or damaged.
 
-    ``weights_only`` reads tensors and plain containers and runs no code.
+    ``weights_only`` makes torch read tensors and plain containers only, so that a file can't run code.
     """
     try:
         data = path.read_bytes()
@@ -49,7 +49,7 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def fits(saved: Any, model: nn.Module) -> bool:
-    """Whether these are weights of such a model: the same names and shapes."""
+    """Returns whether the saved weights have the names and shapes of this model's."""
     own = model.state_dict()
     if not isinstance(saved, Mapping) or saved.keys() != own.keys():
         return False
@@ -57,7 +57,7 @@ def fits(saved: Any, model: nn.Module) -> bool:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of the global generators that dropout draws from."""
+    """Returns the states of the global random generators, from which dropout draws."""
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
@@ -65,14 +65,14 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Sets the global generators to states that ``random_states`` gave."""
+    """Sets the global random generators to states that ``random_states`` returned."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights and buffers, on the CPU."""
+    """Returns a copy of the weights and buffers, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 

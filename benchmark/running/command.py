@@ -1,4 +1,4 @@
-"""The work of ``lavo-bench run``: the cells of the plan, and the short sweep beside their records."""
+"""The work of ``lavo-bench run``: runs the planned cells, and measures efficiency briefly if asked to."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def run_plan(
     rerun: bool,
     retry_failed: bool,
 ) -> int:
-    """Runs the cells that have no record yet.  Gives the exit status: 1 where a cell has failed, else 0.
+    """Runs the cells that have no record yet.  Returns the exit status: 1 if a cell has failed, else 0.
 
-    Where torchrun started several processes, each takes its part in every cell and only the first one says anything.
-    Raises ConfigError before anything is trained, and MachineFault where the machine fails on the way.
+    If torchrun started several processes, all of them work on every cell, and only the first one prints anything.
+    Raises ConfigError before anything is trained, and MachineFault if the machine fails during the run.
     """
     cells = plan_cells(runs, place.cache)
     waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
@@ -48,7 +48,7 @@ def run_plan(
         with Display(len(waiting), console) as display:
 
             def listen(event: runner.Event) -> None:
-                """Shows the event, and remembers how the cell ended."""
+                """Displays the event, and keeps the status of a cell that ended."""
                 display(event)
                 if event.record is not None:
                     outcomes[event.cell.hash] = event.record.status
@@ -62,9 +62,10 @@ def run_plan(
 
 
 def _sum_up(cells: Sequence[Cell], outcomes: Mapping[str, Status], output: Path, say: Say) -> int:
-    """Says which cells have failed; the exit status.
+    """Prints which cells have failed.  Returns the exit status.
 
-    outcomes: of this run.  A second run that fails leaves a completed record of the first, and has failed all the same.
+    outcomes: hash of a cell -> its status in this run.  It counts more than the status in the record, because a completed record
+    stays when a second run of its cell fails.
     """
     statuses = [(cell.title, outcomes.get(cell.hash) or runner.status_of(cell, output)) for cell in cells]
     failed = [(title, status) for title, status in statuses if status not in ("completed", "unsupported")]
@@ -76,7 +77,7 @@ def _sum_up(cells: Sequence[Cell], outcomes: Mapping[str, Status], output: Path,
 
 
 def measure_once(runs: Sequence[Run], place: runner.Place, say: Say) -> None:
-    """Measures the efficiency of the runs' attentions briefly, where the output folder has no such table yet."""
+    """Measures the efficiency of the runs' attentions briefly, unless the output folder already has such a table."""
     from benchmark.measuring.sweep import short_sweep
 
     if (place.output / FILE_NAME).is_file():

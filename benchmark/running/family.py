@@ -1,7 +1,10 @@
-"""The processes of a worker, found by a mark in their environment: a worker, and all that an attention starts in it.
+"""Finds and kills the processes of a worker: the worker itself, and every process that an attention starts in it.
 
-Run as a script, this file is the guard of a run: it waits until the run's process is gone, and then ends the workers that
-it left behind, however it ended.
+They are found by a mark, the value of the environment variable ``MARK``, which child processes inherit.  The mark of a worker
+is the mark of the run with a number behind it, so all workers of a run are found by the beginning of their marks.
+
+Run as a script, this file is the guard of a run.  It waits until the process of the run has ended, in whatever way, and then
+kills the workers that are left.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ from pathlib import Path
 import psutil
 
 MARK = "LAVO_BENCH_WORKER"  # inherited by every process that a worker starts
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS = 5.0  # for all processes to end
 
 
 def members(mark: str) -> Iterator[psutil.Process]:
-    """The running processes whose mark begins so, other than this one."""
+    """Yields the running processes whose mark begins with ``mark``, except this process."""
     for process in psutil.process_iter():
         try:
             marked = process.environ().get(MARK, "").startswith(mark)
@@ -31,7 +34,7 @@ def members(mark: str) -> Iterator[psutil.Process]:
 
 
 def end(mark: str) -> None:
-    """Kills these processes, and those that they start meanwhile."""
+    """Kills the processes whose mark begins with ``mark``, and those that they start in the meantime."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while (found := list(members(mark))) and time.monotonic() < until:
         for process in found:
@@ -43,16 +46,19 @@ def end(mark: str) -> None:
 
 
 def start_guard(mark: str) -> subprocess.Popen[bytes]:
-    """Starts the guard of this process; it acts when its standard input ends, which happens with this process at the latest."""
+    """Starts the guard of this process.
+
+    The guard acts when its standard input is closed, which the system does when this process ends.
+    """
     command = [sys.executable, str(Path(__file__).resolve()), mark]
-    # A session of its own: Ctrl-C in the terminal must not end the guard before it has done its work.
+    # The guard gets its own session, because Ctrl-C in the terminal must not end it before it has done its work.
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
 
 
 def stop_guard(guard: subprocess.Popen[bytes]) -> None:
-    """Lets the guard end; it finds nothing to do where the workers have ended."""
+    """Closes the guard's standard input and waits until it has ended.  It kills nothing if the workers have ended."""
     if guard.stdin is not None:
         guard.stdin.close()
     guard.wait()

@@ -1,4 +1,4 @@
-"""The state of a process that a cell may change and the next one would inherit."""
+"""Keeps and restores the process state that a cell may change, so that the next cell in the worker doesn't inherit it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ProcessState:
-    """What a worker had before its first cell."""
+    """The state of a worker before its first cell."""
 
     folder: Path = field(default_factory=Path.cwd)
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -22,7 +22,11 @@ class ProcessState:
     umask: int = 0o022
 
     def restore(self, threads: int) -> None:
-        """Sets everything anew that decides figures: threads, types, modes, seeds, flags, folder and environment."""
+        """Sets everything on which figures may depend: threads, types, modes, seeds, flags, folder and environment.
+
+        threads: number of torch's threads for the next cell.  Values that are not kept in this object are torch's,
+        NumPy's and Python's defaults, except that seeds are 0 and SIGINT is ignored, as in every worker.
+        """
         import numpy as np
         import torch
 
@@ -47,12 +51,12 @@ class ProcessState:
         torch.backends.mkldnn.enabled = True  # type: ignore[assignment]  # a property of the module
         np.seterr(all="warn", under="ignore")
         random.seed(0)
-        np.random.seed(0)  # noqa: NPY002  an attention may draw from the global generator
+        np.random.seed(0)  # noqa: NPY002  attentions may draw from the global generator
         torch.manual_seed(0)
 
 
 def current() -> ProcessState:
-    """The state of this process now."""
+    """Returns the present state of this process."""
     mask = os.umask(0o022)
     os.umask(mask)
     return ProcessState(umask=mask)

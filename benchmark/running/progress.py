@@ -1,4 +1,4 @@
-"""The progress of a run as it is shown: bars on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: as bars on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from rich.progress import (
 from benchmark.results import Record
 from benchmark.running.runner import Event
 
-LINE_SECONDS = 30.0  # between two plain lines about one cell
+LINE_SECONDS = 30.0  # the shortest time between two plain lines about one cell
 
 
 class Display:
-    """Shows the events that it is called with; bars are drawn inside its ``with`` block.
+    """Shows events: call it with each one.  Bars are drawn inside its ``with`` block.
 
-    total     cells to run
-    console   rich's, which knows whether it is a terminal
+    total     number of cells to run
+    console   rich's console, which knows whether it is a terminal
     """
 
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console, self.done = total, console, 0
         self._bars: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
-        self._said: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -44,7 +44,7 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._all = self._progress.add_task("cells", total=total, note="")
+        self._total_bar = self._progress.add_task("cells", total=total, note="")
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -56,11 +56,11 @@ class Display:
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Shows what happens to a cell."""
+        """Shows one event of a cell."""
         {"start": self._start, "progress": self._step, "silent": self._silent, "end": self._end}[event.kind](event)
 
     def _start(self, event: Event) -> None:
-        self._started[event.cell.hash] = self._said[event.cell.hash] = time.monotonic()
+        self._started[event.cell.hash] = self._last_line[event.cell.hash] = time.monotonic()
         if self.console.is_terminal:
             self._bars[event.cell.hash] = self._progress.add_task(event.cell.title, total=None, note="")
 
@@ -75,8 +75,8 @@ class Display:
         if event.cell.hash in self._bars:
             bar = self._bars[event.cell.hash]
             self._progress.update(bar, completed=event.step, total=event.num_steps, note=self._note(event))
-        elif time.monotonic() - self._said[event.cell.hash] >= LINE_SECONDS:
-            self._said[event.cell.hash] = time.monotonic()
+        elif time.monotonic() - self._last_line[event.cell.hash] >= LINE_SECONDS:
+            self._last_line[event.cell.hash] = time.monotonic()
             self._print(f"  {event.cell.title}: step {event.step}/{event.num_steps}, {self._note(event)}")
 
     def _silent(self, event: Event) -> None:
@@ -86,7 +86,7 @@ class Display:
         self.done += 1
         if event.cell.hash in self._bars:
             self._progress.remove_task(self._bars.pop(event.cell.hash))
-        self._progress.update(self._all, completed=self.done)
+        self._progress.update(self._total_bar, completed=self.done)
         self._print(f"[{self.done}/{self.total}] {event.cell.title}: {_outcome(event.record)}")
 
     def _print(self, text: str) -> None:

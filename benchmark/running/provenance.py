@@ -1,4 +1,4 @@
-"""Where a record comes from: versions, device, commit.  Records are published, so nothing here names a person or a place."""
+"""Finds the versions, device and commit for a record.  Records are published, so nothing here names a person or a place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("lavo-bench", "torch", "numpy", "accelerate", "tokenizers", "einops"
 
 
 def environment(device: str) -> Environment:
-    """Versions, device, threads and commit, as they are in this process now."""
+    """Returns the versions, device, number of threads and commit of this process."""
     import torch
 
     revision, dirty = commit()
@@ -31,7 +31,7 @@ def environment(device: str) -> Environment:
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that figures depend on."""
+    """Returns the installed versions of the packages on which figures depend."""
     found = {}
     for package in PACKAGES:
         try:
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def hardware_name(device: str) -> str:
-    """The model of the GPU, or of the processor."""
+    """Returns the model of the GPU, or of the processor."""
     if device.startswith("cuda"):
         import torch
 
@@ -58,11 +58,11 @@ def hardware_name(device: str) -> str:
 
 @cache
 def commit() -> tuple[str | None, bool | None]:
-    """The commit of this code, and whether it was changed since; None where the code is not a checkout."""
+    """Returns the commit of this code, and whether files were changed since; (None, None) if it is not in a checkout."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
-        """What git prints; None where it fails or there is no git."""
+        """Returns what git prints, or None if it fails or is not installed."""
         try:
             done = subprocess.run(
                 ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
@@ -71,7 +71,7 @@ def commit() -> tuple[str | None, bool | None]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An installed copy may lie inside another project's checkout, whose commit says nothing of this code.
+    # An installed copy may lie inside another project's checkout, whose commit says nothing about this code.
     if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None, None
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/results", ":!/reports")

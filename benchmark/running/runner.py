@@ -1,4 +1,4 @@
-"""Runs one cell, and turns an exception into a record; no other place does."""
+"""Runs one cell (one training and evaluation).  Only this module turns an exception into a record."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import TrainSettings
 
-CHECKPOINTS = ".checkpoints"  # below the output folder; names with a dot in front are work in progress
+CHECKPOINTS = ".checkpoints"  # folder in the output folder; names that begin with a dot are work in progress
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where cells run: folders, device, threads, processes."""
+    """Where and how cells run: folders, device, included files, processes."""
 
     output: Path
     cache: Path
@@ -36,15 +36,15 @@ class Place:
     include: tuple[Path, ...] = ()
     debug: bool = False
     cell_timeout: float = 3600.0  # seconds without progress after which a cell is ended
-    rank: int = 0  # among the processes that train one cell together (torchrun); only rank 0 writes
-    processes: int = 1  # that train one cell together
+    processes: int = 1  # number of processes (torchrun) that train each cell together
+    rank: int = 0  # of this process among them; only rank 0 writes records
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happens to a cell, for the display and the run."""
+    """Something that happened to a cell; the display shows it."""
 
-    kind: str  # start, progress, silent (no progress for some seconds), end, fault (of the machine, for this reason)
+    kind: str  # start, progress, silent (no progress for ``seconds``), end, fault (the machine failed: ``reason``)
     cell: Cell
     step: int = 0
     num_steps: int = 0
@@ -59,7 +59,7 @@ Listener = Callable[[Event], None]
 
 
 def probe_output(output: Path) -> None:
-    """Raises ConfigError where records can't be written, so that nothing is trained in vain."""
+    """Raises ConfigError if records can't be written to this folder, before anything is trained in vain."""
     if output.suffix:
         raise ConfigError(f"-o {output}: names a file ({output.suffix}); a folder for the records is wanted")
     if output.exists() and not output.is_dir():
@@ -71,13 +71,16 @@ def probe_output(output: Path) -> None:
 
 
 def to_run(cells: Iterable[Cell], output: Path, *, rerun: bool = False, retry_failed: bool = False) -> list[Cell]:
-    """The cells without a record; ``retry_failed`` adds those whose cell failed, ``rerun`` all others."""
+    """Returns the cells that have no record yet; with ``retry_failed`` also those that failed, with ``rerun`` all of them."""
     done = ("completed", "unsupported") if retry_failed else ("completed", "unsupported", "failed", "out_of_memory")
     return [cell for cell in cells if rerun or status_of(cell, output) not in done]
 
 
 def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None, rerun: bool = False) -> None:
-    """Removes what killed runs left: temporary files, and checkpoints of cells that have a record or are to start anew."""
+    """Removes what killed runs left behind: temporary files, and checkpoints that are not needed any more.
+
+    Checkpoints are needed only by cells without a record, and by none if all are to start anew (``rerun``).
+    """
     remove_abandoned(output)
     if cache is not None:
         remove_abandoned(cache, below=False)
@@ -85,11 +88,11 @@ def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None, rer
         if rerun or status_of(cell, output) is not None:
             checkpoint.remove(output / CHECKPOINTS / cell.hash)
     with suppress(OSError):
-        (output / CHECKPOINTS).rmdir()  # where it is empty
+        (output / CHECKPOINTS).rmdir()  # succeeds if it is empty
 
 
 def status_of(cell: Cell, output: Path) -> str | None:
-    """The status of a cell's record; None where the record is missing or damaged."""
+    """Returns the status in a cell's record, or None if the record is missing or damaged."""
     path = cell.path(output)
     try:
         return read_record(path).status if path.is_file() else None
@@ -98,20 +101,20 @@ def status_of(cell: Cell, output: Path) -> str | None:
 
 
 class Figures(NamedTuple):
-    """What a completed cell adds to its name, settings and environment."""
+    """What only the record of a completed cell contains."""
 
     metrics: Mapping[str, MetricValue]
     controls: Mapping[str, Mapping[str, float | None]]
     efficiency: Efficiency
     data: DataSource
-    columns: Mapping[str, np.ndarray]  # one value a test example
+    columns: Mapping[str, np.ndarray]  # one value for each test example
     curves: Mapping[str, Any]
 
 
 def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Record:
-    """Trains, evaluates and writes one cell.  Whatever goes wrong in it becomes its record and is not raised.
+    """Trains and evaluates one cell, and writes its record.  An error of the cell goes into the record and is not raised.
 
-    Raises MachineFault where the machine fails and not the cell, which then has no record.
+    Raises MachineFault if the machine fails; the cell then gets no record, because it is not at fault.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     figures: Figures | None = None
@@ -147,7 +150,7 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Rec
 
 
 def record_without_figures(cell: Cell, place: Place, status: Status, reason: str | None, started: datetime) -> Record:
-    """A record with the cell's name, settings, environment and outcome, and no figures."""
+    """Returns a record with the cell's names, settings, environment and outcome, but without figures."""
     environment = provenance.environment(place.device)
     if place.processes > 1:
         environment = replace(environment, processes=place.processes, parallel=cell.parallel)
@@ -162,7 +165,7 @@ def record_without_figures(cell: Cell, place: Place, status: Status, reason: str
 
 
 def _verdict(error: Exception) -> tuple[Status, str]:
-    """The status and the one-line reason of a cell that raised this."""
+    """Returns the status and the one-line reason for a cell that raised this error."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
     status: Status = "out_of_memory" if memory.is_out_of_memory(error) else "failed"
     return status, f"{type(error).__name__}: {line}"
@@ -173,7 +176,7 @@ def _checkpoint_folder(cell: Cell, place: Place) -> Path:
 
 
 def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
-    """Trains and tests the cell's model.  Raises whatever data, attention or training raise."""
+    """Trains and tests the cell's model.  Raises any exception of the data, the attention or the training."""
     import torch
 
     from benchmark.multihead import AttentionSites
@@ -186,7 +189,7 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
     base = memory.reset_peak(place.device)
 
     def report(progress: Progress) -> None:
-        """Hands the trainer's progress to the display."""
+        """Passes the trainer's progress on to the display."""
         listen(Event("progress", cell, progress.step, progress.num_steps, progress.loss, progress.phase))
 
     trainer = Trainer(
@@ -238,16 +241,17 @@ def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
     task: Task = cls(cls.settings_of[cell.backbone].model_validate(settings), backbone=cell.backbone)
     try:
         splits = task.load_data(cell.data_root, place.cache)
-    except OSError as error:  # the plan has read the same files a moment ago
+    except OSError as error:  # the machine's, because the plan could read the same files a moment ago
         raise as_machine_fault(error, cell.title) from error
     return task, splits, TrainSettings.model_validate({**cell.config["train"], "parallel": cell.parallel})
 
 
-_control_figures: dict[str, dict[str, Any]] = {}  # computed once a process, because many cells share their data
+# What trivial rules score, kept for the whole process, because many cells share the same data.
+_control_figures: dict[str, dict[str, Any]] = {}
 
 
 def _controls(cell: Cell, task: Task, splits: Splits) -> dict[str, Any]:
-    """What trivial rules score on the same test examples: name -> metric -> value."""
+    """Returns what trivial rules score on the cell's test examples: rule -> metric -> value."""
     shared = {key: cell.config[key] for key in cell.config if key not in ("train", "options")}
     key = json.dumps([cell.task, cell.backbone, splits.fingerprint, shared], sort_keys=True, default=str)
     if key not in _control_figures:
@@ -264,10 +268,10 @@ def _first(columns: Mapping[str, np.ndarray], limit: int | None) -> Mapping[str,
 
 
 def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda _: None) -> None:
-    """Runs cells one after another in this process, which is one of several that torchrun started for each cell.
+    """Runs cells one after another in this process, one of several that torchrun started to train each cell together.
 
-    All processes must be given the same cells.  Where a cell fails in one process only, the others wait for it, and torchrun
-    ends them when it sees that one end.
+    All processes must be given the same cells.  Raises RuntimeError if a cell fails: if it failed in this process only, the
+    others wait for it, and torchrun ends them when this process ends.
     """
     import torch
 

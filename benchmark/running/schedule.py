@@ -1,4 +1,4 @@
-"""The learning rate by step; it depends on nothing else, so processes and resumes do not change it."""
+"""The learning rate at each step.  It depends on step and settings only, so resuming a training doesn't change it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from benchmark.settings.models import TrainSettings
 
 
 def learning_rate(train: TrainSettings, step: int, *, num_steps: int, steps_per_epoch: int) -> float:
-    """The rate of this step, the first being 0: linear warm-up to ``learning_rate``, then the schedule.
+    """Returns the rate of a step, counted from 0: a linear warm-up to the peak, ``learning_rate``, then the schedule.
 
-    constant      stays
-    linear        falls to final_ratio of the peak at the last step
-    cosine        the same along half a cosine
-    inverse_sqrt  peak · √(warmup / step), fairseq's
+    constant      stays at the peak
+    linear        falls linearly to final_ratio · peak at the last step
+    cosine        falls to the same rate along half a cosine
+    inverse_sqrt  peak · √(warmup / step), as in fairseq
     exponential   peak · decay^⌊epochs done / decay_epochs⌋, not below final_ratio
     """
     peak, warmup = train.learning_rate, train.warmup_steps

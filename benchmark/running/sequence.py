@@ -1,7 +1,7 @@
 """Sequence parallel training: each process holds a part of every sequence of a batch, and all of the weights.
 
-Attention alone exchanges anything between parts (``PartedAttention``); everything else works token by token.  Losses and
-gradients are sums over tokens, so the sums of the parts are those of one process with the whole sequences.
+Only attention exchanges data between parts (``PartedAttention``), because everything else works token by token.  Losses and
+gradients are sums over tokens, so adding those of all parts gives those of the whole sequences.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from benchmark.multihead import MultiHeadAttention
 
 
 class SequenceParallel:
-    """One process's part in this training.
+    """What one process does in this training: cuts out its part of each batch, and sums gradients.
 
-    Raises ValueError where the task or an attention of the model can't work on parts of sequences.
+    Raises ValueError if the task or an attention of the model can't work on parts of sequences.
     """
 
     def __init__(self, task: Task, model: nn.Module, *, num_parts: int, rank: int) -> None:
@@ -34,13 +34,14 @@ class SequenceParallel:
             who = ", ".join(sorted(lacking)) or "a model without attention"
             raise ValueError(f"parallel = 'sequence': {who} can't attend over a sequence in parts")
         self.steps = self.bytes_sent = 0
-        self.kernels: set[str] = set()  # that ran on parts; evaluation sees whole sequences and may use other kernels
+        # Names of the kernels that ran on parts.  Evaluation has whole sequences and may use others.
+        self.kernels: set[str] = set()
 
     @contextmanager
     def own_part(self, batch: Any) -> Iterator[Any]:
-        """Gives this process's part of the batch; inside the block the model's attentions expect parts.
+        """Gives this process's part of the batch.  Inside the block the model's attentions expect parts.
 
-        Run the backward pass inside as well, because checkpointed blocks are computed again there.
+        The backward pass must run inside the block as well, because it computes checkpointed blocks again.
         """
         length = self.task.sequence_length(batch)
         part = self.layers[0].attention.make_part(length, num_parts=self.num_parts, rank=self.rank)
@@ -57,7 +58,7 @@ class SequenceParallel:
     def sum_gradients(self, model: nn.Module) -> None:
         """Sums each gradient over the processes, in place.
 
-        All processes ran the same model on the same batch, so the same parameters have gradients everywhere.
+        All processes run the same model, so the same parameters have gradients in all of them.
         """
         for parameter in model.parameters():
             if parameter.grad is not None:
@@ -65,5 +66,5 @@ class SequenceParallel:
         self.steps += 1
 
     def attention_bytes_sent_per_step(self) -> float:
-        """Bytes that this process sent to others for attention, a step; gradients are not counted."""
+        """Returns the bytes that this process sent to others for attention in a step, without gradients."""
         return round(self.bytes_sent / max(1, self.steps), 1)

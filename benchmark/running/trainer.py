@@ -1,4 +1,4 @@
-"""One training loop for every task, and the evaluation that counts each example once."""
+"""The training loop of all tasks, and the evaluation, which counts each example once."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from benchmark.running.schedule import learning_rate
 from benchmark.running.sequence import SequenceParallel
 from benchmark.settings.models import TrainSettings
 
-LOGGED_POINTS = 200  # points of a training curve: enough for a figure, and files stay small
+LOGGED_POINTS = 200  # of a training curve: enough for a figure, and files stay small
 
 
 class Diverged(RuntimeError):
-    """The loss is not finite any more."""
+    """Raised when the loss is not finite any more."""
 
 
 @dataclass
 class Progress:
-    """How far training is; the caller gets it after each step."""
+    """How far training has come; passed to ``report`` after each step."""
 
     step: int
     num_steps: int
@@ -47,7 +47,10 @@ Report = Callable[[Progress], None]
 
 @dataclass
 class Training:
-    """The course of a training; the weights of its best evaluation are in the model."""
+    """Counters and curves of a training.
+
+    best_value: the best selection metric so far, negated if higher is better, so that it is always the lowest value.
+    """
 
     num_steps: int
     step: int = 0
@@ -64,7 +67,8 @@ class Training:
 class Trainer:
     """Trains one model on one task.
 
-    folder   of checkpoints; training resumes from one that it finds there
+    folder   for checkpoints; training resumes from one that lies there
+    limit    number of examples used in an evaluation; None: all
     report   called after every step
     """
 
@@ -90,7 +94,7 @@ class Trainer:
         optimizer = make_optimizer(model, train)
         self.bare = model
         world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.sequence: SequenceParallel | None = None  # set only where several processes hold parts
+        self.sequence: SequenceParallel | None = None  # set only if each process holds a part of every sequence
         if train.parallel == "sequence" and world > 1:
             self.sequence = SequenceParallel(task, model, num_parts=world, rank=self.rank)
         self.model, self.optimizer = self.accelerator.prepare(_Loss(task, model), optimizer)
@@ -100,12 +104,12 @@ class Trainer:
         self.best: dict[str, Tensor] | None = None  # weights of the best evaluation since this process began
 
     def run(self) -> Training:
-        """Trains to the end and leaves the best weights in the model.  Raises Diverged with the step."""
-        # The seed decides dropout, whatever was drawn before: every attention of a comparison sees the same masks.
+        """Trains to the end and puts the best weights into the model.  Raises Diverged, which names the step."""
+        # The seed decides dropout, whatever was drawn before, so that all attentions of a comparison get the same masks.
         torch.manual_seed(self.seed)
         self._resume()
         if self.rank:
-            # Each process draws its own dropout; with one seed all of them would drop the same places.
+            # Each process gets its own seed for dropout; with the same seed all of them would drop the same positions.
             mixed = np.random.SeedSequence([self.seed, self.state.step, self.rank])
             torch.manual_seed(int(mixed.generate_state(1)[0]))
         batches = self.batches(self.state.step)
@@ -127,7 +131,7 @@ class Trainer:
         return self.state
 
     def batches(self, first_step: int) -> Iterator[list[int]]:
-        """The example indices of each step.
+        """Yields the indices of the examples of each step.
 
         The order of an epoch depends on seed and epoch only.  The last batch of an epoch may be shorter.
         """
@@ -141,9 +145,9 @@ class Trainer:
                 step += 1
 
     def step(self, indices: Sequence[int]) -> float:
-        """One update of the weights; returns the loss.
+        """Updates the weights once, and returns the loss.
 
-        The gradient is that of the mean over all terms of the step, however the step is cut into micro-batches.
+        The gradient is that of the mean loss over all terms of the step, however the step is cut into micro-batches.
         """
         rate = learning_rate(
             self.train, self.state.step, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch
@@ -152,7 +156,7 @@ class Trainer:
             group["lr"] = rate
         world = self.accelerator.num_processes
         own = list(indices[self.rank :: world]) if self.sequence is None else list(indices)
-        # A process without an example of its own still takes part, with an example of weight 0.
+        # A process without an example of its own computes another one with weight 0, because the others wait for it.
         weight = 1 if own else 0
         own = own or [indices[0]]
         size = self.train.micro_batch_size or len(own)
@@ -168,23 +172,24 @@ class Trainer:
         return total
 
     def _backward_whole(self, indices: Sequence[int]) -> float:
-        """A step of a single batch, whose mean loss can be taken at once."""
+        """Computes the gradients of a step that is a single batch in a single process.  Returns the loss."""
         loss = self._loss(self._batch(indices))
         mean = loss.total / loss.num_terms
         self.accelerator.backward(mean)
         return self._finite(float(mean.detach()))
 
     def _backward(self, micro_batches: Sequence[Sequence[int]], weight: int) -> float:
-        """A step of several batches: sums are added, and divided once by the number of all terms.
+        """Computes the gradients of a step of several batches.  Returns the loss.
 
+        The losses of the batches are summed, and divided once by the number of terms in all of them.
         weight: 1, or 0 for a process without an example of its own.
         """
         totals = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
         tokens = self.state.tokens
         scale = 1.0 / self.train.batch_size  # keeps half precision in range; undone below
         for number, indices in enumerate(micro_batches):
-            # With parts of sequences the attention communicates during the backward pass, and messages of
-            # DistributedDataParallel would come in between; gradients are then summed afterwards.
+            # With parts of sequences, the attention communicates during the backward pass.  Messages of
+            # DistributedDataParallel must not come in between, so gradients are summed after it.
             synchronised = self.sequence is None and number == len(micro_batches) - 1
             with (
                 nullcontext() if synchronised else self.accelerator.no_sync(self.model),
@@ -198,7 +203,7 @@ class Trainer:
         total, count, seen = self.accelerator.reduce(totals, reduction="sum").tolist()
         if self.sequence is None:  # with parts of sequences every process has counted the whole batch
             self.state.tokens = tokens + int(seen)
-        # DistributedDataParallel averages over processes, and the sum is needed.
+        # DistributedDataParallel averages gradients over the processes, but their sum is needed.
         factor = (self.accelerator.num_processes if self.sequence is None else 1) / (scale * count)
         if self.sequence is not None:
             self.sequence.sum_gradients(self.bare)
@@ -213,7 +218,7 @@ class Trainer:
         return batch
 
     def _own(self, batch: Any) -> AbstractContextManager[Any]:
-        """The part of a batch that this process trains on; all of it unless sequences are in parts."""
+        """Returns this process's part of the batch's sequences; the whole batch if sequences are not cut."""
         return nullcontext(batch) if self.sequence is None else self.sequence.own_part(batch)
 
     def _loss(self, batch: Any) -> LossSum:
@@ -226,7 +231,7 @@ class Trainer:
         return loss
 
     def log(self, loss: float) -> None:
-        """Keeps the loss of the step that was just taken for the curve, and reports it."""
+        """Adds the loss of the last step to the training curve, and reports it."""
         every = max(1, self.num_steps // LOGGED_POINTS)
         if self.state.step % every == 0 or self.state.step in (1, self.num_steps):
             step = self.state.step - 1
@@ -255,7 +260,7 @@ class Trainer:
             self.state.evaluations_since_best += 1
 
     def evaluate(self, part: Sequence[Any]) -> dict[str, np.ndarray]:
-        """The task's values of every example of a part."""
+        """Returns the task's values for each example of a part of the data."""
         return evaluate(
             self.task,
             self.bare,
@@ -272,7 +277,7 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is None or not self.accelerator.is_main_process:
             return
-        # The best weights come first: after a kill between the two files, the older state finds them there.
+        # The best weights are written first: if the process is killed between the two files, they are there for the old state.
         if self.best is not None:
             checkpoint.save(self.folder / checkpoint.BEST, {"model": self.best, "step": self.state.best_step})
         content = {
@@ -287,7 +292,7 @@ class Trainer:
         return checkpoint.load(self.folder / name) if self.folder is not None else None
 
     def _resume(self) -> None:
-        """Takes up the training of the folder's checkpoints; where they are damaged or of another kind, it begins anew."""
+        """Continues from the checkpoints in the folder.  If they are damaged or do not fit, training starts anew."""
         saved, best = self._load(checkpoint.LAST), self._load(checkpoint.BEST)
         if saved is None or not checkpoint.fits(saved.get("model"), self.bare):
             return
@@ -298,7 +303,8 @@ class Trainer:
                 return
             self._restore(saved["model"], saved["optimizer"], saved["random"])
             self.state = state
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):  # of an older version of this code
+        # Checkpoints of an older version of this code may raise any of these.
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):
             self._restore(*beginning)
 
     def _restore(self, model: Any, optimizer: Any, random: Any) -> None:
@@ -310,14 +316,15 @@ class Trainer:
 class _Loss(nn.Module):
     """The task's loss as the ``forward`` of a module.
 
-    DistributedDataParallel hooks into ``forward``, and a task may call any method of its model."""
+    DistributedDataParallel works through ``forward``, but a task may call any method of its model.
+    """
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
         self.task, self.model = task, model
 
     def forward(self, batch: Any) -> LossSum:
-        """The loss of one batch."""
+        """Returns the loss of one batch."""
         return self.task.loss(self.model, batch)
 
 
@@ -331,7 +338,11 @@ def evaluate(
     accelerator: Accelerator | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, np.ndarray]:
-    """Values by example: column name -> (examples,).  No example is dropped, and the batch size changes no value."""
+    """Returns one value for each example: column name -> array (examples,).
+
+    No example is dropped, and the batch size doesn't change any value.  on_batch: called after each batch.
+    Raises ValueError for a part without examples.
+    """
     count = len(part) if limit is None else min(limit, len(part))
     if not count:
         raise ValueError(f"{task.name}: a part without examples can't be scored")
@@ -350,7 +361,7 @@ def evaluate(
 
 
 def measured_metrics(metrics: Mapping[str, Metric], columns: Mapping[str, np.ndarray]) -> dict[str, MetricValue]:
-    """A record's metrics, from columns with one value a test example."""
+    """Computes a record's metrics from columns with one value for each test example."""
     return {
         name: MetricValue(
             value=metric.value(columns),
@@ -363,18 +374,19 @@ def measured_metrics(metrics: Mapping[str, Metric], columns: Mapping[str, np.nda
 
 
 def make_accelerator(precision: str, device: str) -> Accelerator:
-    """An Accelerator for this precision and device.
+    """Returns an Accelerator for this precision and device.
 
-    Its process-wide state is reset, because the next cell of a worker may use another precision or device."""
+    Accelerate's process-wide state is reset, because the last cell of the worker may have used another precision or device.
+    """
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
-    # The control `none` leaves projections unused, and DistributedDataParallel would stop there.
+    # The control `none` leaves projections unused, for which DistributedDataParallel would otherwise raise an error.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(mixed_precision=mixed, cpu=torch.device(device).type == "cpu", kwargs_handlers=[unused])
 
 
 def make_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
-    """Adam, or AdamW without weight decay on biases, norms and other vectors."""
+    """Returns Adam, or AdamW without weight decay on biases, norms and other vectors."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if train.optimizer == "adam":
         return torch.optim.Adam(
@@ -388,7 +400,7 @@ def make_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimi
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch on this device: tensors in NamedTuples, tuples, lists or mappings, nested as they are."""
+    """Moves a batch to this device: its tensors may be nested in NamedTuples, tuples, lists and mappings."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

@@ -1,4 +1,11 @@
-"""Worker processes that live for the whole run: cells go in, events come out."""
+"""Runs cells (one attention on one task, trained and evaluated) in worker processes.
+
+A worker runs many cells, one after another, and reports to the parent by events.  A worker that dies or hangs is replaced.
+
+Each worker has a mark: the value of an environment variable, which every process that it starts inherits.  By the mark
+``benchmark/running/family.py`` finds and kills all processes of a worker.  ``benchmark/running/fresh.py`` keeps the process
+state of a new worker (threads, seeds, working folder, …) and restores it before each cell.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +30,15 @@ from benchmark.running import family, fresh
 from benchmark.running.runner import Event, Listener, Place, record_without_figures, run_cell
 from benchmark.settings.cell import Cell
 
-REPORT_SECONDS = 0.2  # at least, between two messages about progress
-SILENCE_SECONDS = 30.0  # after which the display says that a cell shows no progress
-_GONE = (BrokenPipeError, ConnectionResetError, EOFError)
+REPORT_SECONDS = 0.2  # the shortest time between two messages about progress
+SILENCE_SECONDS = 30.0  # without a message, after which the display says that a cell shows no progress
+_PIPE_CLOSED = (BrokenPipeError, ConnectionResetError, EOFError)
 
 
 def _work(pipe: Connection, place: Place) -> None:
-    """What a worker does: takes cells, sends events.  Ctrl-C is left to the parent."""
+    """The main function of a worker: receives cells, runs them, sends events.  It ignores Ctrl-C, which the parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent starts workers with SIGINT blocked (``_interrupts_held``).  It is unblocked here, now that it is ignored.
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if not place.debug:
@@ -41,23 +49,26 @@ def _work(pipe: Connection, place: Place) -> None:
     torch.set_num_threads(1)
     from benchmark.registry import include_file
 
-    state = fresh.current()
+    new_state = fresh.current()  # restored below, so that every cell begins with the process state of a new worker
     for path in place.include:
         include_file(path)
-    last, last_phase = 0.0, ""
+    last_sent, last_phase = 0.0, ""
+    worker = os.getpid()
 
     def send(event: Event) -> None:
-        """Sends an event, unless it is progress in the same phase that follows too soon."""
-        nonlocal last, last_phase
-        if time.monotonic() - last >= REPORT_SECONDS or event.phase != last_phase:
-            last, last_phase = time.monotonic(), event.phase
+        """Sends an event, but drops it if the phase is the same and the last one was sent less than REPORT_SECONDS ago."""
+        nonlocal last_sent, last_phase
+        if os.getpid() != worker:  # an attention has called os.fork: the copy must neither train on nor write records
+            os._exit(1)
+        if time.monotonic() - last_sent >= REPORT_SECONDS or event.phase != last_phase:
+            last_sent, last_phase = time.monotonic(), event.phase
             try:
                 pipe.send(event)
-            except BrokenPipeError:  # the parent is gone, so the cell was interrupted and did not fail
+            except BrokenPipeError:  # the parent has ended: the cell must not be recorded as failed
                 raise SystemExit from None
 
     while (cell := pipe.recv()) is not None:
-        state.restore(cell.threads)
+        new_state.restore(cell.threads)
         try:
             record = run_cell(cell, place, send)
         except MachineFault as fault:
@@ -67,60 +78,66 @@ def _work(pipe: Connection, place: Place) -> None:
 
 
 def _mute() -> None:
-    """Sends what libraries and attentions print to nowhere: it would break the progress display."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    """Discards what libraries and attentions print, because it would break the progress display."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):  # standard output and standard error
+        os.dup2(null, descriptor)
+    os.close(null)
 
 
 @dataclass
 class _Worker:
+    """A worker process, as the parent sees it."""
+
     process: Any
     pipe: Connection
     place: Place
-    mark: str
-    cell: Cell | None = None
-    stranger: str | None = None  # an attention that is not ours has run here, and may have changed anything
-    last_sign: float = field(default_factory=time.monotonic)
-    last_said: float = field(default_factory=time.monotonic)
+    mark: str  # see the module's docstring
+    cell: Cell | None = None  # the cell that it is running
+    # Name of an attention that is not built in and has run in this worker.  Its code may have changed global state.
+    foreign_attention: str | None = None
+    last_message_time: float = field(default_factory=time.monotonic)
+    last_silence_report: float = field(default_factory=time.monotonic)  # when the display was last told of no progress
 
-    def takes(self, cell: Cell) -> bool:
-        """Whether this cell may run here: after a stranger's attention only cells of the same attention do."""
-        return self.stranger in (None, cell.attention)
+    def may_run(self, cell: Cell) -> bool:
+        """Returns whether the cell may run in this worker.
+
+        After an attention that is not built in, only cells of that same attention may.
+        """
+        return self.foreign_attention in (None, cell.attention)
 
 
 def run_cells(cells: Sequence[Cell], place: Place, *, jobs: int, listen: Listener = lambda _: None) -> None:
-    """Runs cells, ``jobs`` at a time; each leaves its record.  Ctrl-C ends the workers and is raised again.
+    """Runs cells, ``jobs`` at a time, and writes a record of each.  Ctrl-C ends the workers and is raised again.
 
-    On GPUs the workers take one device each, in turn.  Raises MachineFault where the machine fails: the cells that were
-    running then have no record, and the next run takes them up again.
+    If there are several GPUs, the workers are spread over them.  Raises MachineFault if the machine fails: the cells that are
+    running then get no record, so the next run continues them.
     """
     _Pool(list(cells), place, listen).run(max(1, min(jobs, len(cells))))
 
 
 class _Pool:
-    """The workers of one run, and the cells that wait for them."""
+    """The workers of one run, and the cells that wait for a worker."""
 
     def __init__(self, waiting: list[Cell], place: Place, listen: Listener) -> None:
         self.waiting, self.place, self.listen = waiting, place, listen
-        self.mark = secrets.token_hex(8)
+        self.mark = secrets.token_hex(8)  # the marks of this run's workers begin with it
         self.workers: list[_Worker] = []
-        self._count = 0
+        self._num_started = 0
 
     def run(self, jobs: int) -> None:
-        """Runs all cells; no worker, nor anything that one has started, is left afterwards."""
+        """Runs all cells.  Afterwards no worker is left, nor any process that a worker has started."""
         guard = family.start_guard(self.mark)
         try:
             for number in range(jobs):
                 self.workers.append(self._start(_own_device(self.place, number)))
             for number in range(jobs):
-                self._give(number)
+                self._give_next_cell(number)
             while any(worker.cell is not None for worker in self.workers):
                 busy = {id(worker.pipe): n for n, worker in enumerate(self.workers) if worker.cell is not None}
                 ready = wait([self.workers[n].pipe for n in busy.values()], timeout=1.0)
                 for pipe in ready:
-                    self._read(busy[id(pipe)])
+                    self._read_message(busy[id(pipe)])
                 self._look_for_hung_cells()
         finally:
             for worker in self.workers:
@@ -128,68 +145,76 @@ class _Pool:
             family.stop_guard(guard)
 
     def _start(self, place: Place) -> _Worker:
-        context = multiprocessing.get_context("spawn")  # fork would copy torch's threads in the middle of their work
+        # A forked child would have none of torch's threads, but could inherit locks that they held, and then hang.
+        context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, place), daemon=True)
-        resource_tracker.ensure_running()  # before the mark: it serves all workers, and must not end with the first
-        self._count += 1
-        mark = f"{self.mark}.{self._count}"
+        # Python's resource tracker is started before the mark is set in the environment.  It serves all workers; with the
+        # mark of the first, it would be ended together with that worker.
+        resource_tracker.ensure_running()
+        self._num_started += 1
+        mark = f"{self.mark}.{self._num_started}"
         with _interrupts_held(), _environment(family.MARK, mark):
             process.start()
         theirs.close()
         return _Worker(process, ours, place, mark)
 
-    def _give(self, number: int) -> None:
-        """Gives the worker its next cell; a worker that may take none of those that wait is replaced by a new one."""
+    def _give_next_cell(self, number: int) -> None:
+        """Gives the worker its next cell.
+
+        If the worker may run none of the waiting cells, a new worker takes its place.
+        """
         worker = self.workers[number]
         worker.cell = None
         if not self.waiting:
             return
-        chosen = next((cell for cell in self.waiting if worker.takes(cell)), None)
+        chosen = next((cell for cell in self.waiting if worker.may_run(cell)), None)
         if chosen is None:
             _stop(worker)
             self.workers[number] = worker = self._start(worker.place)
             chosen = self.waiting[0]
         self.waiting.remove(chosen)
-        worker.cell, worker.last_sign = chosen, time.monotonic()
+        worker.cell, worker.last_message_time = chosen, time.monotonic()
         if not is_built_in(chosen.attention):
-            worker.stranger = chosen.attention
+            worker.foreign_attention = chosen.attention
         self.listen(Event("start", chosen))
-        with suppress(*_GONE):  # a worker that is dead already is found by the next look at its pipe
+        # If the worker has already died, the error is ignored here; ``_read_message`` will notice it.
+        with suppress(*_PIPE_CLOSED):
             worker.pipe.send(chosen)
 
-    def _read(self, number: int) -> None:
-        """Handles one message of a worker, or its death."""
+    def _read_message(self, number: int) -> None:
+        """Handles one message of a worker, or the end of the worker, which closes its pipe."""
         worker = self.workers[number]
         try:
             event: Event = worker.pipe.recv()
-        except _GONE:
+        except _PIPE_CLOSED:
             worker.process.join()
             self._replace(number, *_how_it_ended(worker.process.exitcode))
             return
-        worker.last_sign = time.monotonic()
+        worker.last_message_time = time.monotonic()
         if event.kind == "fault":
             raise MachineFault(event.reason)
         self.listen(event)
         if event.kind == "end":
-            self._give(number)
+            self._give_next_cell(number)
 
     def _look_for_hung_cells(self) -> None:
+        """Reports cells without progress, and ends those that show none for ``cell_timeout`` seconds."""
         now = time.monotonic()
         for number, worker in enumerate(self.workers):
-            silent = now - worker.last_sign
+            silent = now - worker.last_message_time
             if worker.cell is None or silent < SILENCE_SECONDS:
                 continue
             if silent > self.place.cell_timeout:
                 self._replace(
                     number, "failed", f"no progress for {silent:.0f} s; --cell-timeout says how long is allowed"
                 )
-            elif now - worker.last_said >= SILENCE_SECONDS:
-                worker.last_said = now
+            elif now - worker.last_silence_report >= SILENCE_SECONDS:
+                worker.last_silence_report = now
                 self.listen(Event("silent", worker.cell, seconds=silent))
 
     def _replace(self, number: int, status: Status, reason: str) -> None:
-        """Writes the record of a cell whose worker died or hung, and lets a new worker go on with the others."""
+        """Writes the record of the cell whose worker died or hung, and starts a new worker for the waiting cells."""
         worker = self.workers[number]
         cell = worker.cell
         assert cell is not None
@@ -200,10 +225,11 @@ class _Pool:
         worker.cell = None
         _stop(worker)
         self.workers[number] = self._start(worker.place)
-        self._give(number)
+        self._give_next_cell(number)
 
 
 def _how_it_ended(code: int | None) -> tuple[Status, str]:
+    """Returns the status and the reason for a cell whose worker ended with this exit code."""
     if code == -signal.SIGKILL:
         return "out_of_memory", "the worker was killed (signal 9), as the system does when memory runs out"
     ended = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
@@ -212,7 +238,10 @@ def _how_it_ended(code: int | None) -> tuple[Status, str]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the block ends: a worker that starts inherits this, and so prints no traceback."""
+    """Blocks SIGINT inside the block.
+
+    A process started there inherits the blocked signal, so Ctrl-C can't interrupt it while it starts and print a traceback.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -225,7 +254,7 @@ def _interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """A variable of the environment, for the processes that start inside."""
+    """Sets an environment variable inside the block, for the processes that are started there."""
     os.environ[name] = value
     try:
         yield
@@ -234,6 +263,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def _own_device(place: Place, number: int) -> Place:
+    """Returns the place with the GPU of this worker, if the device is "cuda" without a number."""
     if place.device != "cuda":
         return place
     import torch
@@ -242,9 +272,9 @@ def _own_device(place: Place, number: int) -> Place:
 
 
 def _stop(worker: _Worker) -> None:
-    """Ends a worker, and whatever was started in it."""
+    """Ends a worker, and every process that it has started."""
     if worker.cell is None and worker.process.is_alive():
-        with suppress(OSError, *_GONE):
+        with suppress(OSError, *_PIPE_CLOSED):
             worker.pipe.send(None)
             worker.process.join(timeout=5)
     family.end(worker.mark)
@@ -253,7 +283,7 @@ def _stop(worker: _Worker) -> None:
 
 
 def default_jobs(device: str, threads: int = 1) -> int:
-    """Cells at a time: one for each ``threads`` cores, or one for each GPU."""
+    """Returns how many cells to run at a time: one for each ``threads`` cores, or one for each GPU."""
     if device.startswith("cuda"):
         import torch
 

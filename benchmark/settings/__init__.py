@@ -1,4 +1,4 @@
-"""Settings: their models, where they come from, and the plan of cells made of them."""
+"""Settings: their models, the files and options that give them, and the plan of cells that follows from them."""
 
 from benchmark.settings.base import Settings
 

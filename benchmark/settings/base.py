@@ -1,4 +1,4 @@
-"""The strict base of every settings model: unknown keys are refused, values are frozen, and ``yes`` is not a number."""
+"""The strict base class of all settings models: it refuses unknown keys and booleans for numbers; values are frozen."""
 
 from typing import Any, get_args
 
@@ -13,15 +13,18 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads ``yes`` and ``on`` as true, and pydantic reads true as 1: ``steps: yes`` would train one step."""
+        """Refuses a boolean where a number is wanted.
+
+        YAML reads ``yes`` and ``on`` as true, and pydantic reads true as 1, so ``steps: yes`` would train one step.
+        """
         types = _types_in(cls.model_fields[info.field_name or ""].annotation)
         values = value if isinstance(value, list | tuple) else [value]
         if bool not in types and types & {int, float} and any(isinstance(one, bool) for one in values):
-            raise ValueError("a number is wanted, not true or false (which yes, no, on and off are in YAML)")
+            raise ValueError("a number is wanted, not true or false (YAML reads yes, no, on and off as these)")
         return value
 
 
 def _types_in(annotation: Any) -> set[Any]:
-    """The plain types that an annotation is made of: int and str in ``dict[str, int | None]``."""
+    """Returns the plain types in an annotation, such as str, int and NoneType in ``dict[str, int | None]``."""
     inner = get_args(annotation)
     return {annotation} if not inner else {kind for part in inner for kind in _types_in(part) if isinstance(kind, type)}

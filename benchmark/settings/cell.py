@@ -1,4 +1,4 @@
-"""A cell is one training and evaluation; its hash names it."""
+"""A cell: one training and evaluation of one attention in one backbone; its hash identifies it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Cell:
     backbone: str
     pattern: Pattern
     attention: str
-    variant: str  # the name in tables; not part of the hash
+    variant: str  # the attention's name in tables; not part of the hash
     preset: str
     seed: int
-    config: dict[str, Any] = field(hash=False)  # data, model, eval, train, options, limit
+    config: dict[str, Any] = field(hash=False)  # settings: data, model, eval, train, options, limit
     hash: str
     data_root: Path | None = field(default=None, hash=False)
-    parallel: str = "data"  # how several processes share the training; not part of the hash
-    unsupported: str | None = None  # why the attention can't do the pattern; None where it can
+    parallel: str = "data"  # how several processes share the training, "data" or "sequence"; not part of the hash
+    unsupported: str | None = None  # why the attention can't do the pattern; None if it can
 
     @property
     def threads(self) -> int:
-        """Threads of torch that the cell is run with."""
+        """Number of torch's threads with which the cell runs."""
         return int(self.config["train"]["threads"])
 
     @property
@@ -41,17 +41,17 @@ class Cell:
         return f"{self.backbone}.{self.pattern}.{self.attention}.s{self.seed}.{self.hash}"
 
     def path(self, output: Path) -> Path:
-        """Where its record lies below the output folder."""
+        """Returns the path of the cell's record in the output folder."""
         return output / self.task / f"{self.stem}.json"
 
     @property
     def title(self) -> str:
-        """How progress and messages name it."""
+        """The cell's name in progress and messages."""
         return f"{self.task}/{self.backbone}.{self.pattern}.{self.variant}.s{self.seed}"
 
     @property
     def name(self) -> CellName:
-        """How its record names it."""
+        """The names that its record stores."""
         return CellName(
             task=self.task,
             backbone=self.backbone,
@@ -65,9 +65,9 @@ class Cell:
 
 
 def without_places(value: Any) -> Any:
-    """Settings with absolute paths cut to their last part.
+    """Returns the settings with each absolute path replaced by its last part.
 
-    Records are published, and a hash must not depend on where a file lies; the data's fingerprint covers its content.
+    Records are published, and a hash must not depend on where a file lies.  The data's fingerprint covers its content.
     """
     if isinstance(value, dict):
         return {key: without_places(inner) for key, inner in value.items()}
@@ -77,12 +77,13 @@ def without_places(value: Any) -> Any:
 
 
 def digest(identity: Any) -> str:
-    """Twelve hex digits of SHA-256 over canonical JSON: the order of keys changes nothing."""
+    """Returns twelve hex digits of SHA-256 over canonical JSON, in which the order of keys doesn't matter."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_not_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _not_plain(value: Any) -> Any:
+    """Converts a value that JSON lacks.  Raises ConfigError for one that can't be a setting."""
     if isinstance(value, tuple | set | frozenset):
         return sorted(value) if isinstance(value, set | frozenset) else list(value)
     if isinstance(value, Path):

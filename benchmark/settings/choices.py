@@ -1,4 +1,4 @@
-"""The tasks, attentions, backbones and patterns that a run names, checked against what there is."""
+"""Checks the tasks, attentions, backbones and patterns that a run names against those that exist."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from benchmark.settings.models import AttentionSpec
 
 
 def choose_tasks(names: Sequence[str]) -> list[str]:
-    """The long names of these tasks; ``all`` stands for every task."""
+    """Returns the long names of these tasks; ``all`` stands for every task."""
     chosen = list(TASKS) if "all" in names else [task_name(name) for name in names]
     return list(dict.fromkeys(chosen))
 
 
 def choose_attentions(choices: Sequence[str | AttentionSpec]) -> list[AttentionSpec]:
-    """The attentions to compare; ``all`` stands for every known one.  Raises ConfigError where two would share a row of a table."""
+    """Returns the attentions to compare; ``all`` stands for every known one.
+
+    Raises ConfigError for an unknown name, and if two different attentions would have the same name in tables.
+    """
     known = attention_names()
     chosen: list[AttentionSpec] = []
     for choice in choices:
@@ -44,7 +47,7 @@ def choose_attentions(choices: Sequence[str | AttentionSpec]) -> list[AttentionS
 
 
 def choose(wanted: Sequence[str] | None, allowed: Sequence[str]) -> list[str]:
-    """The wanted names among the allowed ones; all of them where none was named."""
+    """Returns the allowed names that are wanted; all allowed ones if ``wanted`` is None."""
     if wanted is None:
         return list(allowed)
     return [name for name in allowed if name in wanted]

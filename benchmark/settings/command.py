@@ -1,4 +1,4 @@
-"""What the options of a command mean: names, runs with their overrides, options of attentions, device and cache."""
+"""Turns the options of a command into names, runs with their overrides, options of attentions, a device and a cache."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _FLAGS = {"attentions": "--attention", "backbones": "--backbone", "patterns": "-
 
 
 def names_in(text: str | None, flag: str) -> list[str] | None:
-    """The names in a text with commas between them; None for None.  Raises ConfigError where the text has no name."""
+    """Splits a text at its commas into names; None stays None.  Raises ConfigError if there is no name in it."""
     if text is None:
         return None
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
-        raise ConfigError(f"{flag} {text!r}: one or more are wanted, with commas between")
+        raise ConfigError(f"{flag} {text!r}: one or more names are wanted, separated by commas")
     return names
 
 
 def run_settings(values: Mapping[str, Any]) -> RunSettings:
-    """The settings of a run, checked.  Raises ConfigError that names the option of the command line."""
+    """Returns the checked settings of a run.  Raises ConfigError that names the option of the command line."""
 
     def origin(key: str) -> str:
         first = key.partition(".")[0]
@@ -41,10 +41,10 @@ def run_settings(values: Mapping[str, Any]) -> RunSettings:
 
 
 def runs_of(config: Path | None, options: Mapping[str, Any], assignments: Sequence[str]) -> list[Run]:
-    """The runs of the file, or one run without a file, changed by what the command line gives.
+    """Returns the runs of the file, or one run without a file, changed by the options of the command line.
 
-    options       field of ``RunSettings`` -> value; None leaves what the file or the default says
-    assignments   the texts of ``--set``; they come after those of the file
+    options       field of ``RunSettings`` -> value; None keeps the value of the file, or the default
+    assignments   the texts of ``--set``; they override those of the file
 
     Raises ConfigError.
     """
@@ -61,15 +61,15 @@ def runs_of(config: Path | None, options: Mapping[str, Any], assignments: Sequen
 
 
 def output_of(runs: Sequence[Run], config: Path | None) -> Path:
-    """The folder of records where none is named: ``results/`` and the file's name, or the preset's without a file."""
+    """Returns the default folder of records: ``results/`` with the name of the run file, or of the preset without a file."""
     return Path("results") / (config.stem if config is not None else runs[0][0].preset)
 
 
 def options_by_attention(texts: Sequence[str], attentions: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``lavo.window=32`` as attention -> option -> value.
+    """Parses texts such as ``lavo.window=32`` into attention -> option -> value.
 
-    Raises ConfigError for one of another form or of an attention that is not among these, ValueError for an option that
-    the attention doesn't have.
+    Raises ConfigError for a text of another form, or with an attention that is not among ``attentions``.  Raises ValueError
+    for an option that the attention doesn't have.
     """
     options: dict[str, dict[str, Any]] = {}
     for text in texts:
@@ -77,7 +77,7 @@ def options_by_attention(texts: Sequence[str], attentions: Sequence[str]) -> dic
         name, _, own = key.partition(".")
         if not own or name not in attentions:
             raise ConfigError(
-                f"--option {text}: must be ATTENTION.OPTION=VALUE, as lavo.window=32, of one that is measured"
+                f"--option {text}: must be ATTENTION.OPTION=VALUE, as lavo.window=32, for an attention that is measured"
             )
         options.setdefault(name, {})[own] = value
     for name, chosen in options.items():
@@ -86,10 +86,10 @@ def options_by_attention(texts: Sequence[str], attentions: Sequence[str]) -> dic
 
 
 def include_files(paths: Sequence[Path] | None) -> tuple[Path, ...]:
-    """Registers the attentions of these files and gives their full paths.  Raises ValueError that names the file.
+    """Registers the attentions of these files and returns their full paths.  Raises ValueError that names the file.
 
-    What a file prints is not shown, and what it changes in this process is changed back: a relative ``-o`` would lead
-    elsewhere after ``os.chdir``.
+    What a file prints is not shown.  What it changes in this process is changed back, because after ``os.chdir`` a relative
+    ``-o`` would lead elsewhere.
     """
     full = tuple(path.resolve() for path in paths or [])
     for path in full:
@@ -120,7 +120,7 @@ def _process_state_kept() -> Iterator[None]:
 
 
 def cache_folder(path: Path | None) -> Path:
-    """The folder for tokenised data, made where it is missing; None is the user's cache.  Raises ConfigError."""
+    """Returns the folder for tokenised data, creating it if needed; None means the user's cache.  Raises ConfigError."""
     if path is None:
         import pooch
 
@@ -133,7 +133,7 @@ def cache_folder(path: Path | None) -> Path:
 
 
 def device_of(name: str | None) -> str:
-    """The device by name; None is the GPU where there is one, else the CPU.  Raises ConfigError for one that isn't there."""
+    """Checks the device's name; None means the GPU if there is one, else the CPU.  Raises ConfigError for a bad name."""
     import torch
 
     if name is None:

@@ -1,4 +1,4 @@
-"""One line for every bad setting: where it stands, its key, the bad value, what is allowed."""
+"""Messages about bad settings, each of one line: where the setting stands, its key, its value, what is allowed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from benchmark.registry import (
     nearest,
 )
 
-MOST_CHARACTERS = 300  # of a message: a line that a terminal shows whole
+MOST_CHARACTERS = 300  # of a message, so that it stays readable in a terminal
 _MOST_OF_A_VALUE = 60
-_SHOWN_VALUES = 6  # of a list or mapping
+_SHOWN_VALUES = 6  # a longer list or mapping is named by its length only
 
 
 class ConfigError(ValueError):
-    """The user asked for something that can't be run.  The text is one line: where, key, value, what is allowed."""
+    """Raised when the user asks for something that can't be run.
+
+    The text is one line: where, key, value, what is allowed.
+    """
 
 
 def shortened(text: str, limit: int = _MOST_OF_A_VALUE) -> str:
-    """The text in one line of at most this many characters; the middle is left out where it is longer."""
+    """Returns the text on one line of at most ``limit`` characters; the middle of a longer text is left out."""
     text = " ".join(text[: 4 * limit].split()) if len(text) <= 4 * limit else text[: 2 * limit] + text[-2 * limit :]
     if len(text) <= limit:
         return text
@@ -31,7 +34,7 @@ def shortened(text: str, limit: int = _MOST_OF_A_VALUE) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a message names it, however large it is."""
+    """Returns a value as messages show it, shortened if it is large."""
     if isinstance(value, Mapping | list | tuple):
         inner = [*value, *value.values()] if isinstance(value, Mapping) else value
         small = len(value) <= _SHOWN_VALUES and not any(isinstance(one, Mapping | list | tuple) for one in inner)
@@ -48,12 +51,16 @@ def shown(value: Any) -> str:
 def validate(
     model: type[BaseModel], content: Mapping[str, Any], origin: Callable[[str], str], *, prefix: str = ""
 ) -> Any:
-    """The settings as a checked model.  Raises ConfigError with where, key, value, what is allowed, and the nearest name."""
+    """Returns the settings as a checked model.
+
+    origin: called with a key, returns where the user wrote it.  prefix: stands before every key of a message.
+    Raises ConfigError that names place, key, value, what is allowed, and the nearest known name.
+    """
     try:
         return model.model_validate(dict(content))
     except ValidationError as error:
         faults = error.errors(include_url=False)
-        # A misspelt key is told first: it is why another key is missing.
+        # A misspelt key is reported first, because it may be the reason why another key is missing.
         first = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
         raise ConfigError(_message(model, content, first, origin, prefix)) from None
 
@@ -82,10 +89,10 @@ def _message(
 
 
 def _keys(model: type[BaseModel], content: Any, location: Sequence[Any]) -> list[str]:
-    """The keys of a fault's location, without the branches of unions that pydantic names in it.
+    """Returns the keys in the location of a fault, without the branches of unions that pydantic also names there.
 
-    A part is a key where the content has it, or where the model has such a field; the last part of an unknown key is one
-    always.
+    A part of the location is a key if the content has it or the model has such a field.  If no part is a key, the last one is
+    returned.
     """
     keys: list[str] = []
     for part in location:
@@ -99,7 +106,7 @@ def _keys(model: type[BaseModel], content: Any, location: Sequence[Any]) -> list
     return keys or [str(part) for part in location[-1:]]
 
 
-_PLAINER = {  # pydantic's kind of fault -> plainer words
+_PLAINER = {  # pydantic's type of fault -> a plainer message
     "too_short": "at least one is wanted",
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
@@ -118,6 +125,7 @@ _PLAINER = {  # pydantic's kind of fault -> plainer words
 
 
 def _fields(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
+    """Returns the names of the fields of the model at this path of keys; none if there is no model."""
     for part in path:
         if part.isdigit():
             continue
@@ -129,7 +137,7 @@ def _fields(model: type[BaseModel], path: Sequence[str]) -> Iterable[str]:
 
 
 def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    """The settings model in ``X``, ``X | None`` or ``list[X]``."""
+    """Returns the settings model X in an annotation ``X``, ``X | None`` or ``list[X]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) is None:

@@ -19,12 +19,12 @@ from benchmark.settings.messages import ConfigError
 
 
 class TrainSettings(Settings):
-    """How any task is trained.  One step is one update of the weights, however many micro-batches it takes."""
+    """Settings of training, the same for every task.  A step is one update of the weights, of one or more micro-batches."""
 
     steps: int | None = Field(default=None, ge=1)
     epochs: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(ge=1)  # examples a step, over all processes and micro-batches
-    micro_batch_size: int | None = Field(default=None, ge=1)  # examples at once; changes the memory, not the results
+    batch_size: int = Field(ge=1)  # examples in a step, summed over all processes and micro-batches
+    micro_batch_size: int | None = Field(default=None, ge=1)  # examples computed at once; changes memory, not results
     eval_batch_size: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = Field(gt=0)
@@ -34,17 +34,17 @@ class TrainSettings(Settings):
     clip_norm: float | None = Field(default=None, gt=0)
     schedule: Literal["constant", "linear", "cosine", "inverse_sqrt", "exponential"] = "constant"
     warmup_steps: int = Field(default=0, ge=0)
-    final_ratio: float = Field(default=0.0, ge=0, le=1)  # the lowest rate, as a share of the peak
-    decay: float = Field(default=0.5, gt=0, le=1)  # schedule exponential: the factor every decay_epochs
+    final_ratio: float = Field(default=0.0, ge=0, le=1)  # the lowest learning rate, as a share of the highest
+    decay: float = Field(default=0.5, gt=0, le=1)  # for the exponential schedule: the factor after every decay_epochs
     decay_epochs: float = Field(default=1, gt=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    eval_every: int | None = Field(default=None, ge=1)  # steps; every epoch where left out
-    patience: int | None = Field(default=None, ge=1)  # evaluations without an improvement before training stops
-    # Threads of torch on a CPU.  They change the last bits of sums, so they belong to the settings; --jobs does not change them.
+    eval_every: int | None = Field(default=None, ge=1)  # steps between validations; None: one epoch
+    patience: int | None = Field(default=None, ge=1)  # validations without an improvement before training stops
+    # Number of torch's threads on a CPU.  It changes the last bits of sums, so it is a setting, which --jobs leaves alone.
     threads: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)  # steps between resumable checkpoints
-    # What each of several processes (torchrun) takes: whole examples of a batch, or a part of every sequence.  It says how a
-    # result is computed and not which, like the number of processes, so dumps and hashes leave it out.
+    # How several processes (torchrun) share a batch: each takes whole examples, or a part of every sequence.  Dumps and hashes
+    # leave it out, like the number of processes, because it doesn't change the result.
     parallel: Literal["data", "sequence"] = Field(default="data", exclude=True)
 
     @field_validator("betas")
@@ -68,7 +68,7 @@ class TrainSettings(Settings):
 
 
 class AttentionSpec(Settings):
-    """One contender of a run file: an attention, its options, and what tables call it."""
+    """An attention of a run file, with its options and its name in tables."""
 
     name: str
     label: str | None = None
@@ -87,12 +87,12 @@ class AttentionSpec(Settings):
 
     @property
     def variant(self) -> str:
-        """What tables call it."""
+        """The attention's name in tables."""
         return self.label or self.name
 
 
 class RunSettings(Settings):
-    """One run, as a run file says it or the command line's options of the same names."""
+    """One run, as a run file describes it, or the command line by options of the same names."""
 
     tasks: list[str] = Field(default=["all"], min_length=1)
     backbones: list[str] | None = Field(default=None, min_length=1)
@@ -112,7 +112,7 @@ class RunSettings(Settings):
 
     @contextmanager
     def located(self) -> Iterator[None]:
-        """Adds the file's name to faults raised inside, unless they already name it or an option."""
+        """Adds the file's name to errors raised inside, unless they already begin with it or with an option."""
         try:
             yield
         except ValueError as error:
@@ -121,7 +121,7 @@ class RunSettings(Settings):
             raise ConfigError(f"{self.origin}: {error}") from error
 
     def with_origin(self, origin: str) -> RunSettings:
-        """The same run with this ``origin``."""
+        """Returns a copy of the run with this ``origin``."""
         copy = self.model_copy()
         copy._origin = origin
         return copy

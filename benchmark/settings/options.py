@@ -19,9 +19,10 @@ from benchmark.settings.models import Override
 
 
 def full_options(name: str, given: Iterable[Override]) -> dict[str, Any]:
-    """Options with the attention's own defaults filled in, so that naming a default changes no hash.
+    """Returns the options with the attention's defaults filled in, so that giving a default doesn't change the hash.
 
-    given: overrides whose keys are options; where a key is given twice, the later one counts.
+    given: overrides whose keys are options; if a key is given twice, the later one counts.
+    Raises ConfigError for an unknown option, or a value of a wrong type.
     """
     cls = load_attention(name)
     allowed, annotations = attention_options(cls), _annotations(cls)
@@ -54,15 +55,15 @@ _PLAIN_TYPES: dict[Any, str] = {
 
 
 def _annotations(cls: type) -> dict[str, Any]:
-    """The types of a constructor's parameters; none where a name in them can't be resolved."""
+    """Returns the types of a constructor's parameters; an empty dict if a name in them can't be resolved."""
     try:
-        return get_type_hints(cls.__init__)  # type: ignore[misc]  # the class's own, whatever it derives from
+        return get_type_hints(cls.__init__)  # type: ignore[misc]  # right for this very class
     except (NameError, TypeError, AttributeError):
         return {}
 
 
 def _wanted(value: Any, annotation: Any) -> str | None:
-    """What an option of this type should be; None where the value fits, or only the constructor can tell."""
+    """Returns what an option of this type must be; None if the value fits, or if only the constructor can tell."""
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     if not all(kind in _PLAIN_TYPES for kind in kinds):
         return None

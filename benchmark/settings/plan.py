@@ -1,4 +1,4 @@
-"""The plan of a run: all its cells, with every mistake in the settings found before anything is trained."""
+"""Plans the cells of a run, and finds every mistake in the settings before anything is trained."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from benchmark.settings.resolve import Resolved, check_parallel, own_key, resolv
 
 
 def plan_cells(runs: Sequence[tuple[RunSettings, list[Override]]], cache: Path) -> list[Cell]:
-    """All cells of these runs, ordered by task, backbone, pattern, seed and attention.
+    """Returns all cells of these runs, ordered by task, backbone, pattern, seed and attention.
 
     Raises ConfigError for any mistake in the settings, before anything is trained.
     """
@@ -42,7 +42,7 @@ def plan_cells(runs: Sequence[tuple[RunSettings, list[Override]]], cache: Path) 
 
 
 def check_runs(runs: Sequence[tuple[RunSettings, list[Override]]]) -> int:
-    """The number of cells of these runs.  All settings are checked, no data are read.  Raises ConfigError."""
+    """Checks all settings of these runs without reading data, and returns the number of their cells.  Raises ConfigError."""
     count = 0
     for run, overrides in runs:
         with run.located():
@@ -69,7 +69,7 @@ def _count_cells(run: RunSettings, overrides: Sequence[Override]) -> int:
 
 
 class _Planner:
-    """Loads each data set once for all cells that use it."""
+    """Plans the cells of several runs, and loads each data set once for all cells that use it."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -77,7 +77,7 @@ class _Planner:
         self._shapes: dict[str, list[SiteShape]] = {}
 
     def cells(self, run: RunSettings, overrides: Sequence[Override]) -> Iterable[Cell]:
-        """The cells of one run."""
+        """Yields the cells of one run."""
         tasks = choose_tasks(run.tasks)
         attentions = choose_attentions(run.attentions)
         check_backbones_and_patterns(tasks, run.backbones, run.patterns)
@@ -149,7 +149,10 @@ class _Planner:
     def _check_builds(
         self, task: Task, backbone: str, pattern: str, spec: AttentionSpec, resolved: Resolved
     ) -> str | None:
-        """Builds the attention at each size that the backbone asks for; returns the reason where it declines the pattern."""
+        """Builds the attention in each size that the backbone asks for.
+
+        Returns the reason if the attention refuses the pattern, else None.  Raises ConfigError if it can't be built.
+        """
         key = json.dumps([str(id(task)), backbone], sort_keys=True)
         if key not in self._shapes:
             self._shapes[key] = site_shapes(task)
@@ -163,8 +166,8 @@ class _Planner:
                 options.setdefault("max_length", shape.max_length)
                 if options["max_length"] < shape.max_length:
                     raise ConfigError(
-                        f"attention {spec.name} at {pattern} of {backbone}: max_length {options['max_length']}: lengths "
-                        f"up to {shape.max_length} will be met; left out, it is that"
+                        f"attention {spec.name} at {pattern} of {backbone}: max_length {options['max_length']} is too "
+                        f"small: lengths go up to {shape.max_length}; leave it out, and it is {shape.max_length}"
                     )
             try:
                 build_attention(
@@ -174,7 +177,7 @@ class _Planner:
                 return str(error)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {error}") from error
-            except Exception as error:  # a stranger's constructor may raise anything; the user gets one line
+            except Exception as error:  # the constructor of anyone's attention may raise anything
                 kind = type(error).__name__
                 raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {kind}: {error}") from error
         return None
@@ -191,7 +194,10 @@ class SiteShape:
 
 
 def site_shapes(task: Task) -> list[SiteShape]:
-    """The attention layers of a task's backbone, found by building it on the meta device, which allocates nothing."""
+    """Returns the attention layers that a task's backbone asks for.
+
+    The backbone is built on the meta device, which allocates no memory.
+    """
     shapes: list[SiteShape] = []
 
     def record(pattern: Pattern, *, embed_dim: int, num_heads: int, max_length: int, **named: Any) -> nn.Module:

@@ -1,4 +1,4 @@
-"""All settings of one cell: a preset with overrides laid over it, checked."""
+"""Finds all settings of one cell: those of a preset, changed by overrides, and checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ GROUPS = ("data", "model", "eval", "train")
 
 
 def presets(task: str, preset: str, backbone: str) -> dict[str, Any]:
-    """A preset's settings: ``base``, the preset, and in each of them what it says of this backbone, the later over the earlier."""
+    """Returns the settings of a preset for one backbone.
+
+    They are those of ``base``, changed by those of the preset.  In each of the two, the part under ``backbones`` for this
+    backbone changes the rest.  Raises ConfigError for an unknown preset.
+    """
     path = task_folder(task) / "presets.yaml"
     content = read_yaml(path)
     for key in content:
@@ -46,7 +50,7 @@ def presets(task: str, preset: str, backbone: str) -> dict[str, Any]:
 
 
 def merge(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings laid over each other: the later one wins, and the inputs are not changed."""
+    """Merges nested mappings into a new one; later mappings win."""
     result: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():
@@ -64,7 +68,7 @@ class Resolved(NamedTuple):
     seeds: list[int]
 
     def plain(self) -> dict[str, Any]:
-        """The settings as JSON values, for the hash and the record."""
+        """Returns the settings as JSON values, for the hash and the record."""
         return {
             **self.settings.model_dump(mode="json"),
             "train": self.train.model_dump(mode="json"),
@@ -73,7 +77,7 @@ class Resolved(NamedTuple):
 
 
 def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, overrides: Iterable[Override]) -> Resolved:
-    """Lays the overrides over the preset and checks the result.  Raises ConfigError for the first mistake."""
+    """Applies the overrides to the preset and checks the result.  Raises ConfigError for the first mistake."""
     merged = presets(task, preset, backbone)
     seeds = merged.pop("seeds", [0])
     origins: dict[str, str] = {}
@@ -95,7 +99,7 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
     preset_file = f"tasks/{task}/presets.yaml"
 
     def origin(key: str) -> str:
-        """Where a key was set: by the user, as itself or within its group, or else in the preset's file."""
+        """Returns where a key was set: by an override of the key, of its group or of a key inside it, or in the preset's file."""
         parts = key.split(".")
         for length in range(len(parts), 0, -1):
             if (found := origins.get(".".join(parts[:length]))) is not None:
@@ -111,7 +115,7 @@ def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, ove
 def check_parallel(
     task: str, backbone: str, pattern: str, attention: str, train: TrainSettings, overrides: Sequence[Override]
 ) -> None:
-    """Raises ConfigError where sequences are to be trained in parts and the task or an attention can't do that."""
+    """Raises ConfigError if ``train.parallel`` is 'sequence' and the task or an attention can't work on parts of sequences."""
     if train.parallel == "data":
         return
     places = [override.origin for override in overrides if own_key(override, task) == "train.parallel"]
@@ -134,7 +138,10 @@ def _sequence_patterns(attention: str) -> Sequence[str]:
 
 
 def own_key(override: Override, task: str) -> str | None:
-    """The key without the task's name in front; None where it names another task."""
+    """Returns the key without a task's name in front, or None if it names another task than this one.
+
+    Raises ConfigError if it begins with anything else than a task or a group of settings.
+    """
     first, _, rest = override.key.partition(".")
     if first in GROUPS or first == "attentions":
         return override.key
@@ -161,6 +168,7 @@ def _three_parts(override: Override) -> tuple[str, str, str]:
 
 
 def _place(merged: dict[str, Any], key: str, override: Override) -> None:
+    """Sets one override in ``merged``; groups on the way are copied, because presets may share them."""
     *path, last = key.split(".")
     if not path or not all(path) or not last:
         raise ConfigError(f"{override.origin}: must name a setting inside {', '.join(GROUPS)}, as train.steps=100")

@@ -1,4 +1,4 @@
-"""Settings from text: YAML files, run files, and the assignments of ``--set``."""
+"""Reads settings from text: YAML files, run files, and the assignments of ``--set``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from benchmark.settings.messages import ConfigError, shortened, shown, validate
 from benchmark.settings.models import Override, RunFile, RunSettings
 
 MOST_BYTES = 1 << 20  # of a file
-MOST_VALUES = 10_000  # of a file, those of aliases counted each time: a bomb of 500 bytes has billions
+# Values in a file.  Those of an alias count each time it is used, because 500 bytes of nested aliases can give billions.
+MOST_VALUES = 10_000
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML of plain values, which refuses a key given twice; plain YAML would silently keep the last one."""
+    """Loads YAML of plain values, and refuses a key that is given twice, of which PyYAML would silently keep the last."""
 
-    yaml_implicit_resolvers = {  # dates stay text: no setting is one
+    yaml_implicit_resolvers = {  # dates stay text, because no setting is a date
         first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -27,28 +28,28 @@ class _StrictLoader(yaml.SafeLoader):
         self.num_nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node of the text; a long file ends here, because PyYAML would take half a minute to read a megabyte."""
+        """Returns the next node of the text.  Refuses a long file, because PyYAML needs half a minute for a megabyte."""
         self.num_nodes += 1
-        if self.num_nodes > 2 * MOST_VALUES:  # a key is a node too
+        if self.num_nodes > 2 * MOST_VALUES:  # twice, because keys are nodes too
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, f"over {MOST_VALUES:,} values", mark)
         return super().compose_node(parent, index)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """The node's value; a scalar that isn't of its type is a fault of the file."""
+        """Returns the node's value.  A scalar that doesn't fit its type is reported as a fault of the file."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as error:
             if isinstance(error, yaml.YAMLError):
                 raise
-            said = shown(node.value) if isinstance(node.value, str) else "a value"
+            text = shown(node.value) if isinstance(node.value, str) else "a value"
             kind = node.tag.rpartition(":")[2]
             raise yaml.constructor.ConstructorError(
-                None, None, f"{said} is not of type {kind}", node.start_mark
+                None, None, f"{text} is not of type {kind}", node.start_mark
             ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping without repeated keys."""
+        """Returns a mapping; refuses repeated keys."""
         if not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(None, None, "a mapping is wanted", node.start_mark)
         seen: set[Any] = set()
@@ -63,14 +64,14 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Resolves merge keys, as long as they stay few."""
+        """Resolves merge keys, up to a limit."""
         super().flatten_mapping(node)
         if len(node.value) > MOST_VALUES:
             raise yaml.constructor.ConstructorError(None, None, f"over {MOST_VALUES:,} merged keys", node.start_mark)
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Plain values: text, numbers, true or false, null, lists and mappings.  Raises ConfigError that begins with ``where``."""
+    """Parses YAML into text, numbers, booleans, None, lists and mappings.  Raises ConfigError that begins with ``where``."""
     try:
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
@@ -82,7 +83,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _check_plain(content: Any, where: str) -> None:
-    """Raises ConfigError for values of other types, and for more values than any run has."""
+    """Raises ConfigError for a value of another type, and for more values than any run needs."""
     waiting, count = [("", content)], 0
     while waiting:
         key, value = waiting.pop()
@@ -106,7 +107,7 @@ def _check_plain(content: Any, where: str) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping.  Raises ConfigError with file and line."""
+    """Reads a YAML file that holds a mapping.  Raises ConfigError with file and line."""
     try:
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{path}: {path.stat().st_size:,} bytes; a file of settings has at most {MOST_BYTES:,}")
@@ -133,10 +134,10 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
 
 
 def parse_assignment(text: str, flag: str = "--set") -> Override:
-    """An assignment ``key=value`` of --set.  The value is YAML: ``1e-3`` is a number, ``"2"`` is text, ``null`` is None."""
-    key, sign, value = text.partition("=")
+    """Parses an assignment ``key=value`` of --set.  The value is YAML: ``1e-3`` is a number, ``"2"`` is text, ``null`` is None."""
+    key, equals, value = text.partition("=")
     origin = f"{flag} {shortened(text, 80)}"
-    if not sign or not key.strip():
+    if not equals or not key.strip():
         example = "train.steps=100" if flag == "--set" else "lavo.window=32"
         raise ConfigError(f"{origin}: must be key=value, as in {flag} {example}")
     if len(text) > MOST_BYTES:
@@ -147,7 +148,7 @@ def parse_assignment(text: str, flag: str = "--set") -> Override:
 
 
 def _number(value: Any) -> Any:
-    """The number in texts such as ``1e-3``, which YAML 1.1 reads as text because they have no dot."""
+    """Converts texts such as ``1e-3``, which YAML 1.1 doesn't read as a number because they have no dot."""
     if not isinstance(value, str):
         return value
     try:
@@ -157,7 +158,7 @@ def _number(value: Any) -> Any:
 
 
 def read_run_file(path: Path) -> list[tuple[RunSettings, list[Override]]]:
-    """The runs of a file, each with its overrides.  Raises ConfigError."""
+    """Returns the runs of a file, each with its overrides.  Raises ConfigError."""
     content = read_yaml(path)
     whole = validate(RunFile, content, lambda _: str(path))
     shared = {key: value for key, value in content.items() if key != "runs"}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.interface import Splits
 from benchmark.settings import Settings
-from tasks.forecasting.series import Duplicates, Missing, Series, describe_step, parse_step, read_series
+from tasks.forecasting.series import Duplicates, Missing, Series, check_known, describe_step, parse_step, read_series
 from tasks.forecasting.synthetic import HOUR, START, make_series
 
 # Name and features -> horizon -> seq_len and label_len, from Informer's scripts (github zhouhaoyi/Informer2020,
@@ -30,8 +30,11 @@ LENGTHS: dict[tuple[str, str], dict[int, tuple[int, int]]] = {
     ("WTH", "M"): {24: (168, 168), 48: (96, 96), 168: (336, 168), 336: (720, 168), 720: (720, 336)},
     ("WTH", "S"): {24: (720, 168), 48: (720, 168), 168: (168, 168), 336: (336, 336), 720: (720, 336)},
 }
+DEFAULT_FILE = "ETTh1.csv"  # with a data root
 TARGETS = {"WTH": "WetBulbCelsius", "ECL": "MT_320"}
 MONTH = 30 * 24 * HOUR
+ROUNDING = 1e-12  # of a column's largest size: sums of doubles differ by less where their true values are equal
+MOST_DEVIATIONS = 1e6  # of a value from the training part's mean; errors on larger ones would hide all others
 
 
 class DataSettings(Settings):
@@ -68,6 +71,13 @@ class DataSettings(Settings):
     num_rows: int = Field(default=4000, ge=100, description="hours of the embedded series")
     num_columns: int = Field(default=5, ge=1, description="columns of the embedded series")
     seed: int = Field(default=0, ge=0, description="seed of the embedded series")
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_named_once(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if columns is not None and (not columns or len(set(columns)) < len(columns)):
+            raise ValueError(f"{', '.join(columns) or 'none'}: names of columns are needed, each once")
+        return columns
 
     @field_validator("step")
     @classmethod
@@ -246,14 +256,14 @@ def _standardise(
 ) -> Tensor:
     """The standardised values, float32 (rows, columns).
 
-    Raises ValueError for a column that leaves float32's range after the training part.
+    Raises ValueError for a column that leaves the range of its training part altogether.
     """
     standardised = (values - mean) / deviation
     for column, largest in zip(columns, np.abs(standardised).max(0), strict=True):
-        if largest > np.finfo(np.float32).max:
+        if largest > MOST_DEVIATIONS:
             raise ValueError(
                 f"{name}, column {column!r}: a value lies {largest:g} deviations of the training part from its mean, more "
-                "than single precision holds; allowed is a file without it, or data.columns without the column"
+                f"than {MOST_DEVIATIONS:g}; allowed is a file without it, or data.columns without the column"
             )
     return torch.from_numpy(standardised.astype(np.float32))
 
@@ -261,14 +271,11 @@ def _standardise(
 def _load_series(settings: DataSettings, data_root: Path | None) -> tuple[Series, str, bool]:
     """The series, its name, and whether it is the embedded one."""
     if settings.file is None and data_root is None:
-        values = make_series(settings.num_rows, settings.num_columns, settings.seed)
-        dates = START + HOUR * np.arange(len(values))
-        columns = (*(f"c{i + 1}" for i in range(values.shape[1] - 1)), "target")
-        fingerprint = hashlib.sha256(values.tobytes()).hexdigest()
-        return Series(values, dates, columns, HOUR, fingerprint, {}), "embedded", True
-    path = _find(settings.file or "ETTh1.csv", data_root)
+        return _embedded(settings), "embedded", True
+    path, label = _find(settings.file or DEFAULT_FILE, data_root)
     series = read_series(
         path,
+        label=label,
         date=settings.date,
         date_format=settings.date_format,
         columns=settings.columns,
@@ -276,15 +283,40 @@ def _load_series(settings: DataSettings, data_root: Path | None) -> tuple[Series
         missing=settings.missing,
         duplicates=settings.duplicates,
     )
-    return series, path.name.removesuffix(".gz").rsplit(".", 1)[0], False
+    name = path.name[:-3] if path.suffix.lower() == ".gz" else path.name
+    return series, name.rsplit(".", 1)[0], False
 
 
-def _find(file: str, data_root: Path | None) -> Path:
-    """The file in lstf/ of the data root if it exists there, else the path itself."""
-    if data_root is None or Path(file).is_absolute():
-        return Path(file)
-    inside = data_root / "lstf" / file
-    return inside if inside.exists() or not Path(file).exists() else Path(file)
+def _embedded(settings: DataSettings) -> Series:
+    """The embedded series, or the columns of it that the settings name."""
+    if (
+        settings.date != "date"
+        or settings.date_format is not None
+        or (settings.step and parse_step(settings.step) != HOUR)
+    ):
+        raise ValueError(
+            "data.date, data.date_format and data.step are for a file: the embedded series has an hour a row; "
+            "give data.file or a data root"
+        )
+    values = make_series(settings.num_rows, settings.num_columns, settings.seed)
+    columns: tuple[str, ...] = (*(f"c{i + 1}" for i in range(values.shape[1] - 1)), "target")
+    if settings.columns is not None:
+        check_known("data.columns: the embedded series", settings.columns, columns)
+        values = values[:, [columns.index(name) for name in settings.columns]]
+        columns = settings.columns
+    fingerprint = hashlib.sha256(values.tobytes()).hexdigest()
+    return Series(values, START + HOUR * np.arange(len(values)), columns, HOUR, fingerprint, {})
+
+
+def _find(file: str, data_root: Path | None) -> tuple[Path, str]:
+    """The file in lstf/ of the data root if it exists there, else the path itself; and its name in messages."""
+    path = Path(file)
+    if data_root is None or path.is_absolute():
+        return path, path.name
+    inside = data_root / "lstf" / path
+    if inside.exists() or not path.exists():
+        return inside, f"lstf/{path.as_posix()}"
+    return path, path.name
 
 
 def _target(settings: DataSettings, series: Series, name: str) -> str:
@@ -364,11 +396,11 @@ def fill(series: Series, bounds: Sequence[int], missing: Missing, name: str) -> 
 def fit_scaler(training: np.ndarray, columns: Sequence[str], name: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Mean and population deviation of the training rows, each (columns,), and the names of the constant columns.
 
-    training: (rows, columns).  A constant column gets the deviation 1, so that its standardised value is 0.
+    training: (rows, columns).  A column that is constant, but for rounding, gets the deviation 1.
     Raises ValueError for a column whose numbers are too large to be squared.
     """
-    constant = training.max(0) == training.min(0)
     with np.errstate(over="ignore", invalid="ignore"):
+        constant = training.max(0) - training.min(0) <= ROUNDING * np.abs(training).max(0)
         mean = np.where(constant, training[0], training.mean(0))
         deviation = np.where(constant, 1.0, training.std(0))
     for index, column in enumerate(columns):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Splits, mean_of
 from benchmark.settings import Settings
 from tasks.forecasting.controls import control_errors
-from tasks.forecasting.data import DataSettings, ForecastData, Window, Windows, load_forecast_data
+from tasks.forecasting.data import DEFAULT_FILE, DataSettings, ForecastData, Window, Windows, load_forecast_data
 from tasks.forecasting.informer import Informer
 from tasks.forecasting.metrics import mae, mse
 
@@ -95,6 +95,11 @@ class Forecasting:
         if backbone not in self.backbones:
             raise ValueError(f"backbone {backbone!r}: forecasting has {', '.join(self.backbones)}")
         self.settings = settings
+
+    def sources(self, data_root: Path) -> Collection[str]:
+        """The file that these settings read, if it is one of ``sources.yaml``."""
+        del data_root
+        return {f"lstf/{self.settings.data.file or DEFAULT_FILE}"}
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
         """The windows of the three parts; real data from ``lstf/`` of the root, or from the file that the settings name.

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from benchmark.files import replacing, write_bytes
+from tasks.folders import files_in, is_companion
 from tasks.language_modeling.tokens import (
     AnyTokenizer,
     ByteTokenizer,
@@ -24,6 +25,7 @@ from tasks.language_modeling.tokens import (
     load_gpt2,
     train_bpe,
 )
+from tasks.text_files import read_content
 
 PARTS = ("train", "validation", "test")
 
@@ -120,7 +122,7 @@ def find_books(data_root: Path) -> Sources:
             raise ValueError(
                 f"lm/{part}: no such folder in the data root {data_root.name!r}; one with .txt files is needed"
             )
-        paths = sorted((folder / part).glob("*.txt"))
+        paths = files_in(folder / part, ".txt")
         if not paths:
             raise ValueError(f"lm/{part}: has no .txt file; each part needs at least one book")
         parts[part] = [(f"lm/{part}/{path.name}", path) for path in paths]
@@ -148,13 +150,13 @@ def _module_files(root: Path) -> list[Path]:
     """Source files that aren't empty, sorted; folders to leave out are not even entered."""
     files = []
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in LEFT_OUT_FOLDERS and not _is_built(name)]
-        files += [Path(folder, name) for name in names if name.endswith(".py") and not _is_built(name)]
+        folders[:] = [name for name in folders if name not in LEFT_OUT_FOLDERS and not _is_left_out(name)]
+        files += [Path(folder, name) for name in names if name.endswith(".py") and not _is_left_out(name)]
     return sorted(path for path in files if path.stat().st_size > 0)
 
 
-def _is_built(name: str) -> bool:
-    return name.startswith(LEFT_OUT_PREFIXES)
+def _is_left_out(name: str) -> bool:
+    return name.startswith(LEFT_OUT_PREFIXES) or is_companion(name)
 
 
 def _part_of(name: str) -> str:
@@ -182,7 +184,7 @@ def _read_all(parts: Mapping[str, Sequence[tuple[str, Path]]], *, name: str, emb
 
 
 def _read_text(label: str, path: Path) -> bytes:
-    text = path.read_bytes()
+    text = read_content(path, label)
     if not text:
         raise ValueError(f"{label}: is empty; a book must have text (remove the file)")
     try:

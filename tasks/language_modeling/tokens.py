@@ -7,7 +7,6 @@ predicted), ``vocab_size`` (``begin`` included), ``encode(texts) -> list of arra
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tasks.text_files import decoded, parse_json, read_content, split_lines
 
 SPACE = frozenset(b" \t\n\r\v\f")  # ASCII only, so that words can be counted in pieces of a text
 
@@ -117,11 +118,9 @@ def _byte_level(model: models.BPE) -> Tokenizer:
 
 
 def _read_vocabulary(path: Path, name: str) -> dict[str, int]:
-    try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{name}: not valid JSON ({error}); a mapping from piece to number is needed") from None
-    if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
+    vocabulary = parse_json(decoded(read_content(path, name), name), name)
+    numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    if not all(type(number) is int for number in numbers) or sorted(numbers) != list(range(len(numbers))):
         raise ValueError(f"{name}: must map each piece to a number of its own, from 0 without gaps")
     missing = [piece for piece in ("<|endoftext|>", *byte_characters().values()) if piece not in vocabulary]
     if missing:
@@ -135,13 +134,14 @@ def _read_vocabulary(path: Path, name: str) -> dict[str, int]:
 
 def _read_merges(path: Path, name: str, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     merges = []
-    # splitlines() would also cut at characters that stand for bytes.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line or line.startswith("#version"):
+    for number, line in enumerate(split_lines(decoded(read_content(path, name), name)), start=1):
+        if not line.strip() or line.startswith("#version"):
             continue
         pair = line.split(" ")
         if len(pair) != 2 or not {pair[0], pair[1], pair[0] + pair[1]} <= vocabulary.keys():
-            raise ValueError(f"{name}: line {number}, {line!r}, is not two pieces of vocab.json that join to a third")
+            raise ValueError(
+                f"{name}: line {number}, {line[:80]!r}, is not two pieces of vocab.json that join to a third"
+            )
         merges.append((pair[0], pair[1]))
     return merges
 

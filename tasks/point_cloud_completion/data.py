@@ -132,6 +132,7 @@ class CompletionData(NamedTuple):
     splits: Splits
     parts: tuple[Prepared | OnDemand, ...]  # train, validation and test of the splits
     categories: tuple[str, ...]  # their names
+    key: str  # names the data in caches: everything that the clouds depend on
 
 
 def load_completion_data(
@@ -145,20 +146,21 @@ def load_completion_data(
     folder = _folder(settings, data_root)
     if folder is None:
         return _embedded(settings, sizes, cache)
-    found = find_shapes(folder)
+    is_inside = data_root is not None and folder.is_relative_to(data_root)
+    found = find_shapes(folder, data_root if is_inside else None)
     counts = {part: len(found.parts[part]) for part in PARTS}
     details = {"layout": found.layout, "shapes": counts, **found.notes, **_details(settings)}
+    key = [found.fingerprint, settings.model_dump(exclude={"folder", "num_shapes", "num_eval_shapes"})]
     parts: tuple[Prepared | OnDemand, ...]
     if found.layout != "meshes":
         parts = tuple(OnDemand(found.parts[part], found.categories, settings) for part in PARTS)
     else:
-        key = [found.fingerprint, settings.model_dump(exclude={"folder", "num_shapes", "num_eval_shapes"})]
         arrays = _cached(cache, [*key, sizes], lambda: _scan_all(_read_meshes(found, settings), settings, sizes))
         parts = tuple(Prepared(_of_part(arrays, part), settings.frame) for part in PARTS)
         details |= _counts(parts)
     train, validation, test = parts
     splits = Splits(train, validation, test, found.name, found.fingerprint, False, details)
-    return CompletionData(splits, parts, found.categories)
+    return CompletionData(splits, parts, found.categories, _digest(key))
 
 
 def make_example(
@@ -184,7 +186,10 @@ def model_frame(partial: np.ndarray) -> tuple[np.ndarray, float]:
     The complete cloud has no part in it: that would tell the model how large the missing part is.
     """
     low, high = partial.min(0).astype(np.float64), partial.max(0).astype(np.float64)
-    return (low + high) / 2, float((high - low).max()) / 2 or 1.0
+    size = float((high - low).max())
+    # Points that differ by single precision's rounding alone are one place, which has no size.
+    is_place = size <= np.finfo(np.float32).eps * float(np.abs(partial).max())
+    return (low + high) / 2, 1.0 if is_place else size / 2
 
 
 def check_partial(partial: np.ndarray, origin: str) -> None:
@@ -253,7 +258,7 @@ def _embedded(settings: DataSettings, sizes: GroupSizes, cache: Path) -> Complet
     details = {"layout": "procedural solids", **_details(settings), **_counts(parts)}
     train, validation, test = parts
     splits = Splits(train, validation, test, "embedded", digest.hexdigest(), True, details)
-    return CompletionData(splits, parts, tuple(SOLIDS))
+    return CompletionData(splits, parts, tuple(SOLIDS), _digest(key))
 
 
 def _solids(settings: DataSettings) -> Iterator[tuple[str, Scan]]:
@@ -275,7 +280,7 @@ def _read_meshes(found: ShapeSet, settings: DataSettings) -> Iterator[tuple[str,
         views = settings.num_views if part == "train" else 1
         for index, shape in enumerate(found.parts[part]):
             rng = np.random.default_rng([settings.seed, number, index])
-            mesh = unit_box(read_mesh(shape.complete))
+            mesh = unit_box(read_mesh(shape.complete, shape.label(0)))
             partials, complete = scan_mesh(mesh, views, settings, rng)
             yield part, Scan(partials, complete, found.categories.index(shape.category), shape.label(0))
 
@@ -351,11 +356,15 @@ def _counts(parts: Sequence[Any]) -> dict[str, Any]:
 
 def _cached(cache: Path, key: list[Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays from the cache; what is not there is made and kept."""
-    text = json.dumps([DATA_VERSION, *key], sort_keys=True)
-    path = cache / f"pcc-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+    path = cache / f"pcc-{_digest(key)}.npz"
     if not path.is_file():
         arrays = make()
         with replacing(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     with np.load(path, allow_pickle=False) as stored:
         return dict(stored)
+
+
+def _digest(key: list[Any]) -> str:
+    text = json.dumps([DATA_VERSION, *key], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

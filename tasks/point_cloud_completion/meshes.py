@@ -8,19 +8,29 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from benchmark.files import is_machine_fault
+from benchmark.settings.messages import shortened
+from tasks.array_files import check_size, npz_names, read_npy, read_npz
 from tasks.point_cloud_completion.pcd import read_pcd
+from tasks.point_cloud_completion.ply import read_ply
 from tasks.point_cloud_completion.solids import Mesh
+from tasks.text_files import number_lines
 
+T = TypeVar("T")
 MESHES = (".npz", ".obj", ".off", ".ply")
 CLOUDS = (".pcd", ".h5", ".npy", ".ply", ".npz")
-# NumPy and trimesh raise these for files that are cut off or have another format.
+# NumPy, h5py, zipfile and trimesh raise these for files that are cut off or have another format.
 FAULTS = (
     ValueError,
+    ArithmeticError,
+    RuntimeError,
     TypeError,
     IndexError,
     KeyError,
@@ -29,89 +39,117 @@ FAULTS = (
     EOFError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 
 
-def read_mesh(path: Path) -> Mesh:
+def read_mesh(path: Path, label: str | None = None) -> Mesh:
     """The mesh of a file, its polygons cut into fans of triangles.
 
+    label: the file's name in messages; None: without its folders.
     Raises ValueError that names the file, the fault, and what is allowed.
     """
-    suffix = path.suffix.lower()
+    label, suffix = label or path.name, path.suffix.lower()
     if suffix not in MESHES:
-        raise ValueError(f"{path.name}: meshes are {', '.join(MESHES)}")
-    try:
-        if suffix == ".npz":
-            mesh = _npz_mesh(path)
-        elif suffix == ".off":
-            mesh = parse_off(path.read_text(encoding="utf-8"))
-        else:
-            mesh = _trimesh(path)
-    except FAULTS as error:
-        raise ValueError(f"{path.name}: can't be read as {suffix[1:].upper()}: {_line(error)}") from error
-    return _checked(mesh, path)
+        raise ValueError(f"{label}: meshes are {', '.join(MESHES)}")
+    return _checked(_read(path, label, lambda: _read_mesh(path, suffix)), label)
 
 
-def read_cloud(path: Path) -> np.ndarray:
-    """The cloud of a file, float32 (points, 3).  Raises ValueError that names the file, the fault, and what is allowed."""
-    suffix = path.suffix.lower()
+def read_cloud(path: Path, label: str | None = None) -> np.ndarray:
+    """The cloud of a file, float32 (points, 3).
+
+    label: the file's name in messages; None: without its folders.
+    Raises ValueError that names the file, the fault, and what is allowed.
+    """
+    label, suffix = label or path.name, path.suffix.lower()
     if suffix not in CLOUDS:
-        raise ValueError(f"{path.name}: clouds are {', '.join(CLOUDS)}")
-    try:
-        cloud = _read_cloud(path, suffix)
-    except FAULTS as error:
-        raise ValueError(f"{path.name}: can't be read as {suffix[1:].upper()}: {_line(error)}") from error
-    if cloud.ndim != 2 or cloud.shape[1] < 3 or not np.issubdtype(cloud.dtype, np.number):
-        raise ValueError(f"{path.name}: a cloud of numbers (points, 3) is needed, not {cloud.dtype} {cloud.shape}")
-    cloud = np.ascontiguousarray(cloud[:, :3], dtype=np.float32)
+        raise ValueError(f"{label}: clouds are {', '.join(CLOUDS)}")
+    cloud = _read(path, label, lambda: _read_cloud(path, suffix))
+    if cloud.ndim != 2 or cloud.shape[1] < 3 or not _is_real(cloud):
+        raise ValueError(f"{label}: a cloud of numbers (points, 3) is needed, not {cloud.dtype} {cloud.shape}")
+    with np.errstate(over="ignore"):  # too large a number becomes infinite, which is refused below
+        cloud = np.ascontiguousarray(cloud[:, :3], dtype=np.float32)
     if not len(cloud):
-        raise ValueError(f"{path.name}: no points; at least one is needed")
+        raise ValueError(f"{label}: no points; at least one is needed")
     if not np.isfinite(cloud).all():
         row = int(np.flatnonzero(~np.isfinite(cloud).all(1))[0])
-        raise ValueError(f"{path.name}: point {row + 1} has a coordinate that is no finite number")
+        raise ValueError(f"{label}: point {row + 1} has a coordinate that is no finite number of single precision")
     return cloud
+
+
+def _read(path: Path, label: str, read: Callable[[], T]) -> T:
+    """What ``read`` gives; its faults become one line with the file's name, those of the machine stay."""
+    try:
+        return read()
+    except FAULTS as error:
+        if is_machine_fault(error):
+            raise
+        raise ValueError(f"{label}: can't be read as {path.suffix[1:].upper()}: {_line(error, path)}") from error
+
+
+def _is_real(array: np.ndarray) -> bool:
+    """Whether an array holds whole numbers or floating-point ones."""
+    return np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)
+
+
+def _read_mesh(path: Path, suffix: str) -> Mesh:
+    if suffix == ".npz":
+        arrays = read_npz(path, "vertices", "faces")
+        return Mesh(arrays["vertices"], arrays["faces"])
+    content = path.read_bytes()
+    if suffix == ".off":
+        return parse_off(content)
+    if suffix == ".ply":
+        return _ply_mesh(content)
+    return _obj_mesh(content)
 
 
 def _read_cloud(path: Path, suffix: str) -> np.ndarray:
     if suffix == ".pcd":
         return read_pcd(path)
     if suffix == ".h5":
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            if "data" not in file:
-                raise ValueError(f"no data set 'data' in it, but {', '.join(file) or 'nothing'}")
-            return np.asarray(file["data"])
+        return _h5_cloud(path)
     if suffix == ".ply":
-        return _trimesh(path).vertices
-    content = np.load(path, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return content
-    with content:
-        names = list(content)
-        if len(names) != 1 and "points" not in names:
-            raise ValueError(f"one array is needed, or one called points; there are {', '.join(names) or 'none'}")
-        return content["points" if "points" in names else names[0]]
+        return read_ply(path.read_bytes())[0]
+    if suffix == ".npy":
+        return read_npy(path)
+    names = npz_names(path)
+    if len(names) != 1 and "points" not in names:
+        raise ValueError(f"one array is needed, or one called points; there are {', '.join(names)[:80] or 'none'}")
+    (cloud,) = read_npz(path, "points" if "points" in names else names[0]).values()
+    return cloud
 
 
-def _npz_mesh(path: Path) -> Mesh:
-    with np.load(path, allow_pickle=False) as content:
-        missing = [name for name in ("vertices", "faces") if name not in content]
-        if missing:
-            raise ValueError(f"no array {' and no array '.join(missing)}; there are {', '.join(content) or 'none'}")
-        return Mesh(content["vertices"], content["faces"])
+def _h5_cloud(path: Path) -> np.ndarray:
+    """The data set ``data`` of an HDF5 file; its numbers must lie in the file itself."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        link = file.get("data", getlink=True)
+        if link is None:
+            raise ValueError(f"no data set 'data' in it, but {', '.join(file)[:80] or 'nothing'}")
+        if not isinstance(link, h5py.HardLink) or not isinstance(file["data"], h5py.Dataset):
+            raise ValueError("its 'data' is a link to another place or a group; a data set is needed")
+        found = file["data"]
+        if found.external or found.is_virtual:
+            raise ValueError("its 'data' lies in another file; a data set in the file itself is needed")
+        check_size(found.nbytes)
+        return np.asarray(found)
 
 
-def _trimesh(path: Path) -> Mesh:
-    """Reads OBJ and PLY; a PLY without faces gives its points."""
+def _ply_mesh(content: bytes) -> Mesh:
+    from trimesh.geometry import triangulate_quads
+
+    vertices, polygons = read_ply(content)
+    faces = triangulate_quads(polygons) if len(polygons) else np.zeros((0, 3))
+    return Mesh(vertices, np.asarray(faces, np.int64).reshape(-1, 3))
+
+
+def _obj_mesh(content: bytes) -> Mesh:
     import trimesh
 
-    suffix = path.suffix.lower()
-    content = path.read_bytes()
-    if suffix == ".obj":
-        content = plain_obj(content.decode("utf-8")).encode()
     # From bytes and not from a path, so that trimesh looks for no material or texture beside the file.
-    loaded: Any = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False)
+    loaded: Any = trimesh.load(io.BytesIO(plain_obj(content).encode()), file_type="obj", process=False)
     parts = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]
     if any(not isinstance(part, trimesh.Trimesh | trimesh.PointCloud) for part in parts):
         raise ValueError("it contains something other than triangles and points")
@@ -124,13 +162,14 @@ def _trimesh(path: Path) -> Mesh:
     )
 
 
-def plain_obj(text: str) -> str:
+def plain_obj(content: bytes) -> str:
     """Only the vertices and faces of an OBJ, with positive vertex indices.
 
     trimesh counts a negative index back from the end of the file; the format counts it back from the vertices read so far.
     """
     lines, num_vertices = [], 0
-    for number, line in enumerate(text.removeprefix("\ufeff").replace("\\\n", " ").splitlines(), 1):
+    text = "\n".join(number_lines(content)).replace("\\\n", " ")  # a backslash continues the line
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.partition("#")[0].split()
         if words and words[0] == "v":
             num_vertices += 1
@@ -145,12 +184,12 @@ def plain_obj(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def parse_off(text: str) -> Mesh:
+def parse_off(content: bytes) -> Mesh:
     """The mesh of Geomview's OFF: counts on the line of ``OFF`` or below it, comments, polygons; colours are ignored.
 
     It is our own because trimesh 5.2 with current NumPy reads no polygon of more than three corners.
     """
-    lines = [words for line in text.removeprefix("\ufeff").splitlines() if (words := line.partition("#")[0].split())]
+    lines = [words for line in number_lines(content) if (words := line.partition("#")[0].split())]
     head = lines[0][0] if lines else ""
     if not head.startswith("OFF"):
         raise ValueError(f"it begins with {head[:20]!r}, not with OFF")
@@ -159,9 +198,10 @@ def parse_off(text: str) -> Mesh:
     if not lines or len(lines[0]) < 2:
         raise ValueError("the numbers of vertices and faces are missing")
     num_vertices, num_faces = int(lines[0][0]), int(lines[0][1])
-    if len(lines) < 1 + num_vertices + num_faces:
+    if min(num_vertices, num_faces) < 0 or len(lines) != 1 + num_vertices + num_faces:
+        fault = "it ends early" if len(lines) < 1 + num_vertices + num_faces else "it goes on"
         raise ValueError(
-            f"it ends early: {num_vertices} vertices and {num_faces} faces are announced, {len(lines) - 1} lines follow"
+            f"{fault}: {num_vertices} vertices and {num_faces} faces are announced, {len(lines) - 1} lines follow"
         )
     vertices = np.array([words[:3] for words in lines[1 : 1 + num_vertices]], dtype=np.float64).reshape(-1, 3)
     polygons = []
@@ -179,32 +219,30 @@ def fans(polygons: list[list[int]]) -> np.ndarray:
     return np.array(triangles, dtype=np.int64).reshape(-1, 3)
 
 
-def _checked(mesh: Mesh, path: Path) -> Mesh:
+def _checked(mesh: Mesh, label: str) -> Mesh:
     """The mesh without its unused vertices.  Raises ValueError for a mesh that has no surface."""
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
-    if vertices.ndim != 2 or vertices.shape[1] != 3 or not np.issubdtype(vertices.dtype, np.floating):
-        raise ValueError(
-            f"{path.name}: vertices: floating-point (V, 3) is needed, not {vertices.dtype} {vertices.shape}"
-        )
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or not _is_real(vertices):
+        raise ValueError(f"{label}: vertices: numbers (V, 3) are needed, not {vertices.dtype} {vertices.shape}")
     if faces.size == 0:
-        raise ValueError(f"{path.name}: no faces; a mesh needs at least one triangle")
+        raise ValueError(f"{label}: no faces; a mesh needs at least one triangle")
     if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
-        raise ValueError(f"{path.name}: faces: integers (F, 3) are needed, not {faces.dtype} {faces.shape}")
+        raise ValueError(f"{label}: faces: integers (F, 3) are needed, not {faces.dtype} {faces.shape}")
     vertices, faces = vertices.astype(np.float64), faces.astype(np.int64)
     if not np.isfinite(vertices).all():
         row = int(np.flatnonzero(~np.isfinite(vertices).all(1))[0])
-        raise ValueError(f"{path.name}: vertex {row + 1} has a coordinate that is no finite number")
+        raise ValueError(f"{label}: vertex {row + 1} has a coordinate that is no finite number")
     if faces.min() < 0 or faces.max() >= len(vertices):
         row = int(np.flatnonzero((faces < 0).any(1) | (faces >= len(vertices)).any(1))[0])
-        raise ValueError(f"{path.name}: triangle {row + 1} names a vertex that is not there; there are {len(vertices)}")
+        raise ValueError(f"{label}: triangle {row + 1} names a vertex that is not there; there are {len(vertices)}")
     used = np.unique(faces)  # unused vertices would shift and enlarge the bounding box
     corners = vertices[faces]
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1).sum()
     if not area > 0:
-        raise ValueError(f"{path.name}: its triangles have no area")
+        raise ValueError(f"{label}: its triangles have no area")
     return Mesh(vertices[used], np.searchsorted(used, faces))
 
 
-def _line(error: BaseException) -> str:
-    """The first line of a library's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _line(error: BaseException, path: Path) -> str:
+    """A library's message on one line, without the file's folders."""
+    return shortened(str(error).replace(str(path), path.name).strip() or type(error).__name__, 200)

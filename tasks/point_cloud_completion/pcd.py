@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 
+from tasks.text_files import BYTE_ORDER_MARK, number_lines
+
+LINE_END = re.compile(rb"\r\n|\n|\r")
 TYPES = {"F": "f", "I": "i", "U": "u"}
 SIZES = {"F": (4, 8), "I": (1, 2, 4, 8), "U": (1, 2, 4, 8)}
 NEEDED = ("FIELDS", "SIZE", "TYPE", "POINTS", "DATA")
@@ -21,9 +25,11 @@ def read_pcd(path: Path) -> np.ndarray:
     if kind == "ascii":
         rows = _ascii(content[start:], dtype, points)
     elif kind == "binary":
-        if len(content) - start < points * dtype.itemsize:
+        wanted, rest = points * dtype.itemsize, len(content) - start
+        if rest < wanted or content[start + wanted :].strip(b"\0\r\n"):
             raise ValueError(
-                f"it ends early: {points} points of {dtype.itemsize} bytes are announced, {len(content) - start} bytes follow"
+                f"{'it ends early' if rest < wanted else 'it goes on'}: {points} points of {dtype.itemsize} bytes are "
+                f"announced, {rest} bytes follow"
             )
         rows = np.frombuffer(content, dtype, count=points, offset=start)
     else:
@@ -34,15 +40,15 @@ def read_pcd(path: Path) -> np.ndarray:
 def _header(content: bytes) -> tuple[dict[str, list[str]], int]:
     """The header as key -> words, and the position at which the data begin."""
     header: dict[str, list[str]] = {}
-    start = 0
+    start = len(BYTE_ORDER_MARK) if content.startswith(BYTE_ORDER_MARK) else 0
     while "DATA" not in header:
-        end = content.find(b"\n", start)
-        if end < 0 or end - start > 4096:
+        end = LINE_END.search(content, start, start + 4096)
+        if end is None:
             raise ValueError(f"its header has no {', '.join(key for key in NEEDED if key not in header)}")
-        words = content[start:end].decode("ascii").partition("#")[0].split()
+        words = content[start : end.start()].decode("ascii", errors="replace").partition("#")[0].split()
         if words:
             header[words[0].upper()] = words[1:]
-        start = end + 1
+        start = end.end()
     missing = [key for key in NEEDED if not header.get(key)]
     if missing:
         raise ValueError(f"its header has no {', '.join(missing)}")
@@ -72,9 +78,10 @@ def _dtype(header: dict[str, list[str]]) -> np.dtype:
 
 def _ascii(content: bytes, dtype: np.dtype, points: int) -> np.ndarray:
     """The coordinates of text rows.  A field with a count of n takes n words of its row."""
-    lines = [line for line in content.decode("ascii").splitlines() if line.strip()]
-    if len(lines) < points:
-        raise ValueError(f"it ends early: {points} points are announced, {len(lines)} lines follow")
+    lines = [line for line in number_lines(content) if line.strip()]
+    if len(lines) != points:
+        fault = "it ends early" if len(lines) < points else "it goes on"
+        raise ValueError(f"{fault}: {points} points are announced, {len(lines)} lines follow")
     names = dtype.names or ()
     widths = [int(np.prod(dtype[name].shape, dtype=int)) for name in names]
     places = dict(zip(names, np.cumsum([0, *widths[:-1]]).tolist(), strict=True))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmark.evaluation import evaluating
 from benchmark.interface import Attachment, AttentionFactory, Columns, LossSum, Splits, mean_of
 from benchmark.settings import Settings
+from tasks.folders import files_in, name_below
 from tasks.point_cloud_completion.controls import columns_of, control_columns
 from tasks.point_cloud_completion.data import (
     CompletionData,
@@ -140,10 +141,12 @@ class PointCloudCompletion:
 
         Raises ValueError, in one line, for data that can't be used.
         """
-        self.cache, self.data_root = cache, data_root
+        self.cache = cache
         model = self.settings.model
         sizes = GroupSizes(model.num_centres, model.num_proxies, model.num_neighbours, QUERY_NEIGHBOURS)
         self.data = load_completion_data(self.settings.data, sizes, data_root, cache)
+        # Read here, so that a bad file is told before training and not after it.
+        self.scans = _read_scans(self.settings, data_root)
         return self.data.splits
 
     def collate(self, examples: Sequence[Example]) -> CompletionBatch:
@@ -207,24 +210,12 @@ class PointCloudCompletion:
         chosen = sorted(set(np.linspace(0, len(test) - 1, count).round().astype(int).tolist()))
         names = [f"{self.data.categories[test.category_of(i)]} {i}" for i in chosen]
         drawn = self._drawn(model, [test[i] for i in chosen], names, truth=True)
-        scans = self._scans()[: self.settings.eval.num_drawn]
+        scans = self.scans
         return {
             "drawn_step": DRAWN_STEP,
             "shapes": drawn,
             "scans": self._drawn(model, [scan for _, scan in scans], [name for name, _ in scans], truth=False),
         }
-
-    def _scans(self) -> list[tuple[str, Example]]:
-        """Names and examples of the real scans in ``pcc/pcn-sample``; a single point stands for their complete cloud."""
-        if self.data_root is None:
-            return []
-        settings, found = self.settings.data, []
-        for path in sorted((self.data_root / "pcc" / "pcn-sample" / "partial").glob("*.pcd")):
-            cloud = read_cloud(path)
-            check_partial(cloud, path.name)
-            cloud = cloud[np.random.default_rng(settings.seed).permutation(len(cloud))[: settings.num_input]]
-            found.append((path.stem, make_example(cloud, cloud[:1], settings.num_input, "partial", None)))
-        return found
 
     def _drawn(
         self, model: nn.Module, examples: Sequence[Example], names: Sequence[str], *, truth: bool
@@ -251,6 +242,24 @@ class PointCloudCompletion:
             packed = {key: Attachment(pack(cloud.numpy()), "bin") for key, cloud in clouds.items()}
             kept.append({"name": name, **packed})
         return kept
+
+
+def _read_scans(settings: CompletionSettings, data_root: Path | None) -> list[tuple[str, Example]]:
+    """Names and examples of some real scans in ``pcc/pcn-sample``; a single point stands for their complete cloud.
+
+    Raises ValueError for a scan that can't be read or has too few points.
+    """
+    if data_root is None:
+        return []
+    num_input, found = settings.data.num_input, []
+    paths = files_in(data_root / "pcc" / "pcn-sample" / "partial", ".pcd")
+    for path in paths[: settings.eval.num_drawn]:
+        label = name_below(path, data_root)
+        cloud = read_cloud(path, label)
+        check_partial(cloud, label)
+        cloud = cloud[np.random.default_rng(settings.data.seed).permutation(len(cloud))[:num_input]]
+        found.append((path.stem, make_example(cloud, cloud[:1], num_input, "partial", None)))
+    return found
 
 
 def complete_batch(model: nn.Module, batch: CompletionBatch) -> Completion:

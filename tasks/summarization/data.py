@@ -16,6 +16,7 @@ from pydantic import Field
 from benchmark.files import replacing, write_bytes
 from benchmark.interface import Splits
 from benchmark.settings import Settings
+from benchmark.settings.messages import shortened
 from tasks.language_modeling.data import cache_key, find_modules
 from tasks.language_modeling.tokens import PieceTokenizer, load_bpe, train_bpe
 from tasks.summarization.docstrings import Target, find_definitions
@@ -130,6 +131,7 @@ class Texts(NamedTuple):
     kind: str  # a key of LEAD_SENTENCES
     fingerprint: str
     details: Mapping[str, Any]
+    chosen: tuple[str, ...] = ()  # settings besides the files and the numbers of pairs on which the texts depend
 
 
 def load_summaries(settings: DataSettings, data_root: Path | None, cache: Path) -> Summaries:
@@ -144,7 +146,8 @@ def load_summaries(settings: DataSettings, data_root: Path | None, cache: Path) 
             f"{texts.name}: ROUGE's tokenizer knows a-z and 0-9 only and would drop {dropped:.1%} of the letters and digits "
             f"of the test summaries; data.max_dropped_share allows {settings.max_dropped_share:.1%}"
         )
-    key = cache_key("v1", texts.fingerprint, {part: len(texts.parts[part]) for part in PARTS}, settings.vocab_size)
+    sizes_of_parts = {part: len(texts.parts[part]) for part in PARTS}
+    key = cache_key("v2", texts.kind, texts.chosen, texts.fingerprint, sizes_of_parts, settings.vocab_size)
     tokenizer = _tokenizer(texts.parts["train"], settings.vocab_size, cache / f"sum-{key}-bpe.json")
     end = tokenizer.vocab_size
     limits = (settings.max_source_tokens, settings.max_target_tokens, settings.truncate)
@@ -181,6 +184,7 @@ def read_texts(settings: DataSettings, data_root: Path | None, cache: Path) -> T
     kind = settings.name
     if kind == "auto":
         kind = "embedded" if data_root is None else "scitldr"
+    _refuse_unread(settings, kind)
     if kind == "embedded":
         return _embedded(settings, cache)
     if kind in ("scitldr", "qmsum"):
@@ -191,7 +195,23 @@ def read_texts(settings: DataSettings, data_root: Path | None, cache: Path) -> T
     folder = _folder(settings.folder or ("multi_news" if kind == "multi_news" else None), data_root, kind)
     if kind == "multi_news":
         return _limited(read_multi_news(folder), kind, kind, settings)
-    return _limited(read_own(folder, settings.source_column, settings.target_column), folder.name, kind, settings)
+    columns = (settings.source_column, settings.target_column)
+    return _limited(read_own(folder, *columns), folder.name, kind, settings)._replace(chosen=columns)
+
+
+def _refuse_unread(settings: DataSettings, kind: str) -> None:
+    """Raises ValueError for a setting that says where the data are, and that data of this kind have no use for."""
+    for name, kinds in (
+        ("folder", ("multi_news", "own")),
+        ("source_column", ("own",)),
+        ("target_column", ("own",)),
+    ):
+        value = getattr(settings, name)
+        if kind not in kinds and value != DataSettings.model_fields[name].default:
+            raise ValueError(
+                f"data.{name} {shortened(repr(value))}: data.name {kind} doesn't read it; it is for data.name "
+                f"{' and '.join(kinds)}"
+            )
 
 
 def _folder(name: str | None, data_root: Path | None, kind: str) -> Path:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmark.settings.messages import shortened
+from tasks.folders import files_in, named
 from tasks.summarization.pairs import Pair
+from tasks.text_files import decoded, parse_json, read_content, split_lines
 
 PARTS = ("train", "validation", "test")
 PART_NAMES = {"train": ("train",), "validation": ("validation", "val", "dev"), "test": ("test",)}
@@ -51,18 +53,9 @@ class _Files:
 
     def text(self, path: Path, label: str, advice: str = "") -> str:
         """The text of a file: strict UTF-8, with or without a byte order mark; newlines stay as they are."""
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise ValueError(f"{label}: no such file" + (f"; {advice}" if advice else "")) from None
+        content = read_content(path, label, advice=advice)
         self.digest.update(f"{label}\0{len(content)}\0".encode() + hashlib.sha256(content).digest())
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
-            raise ValueError(
-                f"{label}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; convert the file to UTF-8"
-            ) from None
+        return decoded(content, label)
 
 
 def read_scitldr(data_root: Path) -> RealData:
@@ -73,7 +66,8 @@ def read_scitldr(data_root: Path) -> RealData:
         left_out = {"train": SCITLDR_DUPLICATES, "validation": SCITLDR_DEV_DUPLICATES}.get(part, frozenset())
         pairs = []
         for line, row in _json_lines(files.text(data_root / label, label), label):
-            sentences, targets = (_strings(row, key, f"{label}, line {line}") for key in ("source", "target"))
+            sentences = _strings(row, "source", f"{label}, line {line}")
+            targets = _strings(row, "target", f"{label}, line {line}", at_least=1)
             paper = str(row.get("paper_id", line))
             if paper not in left_out:
                 pairs.append(Pair(paper, (" ".join(sentences),), tuple(targets)))
@@ -86,7 +80,7 @@ def read_qmsum(data_root: Path) -> RealData:
     files, parts = _Files(), {}
     for part, name in (("train", "train"), ("validation", "val"), ("test", "test")):
         folder = data_root / "sum" / "qmsum" / name
-        paths = sorted(folder.glob("*.json"))
+        paths = files_in(folder, ".json")
         if not paths:
             raise ValueError(f"sum/qmsum/{name}: no .json file; one file a meeting is needed")
         parts[part] = tuple(
@@ -98,7 +92,7 @@ def read_qmsum(data_root: Path) -> RealData:
 
 
 def _meeting(label: str, text: str) -> Iterator[Pair]:
-    meeting = _json(text, label, 1)
+    meeting = parse_json(text, label)
     turns = _field(meeting, "meeting_transcripts", list, label)
     transcript = "\n".join(
         f"{_field(turn, 'speaker', str, label)}: {_field(turn, 'content', str, label)}" for turn in turns
@@ -153,17 +147,17 @@ def read_own(folder: Path, source: str, target: str) -> RealData:
     """``{train,validation,test}.jsonl`` or ``.csv`` with a column of sources and one of summaries.
 
     source, target: the names of these columns.  In JSON both may be lists, of documents and of references.  CSV follows
-    RFC 4180: quoted fields may contain newlines.  Raises ValueError, in one line, for a file that can't be used.
+    RFC 4180: quoted fields may contain newlines.  Endings may be in capitals.  Raises ValueError, in one line, for a file that can't be used.
     """
     files, parts = _Files(), {}
     for part in PARTS:
-        found = [folder / f"{name}{end}" for name in PART_NAMES[part] for end in (".jsonl", ".csv")]
-        path = next((path for path in found if path.exists()), None)
+        wanted = [f"{name}{end}" for name in PART_NAMES[part] for end in (".jsonl", ".csv")]
+        path = next((path for name in wanted if (path := named(folder, name)) is not None), None)
         if path is None:
-            wanted = ", ".join(path.name for path in found)
-            raise ValueError(f"{folder.name}: no file of the {part} part; one of {wanted} is needed")
+            raise ValueError(f"{folder.name}: no file of the {part} part; one of {', '.join(wanted)} is needed")
         label = f"{folder.name}/{path.name}"
-        rows: Callable[[str, str], Iterator[tuple[int, Any]]] = _json_lines if path.suffix == ".jsonl" else _csv_rows
+        is_json = path.suffix.lower() == ".jsonl"
+        rows: Callable[[str, str], Iterable[tuple[int, Any]]] = _json_lines if is_json else _csv_rows
         parts[part] = tuple(
             Pair(
                 f"{path.stem}:{line}",
@@ -176,50 +170,43 @@ def read_own(folder: Path, source: str, target: str) -> RealData:
 
 
 def _json_lines(text: str, label: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         if line.strip():
-            yield number, _json(line, label, number)
+            yield number, parse_json(line, label, line=number)
 
 
-def _json(text: str, label: str, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{label}, line {line + error.lineno - 1}, column {error.colno}: not valid JSON ({error.msg}); "
-            "is the file cut off?"
-        ) from None
-    except RecursionError:
-        raise ValueError(f"{label}, line {line}: JSON nested too deeply; objects with texts are needed") from None
-
-
-def _csv_rows(text: str, label: str) -> Iterator[tuple[int, Any]]:
-    """Each row with the line on which it begins."""
-    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # by default a field ends at 128 kB
+def _csv_rows(text: str, label: str) -> list[tuple[int, Any]]:
+    """Each row with the line on which it begins; a blank line is no row."""
+    before = csv.field_size_limit(len(text) + 1)  # by default a field ends at 128 kB
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
+    rows, line = [], 1
     try:
-        header = next(reader, None)
-        if header is None:
+        header = [name.strip() for name in next(reader, [])]
+        if not any(header):
             raise ValueError(f"{label}: is empty; a header line with the names of the columns is needed")
+        if twice := [name for index, name in enumerate(header) if name and name in header[:index]]:
+            raise ValueError(f"{label}, line 1: two columns are called {shortened(repr(twice[0]))}")
         line = reader.line_num + 1
         for row in reader:
-            if row and len(row) != len(header):
-                raise ValueError(f"{label}, line {line}: {len(row)} fields, the header has {len(header)}")
-            if row:
-                yield line, dict(zip(header, row, strict=True))
+            if row and not (len(row) == 1 and not row[0].strip()):
+                if len(row) != len(header):
+                    raise ValueError(f"{label}, line {line}: {len(row)} fields, the header has {len(header)}")
+                rows.append((line, dict(zip(header, row, strict=True))))
             line = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
             f"{label}, line {line}: {error}; a field with commas, quotes or newlines must be in double quotes, with quotes in it doubled"
         ) from None
+    finally:
+        csv.field_size_limit(before)  # it holds for the whole process
+    return rows
 
 
 def _field(row: Any, key: str, kind: type, where: str) -> Any:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: a {type(row).__name__}; an object with {key!r} is needed")
     if key not in row:
-        raise ValueError(f"{where}: has no {key!r}; it has {', '.join(map(repr, row)) or 'nothing'}")
+        raise ValueError(f"{where}: has no {key!r}; it has {shortened(', '.join(map(repr, row)), 120) or 'nothing'}")
     if not isinstance(row[key], kind):
         wanted = "a text" if kind is str else "a list"
         raise ValueError(f"{where}: {key!r} is a {type(row[key]).__name__}; {wanted} is needed")

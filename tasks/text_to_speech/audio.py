@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 from torchaudio import functional as audio
+
+from benchmark.files import is_machine_fault
+from benchmark.settings.messages import shortened
+from tasks.array_files import check_size
 
 SAMPLE_RATE = 22_050
 N_FFT = WINDOW = 1024
@@ -22,7 +27,12 @@ FLOOR = 1e-5  # of the mel magnitudes, before the logarithm
 MEL_SCALE = "slaney"  # scale and normalisation of features and vocoder; the distortions use HTK's (metrics.py)
 LEAST_FRAMES = 4  # of a sound, because a shorter one can't be reflected at its ends by half a window
 VOCODER_SEED = 0  # of the phases that Griffin-Lim starts from
-WANTED = "a wav (or FLAC) file of 8 to 64 bits, any rate, any number of channels"
+LONGEST_SECONDS = 3600  # of an utterance
+VALUES_AT_ONCE = 2**22
+MOST_FILTER_WEIGHTS = 2**26  # of the filter that converts one rate to another; 256 MiB
+MOST_CHUNKS = 1000  # before the data of a wav file
+STREAMED = 0x7FFFF000  # the least size that a program writes for "unknown"; sox has this one
+WANTED = "a wav (or FLAC) file of 8 to 64 bits, any usual rate, any number of channels"
 
 
 class Recording(NamedTuple):
@@ -35,16 +45,20 @@ class Recording(NamedTuple):
 def read_wav(path: Path, name: str) -> Recording:
     """The sound of a wav or FLAC file.  name: the file's name in messages.
 
-    Raises ValueError with one line for a file that can't be read, is cut short or too short, or has samples that are not
-    finite.
+    A wav that was written to a pipe states no true sizes; it is read to its end.
+    Raises ValueError with one line for a file that can't be read, is cut short, too short or too long, or has samples that
+    are not finite.
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(_with_true_sizes(path)) as file:
             rate, subtype, promised = file.samplerate, file.subtype, file.frames
-            samples = file.read(dtype="float32", always_2d=True)  # (n, channels), full scale is 1
+            _check_promises(rate, promised, name)
+            samples = _read_samples(file, name)
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).replace(str(path), name).split())
-        raise ValueError(f"{name}: can't be read ({reason}); expected: {WANTED}") from None
+        if is_machine_fault(error):
+            raise
+        reason = shortened(str(error).replace(str(path), name), 100)
+        raise ValueError(f"{name}: can't be read ({reason}); expected is {WANTED}") from None
     if len(samples) < promised or _is_cut(path):
         raise ValueError(
             f"{name}: cut short, its header promises more than the {len(samples)} samples it holds; expected: {WANTED}"
@@ -58,6 +72,8 @@ def read_wav(path: Path, name: str) -> Recording:
     conversions = []
     if subtype != "PCM_16":
         conversions.append(f"{subtype} to float")
+    if np.abs(samples).max() > 1:
+        conversions.append("louder than full scale, kept as it is")
     if samples.shape[1] > 1:
         conversions.append(f"{samples.shape[1]} channels to their mean")
     mono = torch.from_numpy(samples).mean(1)
@@ -67,14 +83,85 @@ def read_wav(path: Path, name: str) -> Recording:
     return Recording(mono, tuple(conversions))
 
 
+def _read_samples(file: soundfile.SoundFile, name: str) -> np.ndarray:
+    """All samples, float32 (n, channels), full scale is 1; in pieces, so that a false promise takes no memory."""
+    num_at_once = max(1, VALUES_AT_ONCE // file.channels)
+    pieces: list[np.ndarray] = []
+    while not pieces or len(pieces[-1]) == num_at_once:
+        pieces.append(file.read(num_at_once, dtype="float32", always_2d=True))
+        _check_promises(file.samplerate, num_at_once * (len(pieces) - 1), name)
+    return np.concatenate(pieces)
+
+
+def _check_promises(rate: int, num_samples: int, name: str) -> None:
+    """Raises ValueError for a header whose sound, or whose conversion to SAMPLE_RATE, would take gigabytes."""
+    if num_samples > LONGEST_SECONDS * rate:
+        raise ValueError(
+            f"{name}: {num_samples:,} samples at {rate} Hz or more, or a number that its header doesn't know; an utterance "
+            f"of at most {LONGEST_SECONDS} s is expected"
+        )
+    common = math.gcd(rate, SAMPLE_RATE)
+    if (rate // common) * (SAMPLE_RATE // common) > MOST_FILTER_WEIGHTS:
+        raise ValueError(
+            f"{name}: {rate} Hz can't be converted to {SAMPLE_RATE} Hz in reasonable memory; usual rates can, as 8000, "
+            "16000, 22050, 24000, 44100, 48000 or 96000"
+        )
+
+
+class Chunk(NamedTuple):
+    """A chunk of a RIFF file."""
+
+    name: bytes
+    start: int  # of its content
+    stated: int  # bytes, by its header
+
+
+def _chunks(file: BinaryIO) -> list[Chunk] | None:
+    """The chunks of a wav file up to its data; None for a file of another kind."""
+    head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return None
+    chunks, start = [Chunk(b"RIFF", 8, int.from_bytes(head[4:8], "little"))], 12
+    while len(chunks) < MOST_CHUNKS and len(head := file.read(8)) == 8:
+        chunks.append(Chunk(head[:4], start + 8, int.from_bytes(head[4:], "little")))
+        if head[:4] == b"data":
+            break
+        start = chunks[-1].start + chunks[-1].stated + chunks[-1].stated % 2  # contents have an even number of bytes
+        file.seek(start)
+    return chunks
+
+
+def _is_unknown(chunk: Chunk) -> bool:
+    """Whether a size is what programs write that can't go back to the header: 0, or about the largest number."""
+    return chunk.stated == 0 or chunk.stated >= STREAMED
+
+
+def _with_true_sizes(path: Path) -> Path | io.BytesIO:
+    """The file, or a copy with true sizes where its header has the size 0 for data that are there; libsndfile reads none."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        chunks = _chunks(file)
+        if chunks is None or chunks[-1].name != b"data" or chunks[-1].stated or size <= chunks[-1].start:
+            return path
+        riff, data = chunks[0], chunks[-1]
+        if not _is_unknown(riff) and riff.start + riff.stated > data.start:  # other chunks follow empty data
+            return path
+        check_size(size)
+        file.seek(0)
+        content = bytearray(file.read())
+    for chunk in (riff, data):
+        content[chunk.start - 4 : chunk.start] = (len(content) - chunk.start).to_bytes(4, "little")
+    return io.BytesIO(content)
+
+
 def _is_cut(path: Path) -> bool:
-    """Whether a RIFF file ends before the end that its header states; libsndfile reads such files without a warning."""
-    head = path.open("rb").read(12)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return False
-    stated = int.from_bytes(head[4:8], "little")
-    # A program that streams its output doesn't know the size, and writes 0 or the largest number.
-    return 0 < stated < 0xFFFF_FFFF - 8 and path.stat().st_size < stated + 8
+    """Whether a wav file ends before the end that its header states; libsndfile reads such files without a warning."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        chunks = _chunks(file)
+    return chunks is not None and any(
+        size < chunk.start + chunk.stated and not _is_unknown(chunk) for chunk in (chunks[0], chunks[-1])
+    )
 
 
 @functools.cache

@@ -31,7 +31,7 @@ from tasks.text_to_speech.utterances import (
 )
 from tasks.text_to_speech.vocoder import Vocoder
 
-FORMAT = 1  # of the cached files; raised when their content is computed in another way
+FORMAT = 2  # of the cached files; raised when their content is computed in another way
 PARTS = ("train", "validation", "test")
 SPOKEN_FROM = "espeakng-loader"
 MOST_SHOWN = 8  # test utterances whose recordings a record may keep
@@ -107,6 +107,11 @@ def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, voc
     vocoders: of the validation and of the test part.  Raises ValueError with one line for data that can't be used.
     """
     if data_root is None:
+        for name in ("folder", "alignments"):
+            if (value := getattr(settings, name)) is not None:
+                raise ValueError(
+                    f"data.{name} {value!r}: it lies in tts/ of a data root, and there is none (--data-root)"
+                )
         loaded = _load_embedded(settings, cache, vocoders)
     else:
         loaded = _load_real(settings, data_root, cache, vocoders)
@@ -254,7 +259,8 @@ def _evenly(rows: Sequence[ljspeech.Row], count: int) -> list[ljspeech.Row]:
 
 
 def _samples(folder: Path, name: str) -> audio.Recording:
-    return audio.read_wav(folder / "wavs" / f"{name}.wav", f"tts/{folder.name}/wavs/{name}.wav")
+    path = ljspeech.wav_of(folder, name) or folder / "wavs" / f"{name}.wav"
+    return audio.read_wav(path, f"tts/{folder.name}/wavs/{path.name}")
 
 
 def _measure_all(
@@ -279,6 +285,8 @@ def _measure_all(
                 num_samples, num_frames = len(recording.samples), len(measured["mel"])
                 place = folder / settings.alignments
                 phones, durations = ljspeech.read_alignment(place, row.name, num_samples, num_frames)
+                if phones and settings.text == "characters":
+                    raise ValueError("a TextGrid has phones; data.text=characters needs .npy durations of characters")
                 symbols = phones or symbols
                 if len(durations) != len(symbols) + 2:
                     raise ValueError(
@@ -368,11 +376,11 @@ def _fingerprint(folder: Path, parts: Sequence[Sequence[ljspeech.Row]], alignmen
     digest = hashlib.sha256(hashlib.sha256((folder / ljspeech.TABLE).read_bytes()).digest())
     for part in parts:
         for row in part:
-            paths = [folder / "wavs" / f"{row.name}.wav"]
+            paths = [ljspeech.wav_of(folder, row.name)]
             if alignments is not None:
-                paths += [folder / alignments / f"{row.name}.{suffix}" for suffix in ("npy", "TextGrid")]
+                paths += [ljspeech.alignment_of(folder / alignments, row.name, one) for one in (".npy", ".TextGrid")]
             for path in paths:
-                if path.is_file():
+                if path is not None:
                     digest.update(row.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 

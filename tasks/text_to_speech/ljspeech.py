@@ -12,6 +12,10 @@ import numpy as np
 from praatio import textgrid
 from praatio.utilities.errors import PraatioException
 
+from benchmark.files import is_machine_fault
+from tasks.array_files import read_npy
+from tasks.folders import folders_in, named
+from tasks.text_files import decoded, read_content, split_lines
 from tasks.text_to_speech.audio import HOP, SAMPLE_RATE
 from tasks.text_to_speech.synthetic import PAUSE
 
@@ -37,21 +41,31 @@ def find_folder(data_root: Path, folder: str | None) -> Path:
     Raises ValueError if there is no such folder, or several.
     """
     root = data_root / "tts"
+    if folder in (None, FULL) and not (root / FULL / TABLE).is_file() and (root / ARCHIVE).is_file():
+        unpack(root / ARCHIVE, root)
     if folder is not None:
         if not (root / folder / TABLE).is_file():
             raise ValueError(f"data.folder {folder!r}: tts/{folder}/{TABLE} is missing; expected: {TABLE} and wavs/")
         return root / folder
-    if not (root / FULL / TABLE).is_file() and (root / ARCHIVE).is_file():
-        unpack(root / ARCHIVE, root)
     if (root / FULL / TABLE).is_file():
         return root / FULL
-    found = sorted(path.parent for path in root.glob(f"*/{TABLE}"))
+    found = _folders(root)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ValueError(
             f"tts/: one folder with {TABLE} and wavs/ is expected, found {names}; name it with data.folder"
         )
     return found[0]
+
+
+def needs_archive(data_root: Path, folder: str | None) -> bool:
+    """Whether ``find_folder`` needs the published archive: it is asked for, or nothing else is there."""
+    root = data_root / "tts"
+    return not (root / FULL / TABLE).is_file() and (folder == FULL or (folder is None and not _folders(root)))
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in folders_in(root) if (path / TABLE).is_file()]
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -70,44 +84,46 @@ def read_table(path: Path) -> list[Row]:
     """
     rows: list[Row] = []
     seen: dict[str, int] = {}
-    fields_by_line = _fields(path)
+    label = f"tts/{path.parent.name}/{path.name}"
+    fields_by_line = _fields(path, label)
     is_phonemes = _third_is_phonemes(fields_by_line)
     for number, fields in fields_by_line:
-        where, name = f"{path.name}, line {number}", fields[0].strip()
+        where, name = f"{label}, line {number}", fields[0].strip()
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
             raise ValueError(f"{where}: {name[:40]!r} can't be the name of a wav file; expected: {COLUMNS}")
         if name in seen:
             raise ValueError(f"{where}: {name} is already on line {seen[name]}; expected: one line for each utterance")
-        if not (path.parent / "wavs" / f"{name}.wav").is_file():
+        if wav_of(path.parent, name) is None:
             header = " (is it a header?)" if number == 1 else ""
             raise ValueError(f"{where}: wavs/{name}.wav is missing{header}; expected: {COLUMNS}")
         seen[name] = number
         third = fields[2] if len(fields) > 2 else ""
         rows.append(Row(name, fields[1], third) if is_phonemes else Row(name, third or fields[1], None))
     if not rows:
-        raise ValueError(f"{path.name}: has no line; expected: {COLUMNS}")
+        raise ValueError(f"{label}: has no line; expected: {COLUMNS}")
     return sorted(rows)
 
 
-def _fields(path: Path) -> list[tuple[int, list[str]]]:
-    """The number and the fields of each line, without a byte order mark, CR before LF, and empty lines."""
+def _fields(path: Path, label: str) -> list[tuple[int, list[str]]]:
+    """The number and the fields of each line that is not blank."""
     found = []
-    for number, raw in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            line = raw.decode("utf-8").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            byte = raw[error.start]
-            raise ValueError(
-                f"{path.name}, line {number}: byte {byte:#04x} at column {error.start + 1} is not UTF-8 (Latin-1, perhaps?); "
-                f"expected: {COLUMNS}"
-            ) from None
+    try:
+        text = decoded(read_content(path, label), label)
+    except ValueError as error:
+        raise ValueError(f"{error} (it is Latin-1, perhaps?); expected: {COLUMNS}") from None
+    for number, line in enumerate(split_lines(text), start=1):
         if not line.strip():
             continue
         fields = line.split("|")
         if not 2 <= len(fields) <= 3:
-            raise ValueError(f"{path.name}, line {number}: {len(fields)} fields between |; expected: {COLUMNS}")
+            raise ValueError(f"{label}, line {number}: {len(fields)} fields between |; expected: {COLUMNS}")
         found.append((number, fields))
     return found
+
+
+def wav_of(folder: Path, name: str) -> Path | None:
+    """The recording of an utterance, ``wavs/<name>.wav`` with its ending in any case; None if it isn't there."""
+    return named(folder / "wavs", f"{name}.wav")
 
 
 def _third_is_phonemes(fields_by_line: Sequence[tuple[int, Sequence[str]]]) -> bool:
@@ -142,18 +158,20 @@ def read_alignment(folder: Path, name: str, num_samples: int, num_frames: int) -
     phone, of each phone, and of the time after the last one.
     Raises ValueError for a file that is missing, can't be read, or doesn't fit the recording.
     """
-    if (path := folder / f"{name}.npy").is_file():
+    if (path := alignment_of(folder, name, ".npy")) is not None:
         try:
-            durations = np.load(path, allow_pickle=False)
+            durations = read_npy(path)
         except (ValueError, OSError, EOFError) as error:
+            if is_machine_fault(error):
+                raise
             raise ValueError(f"{path.name}: not a NumPy array ({error})") from None
         if durations.ndim != 1 or durations.dtype.kind not in "iu" or durations.min(initial=0) < 0:
             raise ValueError(f"{path.name}: whole numbers of frames in one row are expected")
         if durations.sum() != num_frames:
             raise ValueError(f"{path.name}: durations sum to {durations.sum()}, the recording has {num_frames} frames")
         return None, durations.astype(np.int64)
-    path = folder / f"{name}.TextGrid"
-    if not path.is_file():
+    path = alignment_of(folder, name, ".TextGrid")
+    if path is None:
         raise ValueError(f"{name}: no {name}.TextGrid or {name}.npy in {folder.name}/")
     phones, starts, end = _read_phones(path)
     seconds = num_samples / SAMPLE_RATE
@@ -164,6 +182,11 @@ def read_alignment(folder: Path, name: str, num_samples: int, num_frames: int) -
     # Frame i is centred on sample i * HOP; a frame belongs to the phone in which its centre lies.
     edges = np.ceil(np.array([*starts, end]) * SAMPLE_RATE / HOP - 1e-6).astype(np.int64).clip(0, num_frames)
     return phones, np.diff(np.concatenate(([0], edges, [num_frames])))
+
+
+def alignment_of(folder: Path, name: str, ending: str) -> Path | None:
+    """The file of an utterance in a folder of alignments, its ending in any case; None if it isn't there."""
+    return named(folder, f"{name}{ending}")
 
 
 def _read_phones(path: Path) -> tuple[list[str], list[float], float]:

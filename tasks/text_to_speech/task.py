@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
-from tasks.text_to_speech import shown
+from tasks.text_to_speech import ljspeech, shown
 from tasks.text_to_speech.audio import NUM_MELS, SAMPLE_RATE
 from tasks.text_to_speech.backbone import Backbone, SpeechBatch, Synthesis
 from tasks.text_to_speech.data import LONGER, Speech, load_speech, shortest, vocoded
@@ -93,6 +93,11 @@ class TextToSpeech:
             raise ValueError(f"backbone {backbone!r}: text_to_speech has {', '.join(self.backbones)}")
         self.settings, self.backbone = settings, backbone
         self.speech: Speech
+
+    def sources(self, data_root: Path) -> Collection[str]:
+        """The archive of LJSpeech, if these settings need it."""
+        needed = ljspeech.needs_archive(data_root, self.settings.data.folder)
+        return {f"tts/{ljspeech.ARCHIVE}"} if needed else ()
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
         """Recordings from ``tts/`` of ``data_root`` or, without one, embedded speech; ``cache`` keeps what was measured.

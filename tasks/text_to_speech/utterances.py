@@ -92,7 +92,9 @@ def save_references(path: Path, references: Sequence[Reference], recordings: Map
     kinds = [cepstra for reference in references for cepstra in reference]
     arrays: dict[str, np.ndarray] = {"frames": np.array([len(kind.mfcc) for kind in kinds])}
     arrays |= {name: np.concatenate([getattr(kind, name) for kind in kinds]) for name in Cepstra._fields}
-    sounds = [(samples.clamp(-1, 1) * 32767).round().to(torch.int16) for samples in recordings.values()]
+    # A sound beyond full scale is made softer: clipping would make it another sound.
+    quiet = [samples / max(1.0, float(samples.abs().max())) for samples in recordings.values()]
+    sounds = [(samples * 32767).round().to(torch.int16) for samples in quiet]
     arrays |= {"names": _as_bytes([*recordings]), "samples": torch.cat(sounds).numpy()}
     save_arrays(path, arrays | {"sizes": np.array([len(sound) for sound in sounds])})
 

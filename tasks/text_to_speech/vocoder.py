@@ -138,7 +138,7 @@ class HifiGan:
         content = _read(config)
         try:
             settings = HifiGanSettings.model_validate(json.loads(content))
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, ValueError, RecursionError) as error:
             raise ValueError(f"{config.name}: not the config.json of a HiFi-GAN generator ({_first(error)})") from None
         for key, ours in (
             ("num_mels", NUM_MELS),

@@ -69,7 +69,7 @@ def test_a_wrong_record_is_named_and_left_out(case, command, tmp_path):
 FOLDERS = {
     "report of no folder": (["report", "gone"], "gone", "no such folder"),
     "comparison with no folder": (["compare", "gone", "bare"], "gone", "no such folder"),
-    "list of no folder": (["list", "results", "-o", "gone"], "gone", "no such folder"),
+    "list of a file": (["list", "results", "-o", "plain"], "plain", "is a file"),
     "report of a file": (["report", "plain"], "plain", "no such folder"),
     "report of an empty folder": (["report", "bare"], "bare", "no records"),
     "comparison of empty folders": (["compare", "bare", "bare"], "bare", "no records"),

@@ -76,7 +76,7 @@ SETTINGS = {
     "options that exclude each other": (
         "attentions.lavo.basis=none attentions.lavo.output=memory",
         "basis",
-        "windows alone",
+        "leaves only the windows",
     ),
     "backend that isn't there": ("attentions.lavo.backend=triton", "triton", '"torch"'),
     "option of an attention that doesn't run": ("attentions.softmax.x=3", "softmax is not among", "lavo"),

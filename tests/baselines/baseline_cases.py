@@ -1,4 +1,4 @@
-"""What the tests of all baselines share: how each is built, its oracle, inputs, tolerances."""
+"""Shared by the tests of all baselines: how each is built, its oracle, inputs, tolerances."""
 
 import functools
 import itertools
@@ -12,13 +12,13 @@ NAMES = ("softmax", "flash", "performer", "cosformer", "none")
 PATTERNS = ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
 MAX_LENGTH = 1000
 LENGTHS = (1, 7, 8, 9, 63, 64, 65, 127, 781)  # around the chunk of 64, the window of 8, and primes
-# Largest absolute difference for values of order 1; bfloat16 keeps 8 bits, so 2^-8 a rounding.
+# Largest absolute difference for values of order 1.  bfloat16 keeps 8 bits, so one rounding is 2^-8.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
 def build(name, pattern, *, num_heads=2, head_dim=8, **options):
     if name == "performer":
-        options = {"num_features": 20, "seed": 3, **options}  # 20 is no multiple of 8: a block of Ω is cut
+        options = {"num_features": 20, "seed": 3, **options}  # 20 is no multiple of 8, so that a block of Ω is cut
     if name == "cosformer":
         options = {"max_length": MAX_LENGTH, **options}
     return build_attention(name, pattern=pattern, num_heads=num_heads, head_dim=head_dim, **options).eval()
@@ -39,7 +39,7 @@ def oracle(name, attention, pattern):
 def inputs(
     pattern, length=13, *, batch_size=3, num_heads=2, head_dim=8, dtype=torch.float64, seed=0, requires_grad=False
 ):
-    """q, k, v; a source that is longer than the target in cross-attention."""
+    """q, k and v.  In cross-attention the source is longer than the target."""
     generator = torch.Generator().manual_seed(seed)
     source_len = length if pattern.endswith("_self") else length + 5
     return [
@@ -51,7 +51,7 @@ def inputs(
 
 
 def mask_of(kind, batch_size, source_len):
-    """True where padded.  Rows differ in how much they are padded."""
+    """True where padded.  Rows are padded by unequal amounts."""
     mask = torch.zeros(batch_size, source_len, dtype=torch.bool)
     for b in range(batch_size):
         amount = (b + 1) * source_len // (batch_size + 2)
@@ -69,7 +69,7 @@ def mask_of(kind, batch_size, source_len):
 
 
 def parts_of(length, sizes):
-    """Slices that cut a sequence into these sizes and what remains."""
+    """Slices that cut a sequence into parts of these sizes and a rest."""
     cuts = [0]
     for size in sizes:
         cuts.append(min(cuts[-1] + size, length))

@@ -21,7 +21,7 @@ def softmax(q, k, v, *, causal):
 
 
 def performer(q, k, v, *, causal, omega):
-    """The feature maps are normalised in logarithms, because e^{-|x|²/2} of a large x is 0 in float64 too."""
+    """Weights are normalised in logarithms, because e^{-|x|²/2} of a large x is 0 even in float64."""
     scale = q.shape[1] ** -0.25
 
     def log_features(x):
@@ -58,7 +58,7 @@ def visible(i, source_len, causal):
 
 
 def batched(oracle, q, k, v, key_padding_mask=None, *, is_self, **options):
-    """The oracle for each head of each sample, padded tokens taken out before and zeros put in their place after."""
+    """The oracle for each head of each sample, over the real tokens; padded tokens get zeros."""
     out = torch.zeros(q.shape, dtype=torch.float64)
     for b in range(q.shape[0]):
         real = torch.ones(k.shape[2], dtype=torch.bool) if key_padding_mask is None else ~key_padding_mask[b]

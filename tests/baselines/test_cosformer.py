@@ -24,7 +24,7 @@ def test_max_length_changes_results_and_padding_does_not():
     q, k, v = inputs("noncausal_self", 50)
     padded = [torch.nn.functional.pad(x, (0, 0, 0, 47), value=9.0) for x in (q, k, v)]
     mask = torch.arange(97).expand(3, 97) >= 50
-    at_50 = build("cosformer", "noncausal_self", max_length=50)  # fewer than the padded length, and that is no matter
+    at_50 = build("cosformer", "noncausal_self", max_length=50)  # less than the padded length, which does not count
     at_97 = build("cosformer", "noncausal_self", max_length=97)
     for attention in (at_50, at_97):
         torch.testing.assert_close(attention(*padded, mask)[:, :, :50], attention(q, k, v), atol=1e-12, rtol=0)

@@ -1,4 +1,4 @@
-"""FAVOR+ against an independent implementation, softmax, and what users of others reported."""
+"""FAVOR+ compared with an independent implementation and with softmax, and faults that users of other code reported."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ def test_agrees_with_performer_pytorch_up_to_its_epsilon():
     ours = build("performer", "noncausal_self", head_dim=16, num_features=48)
     theirs.projection_matrix.copy_(ours.omega)
     q, k, v = inputs("noncausal_self", 33, head_dim=16, dtype=torch.float32)
-    # Their epsilon is added to features as small as e^-8, so smaller inputs are fairer.
+    # Their epsilon changes features as small as e^-8, so inputs are kept small.
     torch.testing.assert_close(ours(q / 2, k / 2, v), theirs(q / 2, k / 2, v), atol=2e-3, rtol=0)
     without_epsilon = (ours(q / 2, k / 2, v) - build("softmax", "noncausal_self", head_dim=16)(q / 2, k / 2, v)).abs()
     assert (ours(q / 2, k / 2, v) - theirs(q / 2, k / 2, v)).abs().mean() < 0.02 * without_epsilon.mean()
@@ -120,7 +120,7 @@ def test_bad_options_are_refused():
     streamed=st.booleans(),
 )
 def test_keys_of_any_size_overflow_nothing(scales, streamed):
-    """Each stretch of keys has its own size, so that references rise and fall by far more than float64's e^709."""
+    """Stretches of keys have unequal sizes, so that references rise and fall by far more than float64's e^709."""
     attention = build("performer", "causal_self")
     q, k, v = inputs("causal_self", 90, batch_size=2, requires_grad=True)
     scaled = k * torch.tensor(scales).repeat_interleave(-(-90 // len(scales)))[:90, None]
@@ -145,7 +145,7 @@ def test_large_queries_and_keys_in_float32_stay_in_the_range_of_the_values():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_sudden_rise_is_redone_only_behind_it(dtype, monkeypatch):
-    """The rows before a key that rises keep their bits; the rows behind it are right."""
+    """Rows before a key that rises stay bit for bit, and rows behind it are right."""
     calls = []
     original = performer.causal_halves
     monkeypatch.setattr(performer, "causal_halves", lambda *a, **b: calls.append(1) or original(*a, **b))

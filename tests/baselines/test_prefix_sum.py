@@ -1,4 +1,4 @@
-"""The chunked causal sum: against a loop, and in what it keeps in memory."""
+"""The chunked causal sum, compared with a loop, and what it keeps in memory."""
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def test_blocks_are_whole_chunks_and_a_rest(length, sizes):
 @pytest.mark.parametrize("length", [1 << 16, 1 << 18])
 @pytest.mark.parametrize("name", ["performer", "cosformer"])
 def test_long_constant_inputs_keep_their_answer(name, length):
-    """Known fault 9: uniform draws summed over far more tokens than half precision counts."""
+    """Known fault 9: sums over far more tokens than half precision can count."""
     options = {"num_features": 16} if name == "performer" else {"max_length": length}
     attention = build(name, "causal_self", num_heads=1, head_dim=8, **options)
     q = k = torch.full((1, 1, length, 8), 0.3, dtype=torch.bfloat16)

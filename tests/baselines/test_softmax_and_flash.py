@@ -1,4 +1,4 @@
-"""Exact attention: PyTorch's own, the kernels that run, and the cache of keys and values."""
+"""Exact attention compared with PyTorch's, the kernels that run, and the cache of keys and values."""
 
 import pytest
 import torch

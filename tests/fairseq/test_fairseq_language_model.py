@@ -174,8 +174,8 @@ def test_the_longest_input_is_that_of_the_attention_or_of_the_positions(lm_bin):
     [
         ({"attention": "lav"}, r"attention 'lav': unknown \(did you mean lavo\?\)"),
         ({"attention_pattern": "causal_cross"}, "--attention-pattern causal_cross: this architecture has causal_self"),
-        ({"attention_options": "{rank: 3}"}, r"--attention-options \{rank: 3\}: no JSON"),
-        ({"attention_options": "[3]"}, r"--attention-options \[3\]: a JSON object"),
+        ({"attention_options": "{rank: 3}"}, r"--attention-options \{rank: 3\}: not JSON"),
+        ({"attention_options": "[3]"}, r"--attention-options \[3\]: must be a JSON object"),
         ({"attention_options": '{"ranks": 3}'}, r"option 'ranks' of attention lavo: unknown \(did you mean rank\?\)"),
     ],
 )

@@ -130,7 +130,7 @@ def _cut(path, size):
     ("damage", "message"),
     [
         (lambda lm: (lm / "dict.txt").unlink(), "lm/dict.txt: no such file"),
-        (lambda lm: (lm / "dict.txt").write_bytes(b"caf\xe9 3\n"), "lm/dict.txt: byte 3 is not UTF-8"),
+        (lambda lm: (lm / "dict.txt").write_bytes(b"caf\xe9 3\n"), "lm/dict.txt, line 1: byte 0xe9 is not UTF-8"),
         (lambda lm: (lm / "dict.txt").write_text("cat 3\ndog\n"), "lm/dict.txt: line 2, 'dog', is not a word"),
         (lambda lm: (lm / "dict.txt").write_text("cat 3\ncat 2\n"), "lm/dict.txt: line 2: 'cat' is there already"),
         (

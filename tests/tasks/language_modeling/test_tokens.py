@@ -110,7 +110,7 @@ def test_byte_characters_are_those_of_gpt2():
     [
         ("vocab.json", None, r"^lm/gpt2/vocab.json: no such file; tokens gpt2 need"),
         ("merges.txt", None, r"^lm/gpt2/merges.txt: no such file"),
-        ("vocab.json", "{", r"^lm/gpt2/vocab.json: not valid JSON"),
+        ("vocab.json", "{", r"^lm/gpt2/vocab.json, line 1, column 2: not valid JSON"),
         ("vocab.json", '{"a": 1}', r"^lm/gpt2/vocab.json: must map each piece to a number of its own"),
         ("vocab.json", '{"a": 0}', r"^lm/gpt2/vocab.json: lacks '<\|endoftext\|>'"),
         ("merges.txt", "#version: 0.2\nt h e\n", r"^lm/gpt2/merges.txt: line 2, 't h e', is not two pieces"),

@@ -176,7 +176,7 @@ def test_bad_folders_are_one_line(make_task, tmp_path, mesh_root):
     with pytest.raises(ValueError, match="empty: no shape of the part train; the layout is"):
         make_task(mesh_root, data={"folder": "empty"})
     (mesh_root / "pcc" / "own" / "chair" / "test" / "0.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"^0\.npz: can't be read as NPZ"):
+    with pytest.raises(ValueError, match=r"^pcc/own/chair/test/0\.npz: can't be read as NPZ"):
         make_task(mesh_root, data={"folder": "own"})
 
 
