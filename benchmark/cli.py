@@ -418,10 +418,12 @@ def _usage_fault(error: Any, arguments: list[str]) -> str:
 
 
 def _fail(message: str, status: int) -> None:
+    from benchmark.settings.messages import MOST_CHARACTERS, shortened
+
     line = " ".join(message.split())
     # The message may quote control characters of a file or an argument, which a terminal would obey.
-    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
-    typer.echo(f"lavo-bench: {shown}", err=True)
+    printable = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    typer.echo(f"lavo-bench: {shortened(printable, MOST_CHARACTERS)}", err=True)
     sys.exit(status)
 
 
