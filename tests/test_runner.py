@@ -236,7 +236,11 @@ def test_a_probe_that_is_killed_leaves_nothing_for_ever(tmp_path, monkeypatch):
 
 def test_temporary_files_of_a_killed_run_are_removed_from_output_and_cache(tmp_path):
     ours = [tmp_path / "out" / "lm" / ".a.json.ab12_cd3.tmp", tmp_path / "cache" / ".lm-1.tokens.bin.xy98zt_0.tmp"]
-    others = [tmp_path / "out" / ".tmp", tmp_path / "out" / ".draft.tmp", tmp_path / "cache" / "deep" / ".a.ab12_cd3.tmp"]
+    others = [
+        tmp_path / "out" / ".tmp",
+        tmp_path / "out" / ".draft.tmp",
+        tmp_path / "cache" / "deep" / ".a.ab12_cd3.tmp",
+    ]
     for path in [*ours, *others]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
