@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,17 +40,6 @@ def plan(attentions=("softmax", "none"), settings=SETTINGS, **run) -> list[Cell]
 
 def place(folder: Path) -> runner.Place:
     return runner.Place(output=folder, cache=folder / ".cache")
-
-
-def lasting(folder: Path) -> dict[str, tuple]:
-    """The records without what a second run changes: time, speed and memory."""
-    kept = {}
-    for record in results.records([folder]):
-        content = results.as_json(record)
-        for key in ("started", "seconds", "efficiency", "environment"):
-            content.pop(key)
-        kept[record.path.name] = content, record.curves, record.examples.to_dict()
-    return kept
 
 
 def test_a_cell_leaves_its_whole_record(toy, tmp_path):
@@ -98,45 +84,6 @@ def test_a_finished_cell_is_not_run_again(toy, tmp_path):
 def run_remaining(cells: list[Cell], folder: Path) -> None:
     for cell in runner.to_run(cells, folder):
         runner.run_cell(cell, place(folder))
-
-
-def killed_after(seconds: float, cells: list[Cell], folder: Path) -> bool:
-    """A process that runs the remaining cells, killed by SIGKILL; False where it had finished before."""
-    child = os.fork()  # torch is loaded already, so that a kill falls into training and not into the import
-    if child == 0:
-        torch.set_num_threads(1)
-        run_remaining(cells, folder)
-        os._exit(0)
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG) != (0, 0):
-            return False
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_twenty_kills_lose_nothing_and_double_nothing(toy, tmp_path):
-    torch.set_num_threads(1)  # a thread pool would not survive the fork
-    cells = plan()
-    started = time.monotonic()
-    run_remaining(cells, tmp_path / "undisturbed")
-    whole = time.monotonic() - started
-    moments = random.Random(0)
-    kills = 0
-    for attempt in range(200):
-        if kills == 20:
-            break
-        folder = tmp_path / f"killed{attempt}"
-        # Several kills in one run, until it ends by itself; then the next run, until twenty were counted.
-        while kills < 20 and killed_after(moments.uniform(0, whole), cells, folder):
-            kills += 1
-        run_remaining(cells, folder)
-        assert lasting(folder) == lasting(tmp_path / "undisturbed")
-        assert not [path for path in folder.rglob("*") if ".tmp" in path.name and path.suffix == ".json"]
-    assert kills == 20
 
 
 class _OneCellThenGone:
