@@ -18,7 +18,6 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOT_NEEDED = ("results/", "reports/")  # 40 MB, of which only tests of their own figures read
 
 
 class Page(NamedTuple):
@@ -58,14 +57,13 @@ def blocks(path: Path) -> Iterator[tuple[str, str, str]]:
 class Copy:
     """A copy of the repository, with ``lavo-bench`` and ``python`` of its own on the path."""
 
-    def __init__(self, folder: Path, *, whole: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.root, programs = folder / "repository", folder / "bin"
         for path in repository_files():
-            if whole or not path.startswith(NOT_NEEDED):
-                target = self.root / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / path, target)
-                shutil.copymode(ROOT / path, target)
+            target = self.root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / path, target)
+            shutil.copymode(ROOT / path, target)
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("LAVO_BENCH_", "PYTEST_"))},
             "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),

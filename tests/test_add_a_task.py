@@ -66,7 +66,7 @@ def test_the_page_is_followed_to_its_end(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("LAVO_BENCH_WHOLE_SUITE_IN_COPY"), reason="asked for by an environment variable")
 def test_the_whole_suite_passes_after_the_page_was_followed(tmp_path):
-    copy = Copy(tmp_path, whole=True)
+    copy = Copy(tmp_path)
     follow(copy)
     copy.run("ruff check . && ruff format --check . && mypy && lint-imports && python -m pytest -n 2", timeout=7200)
 

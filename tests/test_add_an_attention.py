@@ -23,7 +23,7 @@ tests/test_cli.py::test_list_names_every_task_attention_pattern_and_preset
 tests/test_config.py::test_all_attentions_are_every_known_one
 tests/test_multihead.py::test_every_attention_has_the_same_projections
 tests/test_runner.py::test_every_attention_starts_from_the_same_backbone
-tests/test_bad_input.py::test_a_mask_of_the_targets_length_between_two_sequences
+tests/bad_input/test_bad_arguments.py::test_a_mask_of_the_length_of_the_target_is_refused_by_every_cross_attention
 """
 
 SMALLEST = '''
@@ -72,7 +72,7 @@ def test_the_page_is_followed_to_its_end(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("LAVO_BENCH_WHOLE_SUITE_IN_COPY"), reason="asked for by an environment variable")
 def test_the_whole_suite_passes_after_the_page_was_followed(tmp_path):
-    copy = Copy(tmp_path, whole=True)
+    copy = Copy(tmp_path)
     copy.write(PAGE)
     copy.run("ruff check . && ruff format --check . && mypy && lint-imports && python -m pytest -n 2", timeout=7200)
 
