@@ -43,8 +43,11 @@ def _take(role: str) -> tuple[str, dict] | None:
 def _arm(taken: str, shot: dict) -> None:
     """Counts the operations from now on, and fires at the one that the shot names."""
     done = 0
+    parent = os.getppid()
 
     def fire() -> None:
+        if shot["whom"] == "parent" and os.getppid() != parent:  # the run is gone, and a stranger has taken its place
+            return
         _rename(taken, taken.replace(".taken", ".fired"))
         if shot["whom"] == "group":
             os.killpg(0, shot["signal"])
