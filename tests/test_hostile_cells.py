@@ -118,7 +118,10 @@ def shared(tmp_path_factory) -> Path:
 def command(shared: Path, output: Path, attentions: str, *options: str) -> list[str]:
     common = ["--preset", "smoke", "--seeds", "0", "--set", "train.steps=6", "--limit", "2"]
     files = ["--include-path", str(shared / "hostile.py"), "--cache", str(shared / "cache"), "-o", str(output)]
-    return [sys.executable, "-m", "benchmark.cli", "run", "lm", "-a", attentions, *common, *files, *options]
+    # Python leaves SIGINT ignored where the shell that started the tests ignores it, as for a job in the background.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    main = f"{heard}; from benchmark.cli import main; main()"
+    return [sys.executable, "-c", main, "run", "lm", "-a", attentions, *common, *files, *options]
 
 
 def run(
