@@ -19,17 +19,10 @@ from benchmark.files import write_bytes
 LAST, BEST = "last.pt", "best.pt"
 _DIGEST_BYTES = 32  # length of the SHA-256 digest at the end of each file
 # The exceptions that torch.load raises for content that ``save`` did not write.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    EOFError,
+_UNREADABLE: tuple[type[Exception], ...] = (
+    *(pickle.UnpicklingError, struct.error, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError),
+    *(ArithmeticError, AssertionError, ImportError, MemoryError),
 )
-_UNREADABLE += (ArithmeticError, AssertionError, ImportError, MemoryError)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
