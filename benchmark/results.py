@@ -327,6 +327,7 @@ def from_json(content: Any) -> Record:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in fault["loc"])[:80]
+        key = key if key.isprintable() else ascii(key)[1:81]
         value = repr(fault.get("input"))
         shown = value if len(value) <= 60 else value[:57] + "…"
         raise ValueError(f"not a record: {key} = {shown}: {fault['msg'][:120]}") from error

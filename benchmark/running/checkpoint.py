@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import shutil
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from benchmark.files import write_bytes
 LAST, BEST = "last.pt", "best.pt"
 _DIGEST_BYTES = 32  # length of the SHA-256 digest at the end of each file
 # The exceptions that torch.load raises for content that ``save`` did not write.
-_UNREADABLE = (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
+_UNREADABLE: tuple[type[Exception], ...] = (
+    *(pickle.UnpicklingError, struct.error, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError),
+    *(ArithmeticError, AssertionError, ImportError, MemoryError),
+)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
