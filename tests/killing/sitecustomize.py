@@ -43,16 +43,16 @@ def _take(role: str) -> tuple[str, dict] | None:
 def _arm(taken: str, shot: dict) -> None:
     """Counts the operations from now on, and fires at the one that the shot names."""
     done = 0
-    parent = os.getppid()
 
     def fire() -> None:
-        if shot["whom"] == "parent" and os.getppid() != parent:  # the run is gone, and a stranger has taken its place
+        run = os.getpgid(0)  # the run leads the group; getppid() names a stranger once the run is gone
+        if shot["whom"] == "parent" and not os.path.exists(f"/proc/{run}"):
             return
         _rename(taken, taken.replace(".taken", ".fired"))
         if shot["whom"] == "group":
             os.killpg(0, shot["signal"])
         else:
-            os.kill(os.getpid() if shot["whom"] == "self" else os.getppid(), shot["signal"])
+            os.kill(os.getpid() if shot["whom"] == "self" else run, shot["signal"])
 
     def counting(name: str):
         original = getattr(os, name)
