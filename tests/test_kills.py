@@ -23,7 +23,7 @@ import pytest
 from benchmark import results
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("LAVO_BENCH_KILLS", "10"))
+KILLS = int(os.environ.get("LAVO_BENCH_KILLS", "8"))
 SEED = int(os.environ.get("LAVO_BENCH_KILLS_SEED", "0"))
 TOKEN = "LAVO_BENCH_KILLED_RUN"  # in the environment of a run's processes, by which the test finds what is left of them
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -161,7 +161,7 @@ def test_kills_lose_double_and_change_nothing_and_leave_nothing(undisturbed, tmp
         folder = tmp_path / f"sequence{sequence}"
         folder.mkdir()
         cache = draw.choice([made, made, folder / "cache"])
-        for _ in range(draw.randint(2, 6)):
+        for _ in range(6):
             kills += disturbed(folder / "out", cache, draw, seconds)
             if kills >= KILLS:
                 break
