@@ -35,6 +35,7 @@ TASKS: dict[str, str] = {
     "summarization": "tasks.summarization.task:Summarization",
     "point_cloud_completion": "tasks.point_cloud_completion.task:PointCloudCompletion",
     "forecasting": "tasks.forecasting.task:Forecasting",
+    "recall": "tasks.recall.task:Recall",
 }
 
 SHORT_NAMES = {
