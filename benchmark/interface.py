@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Pattern = Literal["noncausal_self", "causal_self", "noncausal_cross", "causal_cross"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 
+EVERY = "every"
+"""The pseudo-pattern of a cell in which every attention of the backbone is replaced."""
+
 Preset = Literal["smoke", "quick", "small", "gpu", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
@@ -235,8 +238,8 @@ class AttentionFactory(Protocol):
 class Task(Protocol):
     """One domain, such as forecasting.  The engine makes an object of the class for each cell.
 
-    The protocols below declare what a task may have besides: the methods of CountsTokens, NamesSources, HasCurves and
-    PartsSequences, and the modules FiguresModule and ExhibitsModule in its folder.
+    The protocols below declare what a task may have besides: the methods of LearnsRules, CountsTokens, NamesSources, HasCurves
+    and PartsSequences, and the modules FiguresModule and ExhibitsModule in its folder.
 
     name, version   the version is raised whenever results change
     backbones       backbone -> the patterns that can be replaced in it (a plain literal)
@@ -245,6 +248,8 @@ class Task(Protocol):
     metrics         name -> Metric, computed from the columns that ``score`` gives; the first is the headline
     selection       the metric that chooses the checkpoint, on validation data
     floors          names of controls that are bounds, not trivial rules (optional; a tuple, a plain literal)
+    separate_models True: the backbone is another model for each pattern, and has attentions of that pattern only; the class
+                    is then made with the keyword ``pattern`` as well (optional, False if left out; a plain literal)
     """
 
     name: ClassVar[str]
@@ -282,6 +287,19 @@ class Task(Protocol):
 
     def controls(self) -> Mapping[str, Columns]:
         """Returns what trivial rules score on the test part: rule -> the columns that ``score`` would return for it."""
+        ...
+
+
+@runtime_checkable
+class LearnsRules(Protocol):
+    """A task with trivial rules that learn from the training part, such as n-gram counts."""
+
+    def controls_after(self, num_examples: int) -> Mapping[str, Columns]:
+        """Returns what ``controls`` does, for rules that have seen no more than the model has.
+
+        num_examples: the number of examples that the model is trained on, counting repetitions.  The engine calls this
+        instead of ``controls``.
+        """
         ...
 
 

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from benchmark.interface import Pattern, select_rows
+from benchmark.interface import EVERY, Pattern, select_rows
 from benchmark.registry import build_attention, load_attention, takes_max_length
 
 
@@ -194,11 +194,11 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 class AttentionSites:
     """The factory from which a backbone gets its attention layers.
 
-    Layers of the cell's pattern hold the cell's attention and are collected in ``replaced``.  All other layers hold ``others``,
-    exact softmax.
+    Layers of the cell's pattern (all layers, if that is ``every``) hold the cell's attention and are collected in ``replaced``.
+    All other layers hold ``others``, exact softmax.
     """
 
-    def __init__(self, attention: str, pattern: Pattern, options: dict[str, Any], *, others: str = "softmax") -> None:
+    def __init__(self, attention: str, pattern: str, options: dict[str, Any], *, others: str = "softmax") -> None:
         self.attention, self.pattern, self.options, self.others = attention, pattern, options, others
         self.replaced: list[MultiHeadAttention] = []
 
@@ -215,7 +215,7 @@ class AttentionSites:
         rotary: bool = False,
     ) -> MultiHeadAttention:
         """Returns a layer for this pattern.  max_length: the length of the longest sequence that it will be given."""
-        is_site = pattern == self.pattern
+        is_site = self.pattern in (pattern, EVERY)
         name = self.attention if is_site else self.others
         options = dict(self.options) if is_site else {}
         cls = load_attention(name)

@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.interface import PATTERNS, UnsupportedPattern
+from benchmark.interface import EVERY, PATTERNS, UnsupportedPattern
 
 if TYPE_CHECKING:
     from torch import nn
@@ -212,6 +212,21 @@ def attention_declarations(name: str) -> dict[str, Any]:
 def task_declarations(name: str) -> dict[str, Any]:
     """Returns what the task's class declares as plain literals (``version``, ``backbones``), without importing it."""
     return _literals(TASKS[task_name(name)])
+
+
+def sites_of(task: str, backbone: str) -> tuple[str, ...]:
+    """Returns the sites of a backbone: its patterns and, if they are parts of one model, ``every`` for all of them at once."""
+    declared = task_declarations(task)
+    patterns = tuple(declared["backbones"][backbone])
+    one_model = len(patterns) > 1 and not declared.get("separate_models", False)
+    return (*patterns, EVERY) if one_model else patterns
+
+
+def make_task(name: str, settings: Any, *, backbone: str, pattern: str) -> Any:
+    """Returns the task for a cell of this backbone and pattern."""
+    cls = load_task(name)
+    own = {"pattern": pattern} if getattr(cls, "separate_models", False) else {}
+    return cls(settings, backbone=backbone, **own)
 
 
 def _literals(target: str) -> dict[str, Any]:

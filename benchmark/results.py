@@ -52,6 +52,9 @@ class CellName:
     seed: int
     hash: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
     variant: Name | None = None  # what tables call the attention; None if that is the attention's name
+    # The sites in whose tables the record stands: exact softmax is the same model at every site, so it is trained once for all
+    # of them.  Empty in records of before, which serve their own pattern.
+    sites: tuple[Name, ...] = ()
 
     @property
     def label(self) -> str:
@@ -68,6 +71,7 @@ class CellConfig:
     eval: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  # of the attention
+    learning_rate_from: Literal["preset", "set", "tuned"] | None = None  # None in records of before
     limit: int | None = None  # number of validation and test examples used; None: all
 
 
@@ -392,7 +396,7 @@ def _has_record_name(path: Path) -> bool:
 def load(directories: Iterable[str | Path] | str | Path, *, damaged: Callable[[str], None] = _warn) -> pd.DataFrame:
     """Returns a table with one row for each record below these folders.  Other files, such as sweeps, are skipped.
 
-    Columns: those of ``cell`` (task, backbone, pattern, attention, variant, preset, seed, hash), ``status``, ``reason``,
+    Columns: those of ``cell`` (task, backbone, pattern, sites, attention, variant, preset, seed, hash), ``status``, ``reason``,
     ``data``, ``embedded``, ``metric.NAME`` for every metric, ``n``, and ``efficiency.NAME``; ``path`` of the record.
 
     damaged: called with one line for each damaged record; by default it warns.

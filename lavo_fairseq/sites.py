@@ -24,7 +24,7 @@ def attention_sites(attention: str, pattern: str, options: str, *, patterns: Seq
     """
     if pattern not in patterns:
         raise ValueError(f"--attention-pattern {pattern}: this architecture has {', '.join(patterns)}")
-    return AttentionSites(attention, pattern, _read_options(options))  # type: ignore[arg-type]
+    return AttentionSites(attention, pattern, _read_options(options))
 
 
 def longest_input(attention: str, pattern: str, options: str, *, side: Sequence[Pattern], built_for: int) -> int:

@@ -23,7 +23,7 @@ import pytest
 from benchmark import results
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("LAVO_BENCH_KILLS", "8"))
+KILLS = int(os.environ.get("LAVO_BENCH_KILLS", "6"))
 SEED = int(os.environ.get("LAVO_BENCH_KILLS_SEED", "0"))
 TOKEN = "LAVO_BENCH_KILLED_RUN"  # in the environment of a run's processes, by which the test finds what is left of them
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

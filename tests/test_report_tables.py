@@ -152,7 +152,7 @@ def test_costs_have_kernels_and_the_share_of_extra_parameters(groups):
 
 
 def test_summary_ranks_only_what_finished_everywhere(groups):
-    table = summary_table(groups)
+    table = summary_table(groups, groups)
     last = table.rows[-1]
     by_label = dict(zip(table.columns[1:], (one.text for one in last.printed), strict=True))
     assert by_label["cosformer"] == numbers.MISSING

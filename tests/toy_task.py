@@ -20,11 +20,11 @@ from benchmark.settings import Settings
 WIDTH = 8
 
 
-def register(monkeypatch: pytest.MonkeyPatch, folder: Path, presets: str) -> None:
-    """Puts the task into the registry as ``toy`` for one test, with these presets in this folder."""
+def register(monkeypatch: pytest.MonkeyPatch, folder: Path, presets: str, cls: str = "Toy") -> None:
+    """Puts a class of this file into the registry as the task ``toy`` for one test, with these presets in this folder."""
     folder.mkdir()
     (folder / "presets.yaml").write_text(presets, encoding="utf-8")
-    monkeypatch.setitem(registry.TASKS, "toy", "toy_task:Toy")
+    monkeypatch.setitem(registry.TASKS, "toy", f"toy_task:{cls}")
     monkeypatch.setattr("benchmark.settings.resolve.task_folder", lambda _: folder)
 
 
@@ -119,6 +119,52 @@ class Toy:
     def controls(self) -> Mapping[str, Any]:
         """``zero``: the error of predicting 0."""
         return {"zero": {"mse": torch.stack([line.y.square().mean() for line in self.parts[2]]).numpy()}}
+
+
+class TwoSites(Toy):
+    """The task with a backbone of two patterns in one model."""
+
+    backbones = {"net": ("noncausal_self", "causal_self")}
+
+    def build_model(self, attention_for: AttentionFactory) -> nn.Module:
+        """Two ``ToyNet``, one after the other, of which the first is not causal."""
+
+        def first(_pattern: Any, **sizes: Any) -> Any:
+            return attention_for("noncausal_self", **sizes)
+
+        options = self.settings.model.model_dump()
+        return Sum(ToyNet(first, **options), ToyNet(attention_for, **options))  # type: ignore[arg-type]
+
+
+class TwoModels(Toy):
+    """The task with a backbone that is another model for each pattern."""
+
+    backbones = {"net": ("noncausal_self", "causal_self")}
+    separate_models = True
+
+    def __init__(self, settings: ToySettings, *, backbone: str, pattern: str) -> None:
+        super().__init__(settings, backbone=backbone)
+        self.pattern = pattern
+
+    def build_model(self, attention_for: AttentionFactory) -> nn.Module:
+        """``ToyNet`` with attentions of its own pattern."""
+
+        def own(_pattern: Any, **sizes: Any) -> Any:
+            return attention_for(self.pattern, **sizes)  # type: ignore[arg-type]
+
+        return ToyNet(own, **self.settings.model.model_dump())  # type: ignore[arg-type]
+
+
+class Sum(nn.Module):
+    """The sum of two networks."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 5, WIDTH) -> (batch, 5)"""
+        return self.first(x) + self.second(x)
 
 
 def make_part(size: int, seed: int) -> list[Line]:

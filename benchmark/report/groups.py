@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
-from benchmark.interface import PATTERNS, Metric
+from benchmark.interface import EVERY, PATTERNS, Metric
 from benchmark.registry import ATTENTIONS, TASKS, attention_declarations, load_task, task_declarations
 from benchmark.results import CellConfig, DataSource, MetricValue, Record
 
@@ -147,10 +147,17 @@ def group_records(records: Iterable[Record]) -> list[Group]:
     """Returns groups in the order of the registries; in each group the exact attentions come first, controls last."""
     by_settings: dict[str, list[Record]] = {}
     for record in records:
-        by_settings.setdefault(_settings_key(record), []).append(record)
+        for copy in at_each_site(record):
+            by_settings.setdefault(_settings_key(copy), []).append(copy)
     members = [newest(part) for group in by_settings.values() for part in _by_data(group)]
     members.sort(key=lambda group: _order(group[0]))
     return [_group(group, _siblings(group, members)) for group in members]
+
+
+def at_each_site(record: Record) -> list[Record]:
+    """Returns the record once for each site that it serves, with that site as its pattern."""
+    sites = record.cell.sites or (record.cell.pattern,)
+    return [replace(record, cell=replace(record.cell, pattern=site, sites=(site,))) for site in sites]
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
@@ -192,12 +199,13 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def settings_by_name(settings: CellConfig) -> dict[str, Any]:
     """Returns the settings that the cells of a table share, as ``data.horizon`` -> value."""
-    return flat({part.name: getattr(settings, part.name) for part in fields(settings) if part.name != "options"})
+    left_out = ("options", "learning_rate_from")
+    return flat({part.name: getattr(settings, part.name) for part in fields(settings) if part.name not in left_out})
 
 
 def _shared_settings(record: Record) -> CellConfig:
     train = {key: value for key, value in record.config.train.items() if key not in OWN_TRAINING}
-    return replace(record.config, train=train, options={})
+    return replace(record.config, train=train, options={}, learning_rate_from=None)
 
 
 def own_settings(record: Record) -> dict[str, Any]:
@@ -224,7 +232,7 @@ def _entry_key(record: Record) -> str:
 
 def _order(record: Record) -> tuple[Any, ...]:
     cell = record.cell
-    tasks, patterns = list(TASKS), [str(pattern) for pattern in PATTERNS]
+    tasks, patterns = list(TASKS), [*PATTERNS, EVERY]
     task = tasks.index(cell.task) if cell.task in tasks else len(tasks)
     pattern = patterns.index(cell.pattern) if cell.pattern in patterns else len(patterns)
     return task, cell.task, cell.backbone, pattern, cell.preset, _settings_key(record)

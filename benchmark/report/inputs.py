@@ -16,6 +16,7 @@ from benchmark.registry import TASKS
 from benchmark.report.by_task import PARTS, module_file
 from benchmark.report.speed import sweep_files
 from benchmark.results import ATTACHMENTS, CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, record_files, records
+from benchmark.settings.tuned import FOLDER
 
 FILE_NAME = "inputs.json"  # beside the report; says from what it was built
 
@@ -81,7 +82,7 @@ def read_state(output: Path) -> State | None:
 
 
 def digests(directories: Sequence[Path]) -> dict[str, str]:
-    """Returns the SHA-256 of every file on which the report depends: records, files beside them, sweeps, and code.
+    """Returns the SHA-256 of every file on which the report depends: records, files beside them, sweeps, tuning, and code.
 
     Raises ValueError for a folder that isn't there.
     """
@@ -96,6 +97,7 @@ def digests(directories: Sequence[Path]) -> dict[str, str]:
     for file in sorted(Path(__file__).parent.rglob("*")):
         if file.suffix in (".py", ".jinja"):
             files[f"benchmark/report/{file.relative_to(Path(__file__).parent).as_posix()}"] = file
+    files |= {f"configs/tuned/{file.name}": file for file in sorted(FOLDER.glob("*.yaml"))}
     for task in TASKS:
         for part in PARTS:
             own = module_file(task, part)

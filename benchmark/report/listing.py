@@ -80,6 +80,28 @@ def results(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) 
     return table
 
 
+def sites(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) -> Table:
+    """Returns the table of site cards of the records below a folder.  Parameters and exceptions as ``results``."""
+    from benchmark.report.cards import card_of, card_table
+    from benchmark.report.groups import group_records
+    from benchmark.results import records
+    from benchmark.settings.tuned import FOLDER, read_rates
+
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory}: is a file, not a folder of results")
+    title = f"sites in {directory}" if directory.exists() else f"no folder {directory} yet, so no results"
+    files = read_rates(FOLDER).files
+    folders = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())] if directory.exists() else []
+    table: Table | None = None
+    for folder in folders:
+        groups = group_records(records([folder], damaged=damaged))
+        shown = card_table([(group, card) for group in groups if (card := card_of(group, files)) is not None])
+        table = table or Table("folder", *shown.columns, title=title)
+        for row in shown.rows:
+            table.add_row(str(folder), row.label, *(one.text for one in row.printed))
+    return table or Table("folder", "site", "verdict", title=title)
+
+
 def checks(name: str, found: Sequence[Any]) -> Table:
     """Returns the table of what the conformance suite found for one attention."""
     table = Table("check", "pattern", "outcome", "detail", title=f"conformance of {name}")

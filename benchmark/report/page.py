@@ -13,12 +13,14 @@ from benchmark.measuring.peaks import Peaks, read_peaks
 from benchmark.measuring.points import WHOLE_MODEL
 from benchmark.report import inputs
 from benchmark.report.by_task import task_exhibits, task_figures
-from benchmark.report.document import Block, Folded, Heading, Shown, render_html, render_markdown
+from benchmark.report.cards import Card, card_of, card_table, sentence
+from benchmark.report.document import Block, Folded, Heading, Shown, Text, render_html, render_markdown
 from benchmark.report.gallery import Gallery
 from benchmark.report.groups import Group, group_records, words
 from benchmark.report.inputs import State, shown_path
 from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, throughput_table, time_table
 from benchmark.report.tables import Table, cost_table, metric_tables, to_csv
+from benchmark.settings.tuned import FOLDER, TunedFile, read_rates
 
 
 class Built(NamedTuple):
@@ -46,7 +48,8 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
     names = [shown_path(directory) for directory in directories]
     gallery = Gallery(output / "figures", f"lavo-bench report {' '.join(names)} -o {shown_path(output)}")
     found = inputs.read(directories)
-    blocks = _Builder(output / "tables", gallery).blocks(found, directories, names, shown_path(output))
+    verified = read_rates(FOLDER).files
+    blocks = _Builder(output / "tables", gallery, verified).blocks(found, directories, names, shown_path(output))
     title = f"Attention benchmark: {output.name}"
     write_bytes(markdown, render_markdown(title, blocks).encode())
     write_bytes(page, render_html(title, blocks, gallery.folder).encode())
@@ -57,8 +60,8 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
 class _Builder:
     """Collects the blocks of the page in their order, and writes the files of the tables."""
 
-    def __init__(self, tables: Path, gallery: Gallery) -> None:
-        self.tables, self.gallery = tables, gallery
+    def __init__(self, tables: Path, gallery: Gallery, verified: Sequence[TunedFile]) -> None:
+        self.tables, self.gallery, self.verified = tables, gallery, verified
 
     def blocks(
         self, found: inputs.Readable, directories: Sequence[Path], names: Sequence[str], output: str
@@ -72,13 +75,15 @@ class _Builder:
         groups, sweeps = group_records(found.records), read_sweeps(directories)
         tables = {id(group): self._written(metric_tables(group)) for group in groups}
         costs = {id(group): self._written([t for t in [cost_table(group)] if t is not None]) for group in groups}
-        blocks: list[Block] = [*header(groups, found.records, found.damaged), *self._summary(groups)]
+        cards = [(group, card) for group in groups if (card := card_of(group, self.verified)) is not None]
+        by_group = {id(group): card for group, card in cards}
+        blocks: list[Block] = [*header(groups, found.records, found.damaged), *self._summary(groups, cards)]
         task = None
         for group in groups:
             if group.task != task:
                 task = group.task
                 blocks.append(Heading(2, words(task).capitalize()))
-            blocks += self._group(group, tables[id(group)], costs[id(group)])
+            blocks += self._group(group, by_group.get(id(group)), tables[id(group)], costs[id(group)])
         if sweeps:
             blocks += self._speed(sweeps, read_peaks(directories))
         blocks += [*how_to_read(), *provenance(groups, found.records, names, output)]
@@ -93,18 +98,19 @@ class _Builder:
             write_bytes(self.tables / f"{table.slug}.tex", to_latex(table).encode())
         return list(tables)
 
-    def _summary(self, groups: Sequence[Group]) -> list[Block]:
+    def _summary(self, groups: Sequence[Group], cards: Sequence[tuple[Group, Card]]) -> list[Block]:
         from benchmark.report.figures import overview
         from benchmark.report.summary import summary_table
 
-        table = summary_table(groups)
+        resolved = [group for group, card in cards if card.is_resolved]
+        table = summary_table(groups, resolved)
         if table is None:
             return []
         caption = "Difference of each attention's first metric from that of exact attention, in per cent; further right is better."
         picture = self.gallery.draw("overview", caption, partial(overview, groups))
-        return [Heading(2, "At a glance"), table, *picture]
+        return [Heading(2, "At a glance"), table, *picture, card_table(cards)]
 
-    def _group(self, group: Group, tables: Sequence[Table], costs: Sequence[Table]) -> list[Block]:
+    def _group(self, group: Group, card: Card | None, tables: Sequence[Table], costs: Sequence[Table]) -> list[Block]:
         from benchmark.report.figures import training_curves
         from benchmark.report.sections import settings_of
 
@@ -117,7 +123,8 @@ class _Builder:
             lambda figure: f"{name}: {words(figure)}.",
         )
         shown = self._exhibits(group)
-        return [Heading(3, group.title), *settings_of(group), *tables, *curves, *own, *shown, *costs]
+        verdict = [] if card is None else [Text(sentence(card, next(iter(group.metrics()))))]
+        return [Heading(3, group.title), *verdict, *settings_of(group), *tables, *curves, *own, *shown, *costs]
 
     def _exhibits(self, group: Group) -> list[Block]:
         """Returns the task's exhibits, and writes their sounds as files."""

@@ -38,9 +38,10 @@ def entry_of(label: str, group: Group) -> Entry | None:
     return next((entry for entry in group.contenders if entry.label == label and entry.completed), None)
 
 
-def summary_table(groups: Sequence[Group]) -> Table | None:
+def summary_table(groups: Sequence[Group], resolved: Sequence[Group]) -> Table | None:
     """Returns a table with one row for each table of the report, one column for each attention, and mean ranks below.
 
+    resolved: the tables whose site card is *resolved*; only they count in the ranks.
     Returns None if there is nothing to compare.
     """
     shown = [group for group in groups if group.reference is not None and group.metrics()]
@@ -58,17 +59,17 @@ def summary_table(groups: Sequence[Group]) -> Table | None:
         "Relative difference of each mean from that of the exact attention; positive is better. ≈: the two means ± deviation touch, "
         "or a deviation is unknown, so the sign of the difference is not certain."
     ]
-    ranks = mean_rank_by_label(shown, labels)
+    ranks = mean_rank_by_label([group for group in shown if any(group is one for one in resolved)], labels)
     if ranks is not None:
         num_tables, by_label = ranks
         printed = [
             Printed(numbers.significant(by_label[label], 2) if label in by_label else numbers.MISSING)
             for label in labels
         ]
-        rows.append(Row(f"mean rank in {num_tables} tables (1 is best)", tuple(printed), is_control=True))
-        values.append({"table": f"mean rank in {num_tables} tables", **by_label})
+        rows.append(Row(f"mean rank in {num_tables} resolved tables (1 is best)", tuple(printed), is_control=True))
+        values.append({"table": f"mean rank in {num_tables} resolved tables", **by_label})
         notes.append(
-            "Mean ranks are of the attentions that finished in all of these tables. A rank does not show how large a difference is, or "
+            "Mean ranks are of the attentions that finished in all tables whose site card is *resolved*. A rank does not show how large a difference is, or "
             "whether it is more than noise: judge by the tables."
         )
     return Table("summary", "All tables at a glance.", ["table", *labels], rows, values, notes)

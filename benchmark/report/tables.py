@@ -308,15 +308,21 @@ def _incomplete(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
 def _tuning(group: Group) -> list[str]:
     """Returns a note on the learning rates at which the attentions were trained."""
     rates: dict[str, list[str]] = {}
-    for entry in group.contenders:
+    untuned: list[str] = []
+    for entry in group.entries:
         for record in entry.completed[:1]:
             rate = learning_rate(record)
-            if rate is not None:
+            if rate is not None and (not entry.is_control or record.config.learning_rate_from == "tuned"):
                 rates.setdefault(f"{rate:g}", []).append(entry.label)
-    if len(rates) == 1:
+                untuned += [entry.label] if record.config.learning_rate_from != "tuned" else []
+    shown = [label for labels in rates.values() for label in labels]
+    if len(rates) == 1 and len(untuned) == len(shown):
         return [f"All at one learning rate, {next(iter(rates))}: no attention was tuned."]
     chosen = "; ".join(f"{rate}: {escape(', '.join(labels))}" for rate, labels in rates.items())
-    return [f"Learning rates: {chosen}."] if rates else []
+    if len(untuned) == len(shown):
+        return [f"Learning rates: {chosen}."] if rates else []
+    exceptions = f" Not tuned: {escape(', '.join(untuned))}." if untuned else ""
+    return [f"Learning rates, chosen on validation data from one grid for all: {chosen}.{exceptions}"]
 
 
 def data_words(data: DataSource) -> str:

@@ -15,6 +15,7 @@ from benchmark.settings.cell import Cell
 from benchmark.settings.choices import choose_attentions
 from benchmark.settings.command import Run
 from benchmark.settings.plan import plan_cells
+from benchmark.settings.tuned import Rates
 
 Say = Callable[[str], None]
 
@@ -28,13 +29,14 @@ def run_plan(
     jobs: int | None,
     rerun: bool,
     retry_failed: bool,
+    rates: Rates | None = None,
 ) -> int:
     """Runs the cells that have no record yet.  Returns the exit status: 1 if a cell has failed, else 0.
 
     If torchrun started several processes, all of them work on every cell, and only the first one prints anything.
     Raises ConfigError before anything is trained, and MachineFault if the machine fails during the run.
     """
-    cells = plan_cells(runs, place.cache)
+    cells = plan_cells(runs, place.cache, rates)
     waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
     if place.rank:
         runner.run_together(waiting, place)
@@ -43,22 +45,42 @@ def run_plan(
     together = place.processes > 1
     shared = f"; {place.processes} processes a cell" if together else ""
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already{shared}; records in {place.output}")
-    outcomes: dict[str, Status] = {}
-    if waiting:
-        with Display(len(waiting), console) as display:
-
-            def listen(event: runner.Event) -> None:
-                """Displays the event, and keeps the status of a cell that ended."""
-                display(event)
-                if event.record is not None:
-                    outcomes[event.cell.hash] = event.record.status
-
-            if together:
-                runner.run_together(waiting, place, listen)
-            else:
-                jobs = jobs or workers.default_jobs(place.device, max(cell.threads for cell in waiting))
-                workers.run_cells(waiting, place, jobs=jobs, listen=listen)
+    if any(cell.rate_from == "tuned" for cell in cells):
+        untuned = sorted(
+            {cell.title.rpartition(".")[0] for cell in cells if cell.rate_from == "preset" and not cell.unsupported}
+        )
+        say(f"learning rates: tuned, but for {len(untuned)} of the preset" if untuned else "learning rates: tuned")
+    outcomes = train(waiting, place, console, jobs=jobs)
     return _sum_up(cells, outcomes, place.output, say)
+
+
+def train(
+    waiting: Sequence[Cell], place: runner.Place, console: Console, *, jobs: int | None = None
+) -> dict[str, Status]:
+    """Runs these cells under a progress display.  Returns hash -> status."""
+    outcomes: dict[str, Status] = {}
+    if not waiting:
+        return outcomes
+    with Display(len(waiting), console) as display:
+
+        def listen(event: runner.Event) -> None:
+            """Displays the event, and keeps the status of a cell that ended."""
+            display(event)
+            if event.record is not None:
+                outcomes[event.cell.hash] = event.record.status
+
+        if place.processes > 1:
+            runner.run_together(waiting, place, listen)
+        else:
+            jobs = jobs or workers.default_jobs(place.device, max(cell.threads for cell in waiting))
+            workers.run_cells(waiting, place, jobs=jobs, listen=listen)
+    return outcomes
+
+
+def train_missing(cells: Sequence[Cell], place: runner.Place, console: Console, *, jobs: int | None = None) -> None:
+    """Runs those of these cells that have no record yet."""
+    runner.clean(place.output, cells)
+    train(runner.to_run(cells, place.output), place, console, jobs=jobs)
 
 
 def _sum_up(cells: Sequence[Cell], outcomes: Mapping[str, Status], output: Path, say: Say) -> int:

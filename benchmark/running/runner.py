@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from benchmark.files import as_machine_fault, is_machine_fault, probe, remove_abandoned
-from benchmark.interface import HasCurves, Splits, Task
+from benchmark.interface import HasCurves, LearnsRules, Splits, Task
 from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
 from benchmark.running import checkpoint, provenance
@@ -36,6 +36,9 @@ class Place:
     include: tuple[Path, ...] = ()
     debug: bool = False
     cell_timeout: float = 3600.0  # seconds without progress after which a cell is ended
+    part: Literal["test", "validation"] = (
+        "test"  # on which cells are judged; validation for trials, whose records aren't results
+    )
     processes: int = 1  # number of processes (torchrun) that train each cell together
     rank: int = 0  # of this process among them; only rank 0 writes records
 
@@ -158,7 +161,7 @@ def record_without_figures(cell: Cell, place: Place, status: Status, reason: str
         cell=cell.name,
         status=status,
         reason=reason,
-        config=CellConfig(**without_places(cell.config)),
+        config=CellConfig(**without_places(cell.config), learning_rate_from=cell.rate_from),  # type: ignore[arg-type]
         environment=environment,
         started=started.isoformat(timespec="seconds"),
     )
@@ -206,9 +209,10 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
     training = trainer.run()
     peak = memory.peak_bytes(place.device)
     listen(Event("progress", cell, training.num_steps, training.num_steps, None, "testing"))
-    columns = trainer.evaluate(splits.test)
+    is_trial = place.part == "validation"
+    columns = trainer.evaluate(splits.validation if is_trial else splits.test)
     curves: dict[str, Any] = {"training": training.curve, "validation": training.validation}
-    if isinstance(task, HasCurves):
+    if isinstance(task, HasCurves) and not is_trial:
         curves |= task.curves(trainer.bare)
     seconds, sequence = max(training.seconds, 1e-9), trainer.sequence
     kernels = {layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())
@@ -229,16 +233,22 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
     examples = {part: len(getattr(splits, part)) for part in ("train", "validation", "test")}
     data = DataSource(splits.name, splits.embedded, splits.fingerprint, {**splits.details, "examples": examples})
     return Figures(
-        measured_metrics(task.metrics, columns), _controls(cell, task, splits), efficiency, data, columns, curves
+        measured_metrics(task.metrics, columns),
+        {} if is_trial else _controls(cell, task, splits, trainer.num_steps * train.batch_size),
+        efficiency,
+        data,
+        columns,
+        curves,
     )
 
 
 def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
-    from benchmark.registry import load_task
+    from benchmark.registry import load_task, make_task
 
     settings = {key: cell.config[key] for key in cell.config if key not in ("train", "options", "limit")}
     cls: Any = load_task(cell.task)
-    task: Task = cls(cls.settings_of[cell.backbone].model_validate(settings), backbone=cell.backbone)
+    checked = cls.settings_of[cell.backbone].model_validate(settings)
+    task: Task = make_task(cell.task, checked, backbone=cell.backbone, pattern=cell.pattern)
     try:
         splits = task.load_data(cell.data_root, place.cache)
     except OSError as error:  # the machine's, because the plan could read the same files a moment ago
@@ -250,15 +260,21 @@ def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
 _control_figures: dict[str, dict[str, Any]] = {}
 
 
-def _controls(cell: Cell, task: Task, splits: Splits) -> dict[str, Any]:
-    """Returns what trivial rules score on the cell's test examples: rule -> metric -> value."""
+def _controls(cell: Cell, task: Task, splits: Splits, num_examples: int) -> dict[str, Any]:
+    """Returns what trivial rules score on the cell's test examples: rule -> metric -> value.
+
+    num_examples: on which the model is trained; rules that learn see no more.
+    """
     shared = {key: cell.config[key] for key in cell.config if key not in ("train", "options")}
-    key = json.dumps([cell.task, cell.backbone, splits.fingerprint, shared], sort_keys=True, default=str)
+    seen = num_examples if isinstance(task, LearnsRules) else None
+    pattern = cell.pattern if getattr(task, "separate_models", False) else None
+    key = json.dumps([cell.task, cell.backbone, pattern, splits.fingerprint, shared, seen], sort_keys=True, default=str)
     if key not in _control_figures:
         limit = cell.config["limit"]
+        rules = task.controls_after(num_examples) if isinstance(task, LearnsRules) else task.controls()
         _control_figures[key] = {
             name: {metric: task.metrics[metric].value(_first(columns, limit)) for metric in task.metrics}
-            for name, columns in task.controls().items()
+            for name, columns in rules.items()
         }
     return _control_figures[key]
 

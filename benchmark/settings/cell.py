@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.interface import Pattern
 from benchmark.results import CellName
 from benchmark.settings.messages import ConfigError
 
@@ -19,7 +18,7 @@ class Cell:
 
     task: str
     backbone: str
-    pattern: Pattern
+    pattern: str
     attention: str
     variant: str  # the attention's name in tables; not part of the hash
     preset: str
@@ -27,6 +26,9 @@ class Cell:
     config: dict[str, Any] = field(hash=False)  # settings: data, model, eval, train, options, limit
     hash: str
     data_root: Path | None = field(default=None, hash=False)
+    sites: tuple[str, ...] = ()  # whose tables its record serves; only its own pattern if empty
+    # Where the learning rate comes from: "preset", "set" (an override) or "tuned".  Not part of the hash.
+    rate_from: str = "preset"
     parallel: str = "data"  # how several processes share the training, "data" or "sequence"; not part of the hash
     unsupported: str | None = None  # why the attention can't do the pattern; None if it can
 
@@ -61,6 +63,7 @@ class Cell:
             seed=self.seed,
             hash=self.hash,
             variant=self.variant,
+            sites=self.sites or (self.pattern,),
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.interface import PATTERNS
+from benchmark.interface import EVERY, PATTERNS
 from benchmark.registry import (
     TASKS,
     attention_names,
     nearest,
+    sites_of,
     task_declarations,
     task_name,
 )
@@ -68,17 +69,16 @@ def check_backbones_and_patterns(
     known = {
         pattern
         for task in tasks
-        for name, has in table[task].items()
-        for pattern in has
+        for name in table[task]
+        for pattern in sites_of(task, name)
         if not backbones or name in backbones
     }
+    names = (*PATTERNS, EVERY)
     for pattern in patterns or []:
-        if pattern not in PATTERNS:
-            raise ConfigError(
-                f"pattern {pattern!r}: unknown{nearest(pattern, PATTERNS)}; allowed: {', '.join(PATTERNS)}"
-            )
+        if pattern not in names:
+            raise ConfigError(f"pattern {pattern!r}: unknown{nearest(pattern, names)}; allowed: {', '.join(names)}")
         if pattern not in known:
-            allowed = [name for name in PATTERNS if name in known]
+            allowed = [name for name in names if name in known]
             raise ConfigError(
                 f"pattern {pattern!r}: no backbone of {', '.join(tasks)} has it; allowed: {', '.join(allowed)}"
             )

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,19 @@ def names_in(text: str | None, flag: str) -> list[str] | None:
     if not names:
         raise ConfigError(f"{flag} {text!r}: one or more names are wanted, separated by commas")
     return names
+
+
+def factors_in(text: str) -> list[float]:
+    """Reads factors such as ``1/3,1,3``.  Raises ConfigError unless they are two or more distinct positive numbers."""
+    factors = []
+    for part in names_in(text, "--grid") or []:
+        try:
+            factors.append(float(Fraction(part)))
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError(f"--grid {part!r}: not a number; numbers such as 1/3,1,3 are wanted") from None
+    if len(set(factors)) < 2 or len(set(factors)) < len(factors) or min(factors) <= 0:
+        raise ConfigError(f"--grid {text!r}: two or more different positive factors are wanted, as 1/3,1,3")
+    return factors
 
 
 def run_settings(values: Mapping[str, Any]) -> RunSettings:

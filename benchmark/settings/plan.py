@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from benchmark.interface import Pattern, Splits, Task, UnsupportedPattern
+from benchmark.interface import EVERY, Pattern, Splits, Task, UnsupportedPattern
 from benchmark.multihead import MultiHeadAttention
 from benchmark.registry import (
     build_attention,
     included_digest,
     load_attention,
-    load_task,
+    make_task,
+    sites_of,
     takes_max_length,
     task_declarations,
 )
@@ -26,14 +27,21 @@ from benchmark.settings.choices import check_backbones_and_patterns, choose, cho
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import AttentionSpec, Override, RunSettings
 from benchmark.settings.resolve import Resolved, check_parallel, own_key, resolve
+from benchmark.settings.tuned import RateKey, Rates
+
+REFERENCE = "softmax"
+"""The exact attention that every other site of a cell keeps, and with which the others are compared."""
 
 
-def plan_cells(runs: Sequence[tuple[RunSettings, list[Override]]], cache: Path) -> list[Cell]:
+def plan_cells(
+    runs: Sequence[tuple[RunSettings, list[Override]]], cache: Path, rates: Rates | None = None
+) -> list[Cell]:
     """Returns all cells of these runs, ordered by task, backbone, pattern, seed and attention.
 
+    rates: learning rates that were tuned; they count where no override sets ``train.learning_rate``.
     Raises ConfigError for any mistake in the settings, before anything is trained.
     """
-    planner = _Planner(cache)
+    planner = Planner(cache, rates or Rates())
     cells: list[Cell] = []
     for settings, overrides in runs:
         with settings.located():
@@ -46,81 +54,146 @@ def check_runs(runs: Sequence[tuple[RunSettings, list[Override]]]) -> int:
     count = 0
     for run, overrides in runs:
         with run.located():
-            count += _count_cells(run, overrides)
+            count += sum(1 for _ in planned(run, overrides))
     return count
 
 
-def _count_cells(run: RunSettings, overrides: Sequence[Override]) -> int:
+class Planned(NamedTuple):
+    """One training that a run asks for, before its data are read."""
+
+    task: str
+    backbone: str
+    pattern: str
+    spec: AttentionSpec
+    settings: Resolved
+    seed: int
+    sites: tuple[str, ...]  # whose tables the record serves
+
+
+def planned(run: RunSettings, overrides: Sequence[Override]) -> Iterator[Planned]:
+    """Yields the trainings of one run, each once, ordered by task, backbone, pattern, seed and attention.
+
+    Raises ConfigError for a mistake in the settings.
+    """
     tasks, attentions = choose_tasks(run.tasks), choose_attentions(run.attentions)
     check_backbones_and_patterns(tasks, run.backbones, run.patterns)
     _check_overrides(tasks, attentions, overrides)
-    count = 0
+    seen: set[tuple[Any, ...]] = set()
     for task in tasks:
-        for backbone, patterns in task_declarations(task)["backbones"].items():
-            if backbone in choose(run.backbones, [backbone]):
-                resolved = [resolve(task, backbone, run.preset, spec, overrides) for spec in attentions]
-                seeds = resolved[0].seeds if run.seeds is None else run.seeds
-                chosen = choose(run.patterns, patterns)
-                for pattern in chosen:
-                    for spec, settings in zip(attentions, resolved, strict=True):
-                        check_parallel(task, backbone, pattern, spec.name, settings.train, overrides)
-                count += len(chosen) * len(attentions) * len(seeds)
-    return count
+        for backbone in choose(run.backbones, list(task_declarations(task)["backbones"])):
+            for pattern in choose(run.patterns, sites_of(task, backbone)):
+                for one in _at_site(task, backbone, pattern, run, attentions, overrides):
+                    key = (task, backbone, one.pattern, one.sites, one.spec.variant, one.seed)
+                    if key not in seen:
+                        seen.add(key)
+                        yield one
 
 
-class _Planner:
+def _at_site(
+    task: str,
+    backbone: str,
+    pattern: str,
+    run: RunSettings,
+    attentions: Sequence[AttentionSpec],
+    overrides: Sequence[Override],
+) -> Iterable[Planned]:
+    found: list[Planned] = []
+    for spec in attentions:
+        settings = resolve(task, backbone, run.preset, spec, overrides, pattern)
+        check_parallel(task, backbone, pattern, spec.name, settings.train, overrides)
+        sites = _shared_sites(task, backbone, pattern, spec, run.preset, overrides, settings)
+        name = pattern if sites == (pattern,) and not _is_shared(task, backbone, spec) else EVERY
+        seeds = settings.seeds if run.seeds is None else run.seeds
+        if run.seeds is None and is_exact(spec.name) and spec.name != REFERENCE:
+            seeds = seeds[:1]  # it shows how much rounding changes, for which one seed is enough
+        found += [Planned(task, backbone, name, spec, settings, seed, sites) for seed in seeds]
+    order = {seed: place for place, seed in enumerate(dict.fromkeys(one.seed for one in found))}
+    return sorted(found, key=lambda one: order[one.seed])
+
+
+def _shared_sites(
+    task: str,
+    backbone: str,
+    pattern: str,
+    spec: AttentionSpec,
+    preset: str,
+    overrides: Sequence[Override],
+    settings: Resolved,
+) -> tuple[str, ...]:
+    """Returns the sites that one training serves: for an exact attention, all whose settings are equal."""
+    if not _is_shared(task, backbone, spec):
+        return (pattern,)
+    return tuple(
+        site
+        for site in sites_of(task, backbone)
+        if site == pattern or resolve(task, backbone, preset, spec, overrides, site).plain() == settings.plain()
+    )
+
+
+def _is_shared(task: str, backbone: str, spec: AttentionSpec) -> bool:
+    """Returns whether the attention makes the same model at every site of the backbone."""
+    sites = sites_of(task, backbone)
+    able = not any(site in dict(load_attention(spec.name).unsupported) for site in sites)
+    return EVERY in sites and able and is_exact(spec.name)
+
+
+def is_exact(attention: str) -> bool:
+    """Returns whether the attention declares that it computes softmax attention exactly."""
+    return bool(getattr(load_attention(attention), "exact", False))
+
+
+class Planner:
     """Plans the cells of several runs, and loads each data set once for all cells that use it."""
 
-    def __init__(self, cache: Path) -> None:
-        self.cache = cache
+    def __init__(self, cache: Path, rates: Rates) -> None:
+        self.cache, self.rates = cache, rates
         self._loaded: dict[str, tuple[Task, Splits]] = {}
         self._shapes: dict[str, list[SiteShape]] = {}
 
     def cells(self, run: RunSettings, overrides: Sequence[Override]) -> Iterable[Cell]:
         """Yields the cells of one run."""
-        tasks = choose_tasks(run.tasks)
-        attentions = choose_attentions(run.attentions)
-        check_backbones_and_patterns(tasks, run.backbones, run.patterns)
-        _check_overrides(tasks, attentions, overrides)
-        for task in tasks:
-            cls: Any = load_task(task)
-            for backbone in choose(run.backbones, list(cls.backbones)):
-                for pattern in choose(run.patterns, cls.backbones[backbone]):
-                    resolved = [resolve(task, backbone, run.preset, spec, overrides) for spec in attentions]
-                    seeds = resolved[0].seeds if run.seeds is None else run.seeds
-                    for spec, settings in zip(attentions, resolved, strict=True):
-                        check_parallel(task, backbone, pattern, spec.name, settings.train, overrides)
-                    for seed in seeds:
-                        for spec, settings in zip(attentions, resolved, strict=True):
-                            yield self._cell(task, backbone, pattern, spec, settings, seed, run)
+        for one in planned(run, overrides):
+            if any(own_key(override, one.task) == "train.learning_rate" for override in overrides):
+                yield replace(self.cell(one, run), rate_from="set")
+            else:
+                rate = self.rates.chosen(one.task, self.rate_key(one, run))
+                cell = self.cell(one, run, learning_rate=rate)
+                yield cell if rate is None else replace(cell, rate_from="tuned")
 
-    def _cell(
-        self,
-        task: str,
-        backbone: str,
-        pattern: Any,
-        spec: AttentionSpec,
-        resolved: Resolved,
-        seed: int,
-        run: RunSettings,
-    ) -> Cell:
-        loaded, splits = self._load(task, backbone, resolved, run.data_root)
-        config = {**resolved.plain(), "limit": run.limit}
+    def rate_key(self, one: Planned, run: RunSettings) -> RateKey:
+        """Returns what must be equal for a tuned rate to be used.  Exact attentions share the rates of softmax."""
+        loaded, splits = self._load(one, run.data_root)
+        exact = is_exact(one.spec.name)
+        attention = REFERENCE if exact else one.spec.name
+        settings = one.settings._replace(options={}) if exact else one.settings
+        versions = [loaded.version, load_attention(attention).version]
+        return RateKey.of(
+            backbone=one.backbone,
+            sites=one.sites,
+            attention=attention,
+            config={**settings.plain(), "versions": versions},
+            fingerprint=splits.fingerprint,
+        )
+
+    def cell(self, one: Planned, run: RunSettings, *, learning_rate: float | None = None) -> Cell:
+        """Returns the cell of one training; ``learning_rate`` replaces that of its settings."""
+        task, backbone, pattern, spec = one.task, one.backbone, one.pattern, one.spec
+        loaded, splits = self._load(one, run.data_root)
+        config = {**one.settings.plain(), "limit": run.limit}
+        if learning_rate is not None:
+            config["train"] = {**config["train"], "learning_rate": learning_rate}
         cls: Any = load_attention(spec.name)
         identity = {
             "task": [task, loaded.version],
             "backbone": backbone,
             "pattern": pattern,
             "attention": [spec.name, cls.version],
-            "others": ["softmax", load_attention("softmax").version],
+            "others": [REFERENCE, load_attention(REFERENCE).version],
             "included": included_digest(spec.name),
-            "seed": seed,
+            "seed": one.seed,
             "config": without_places(config),
             "data": splits.fingerprint,
         }
-        unsupported = dict(cls.unsupported).get(pattern)
-        if unsupported is None:
-            unsupported = self._check_builds(loaded, backbone, pattern, spec, resolved)
         return Cell(
             task,
             backbone,
@@ -128,58 +201,70 @@ class _Planner:
             spec.name,
             spec.variant,
             run.preset,
-            seed,
+            one.seed,
             config,
             digest(identity),
             run.data_root,
-            resolved.train.parallel,
-            unsupported,
+            one.sites,
+            parallel=one.settings.train.parallel,
+            unsupported=self._unsupported(loaded, one),
         )
 
-    def _load(self, task: str, backbone: str, resolved: Resolved, root: Path | None) -> tuple[Task, Splits]:
-        key = json.dumps([task, backbone, resolved.settings.model_dump(mode="json"), str(root)], sort_keys=True)
+    def _unsupported(self, task: Task, one: Planned) -> str | None:
+        """Returns why the attention can't do the pattern, or one of the backbone's if the pattern is ``every``; else None."""
+        declared = dict(load_attention(one.spec.name).unsupported)
+        patterns = task.backbones[one.backbone] if one.pattern == EVERY else (one.pattern,)
+        for pattern in patterns:
+            if pattern in declared:
+                return declared[pattern] if len(patterns) == 1 else f"{pattern}: {declared[pattern]}"
+        return self._check_builds(task, one)
+
+    def _load(self, one: Planned, root: Path | None) -> tuple[Task, Splits]:
+        settings = one.settings.settings
+        pattern = one.pattern if EVERY not in sites_of(one.task, one.backbone) else None
+        key = json.dumps([one.task, one.backbone, pattern, settings.model_dump(mode="json"), str(root)], sort_keys=True)
         if key not in self._loaded:
-            loaded: Task = load_task(task)(resolved.settings, backbone=backbone)
+            loaded: Task = make_task(one.task, settings, backbone=one.backbone, pattern=one.pattern)
             try:
                 self._loaded[key] = loaded, loaded.load_data(root, self.cache)
             except ValueError as error:
-                raise ConfigError(f"{task}: {error}") from error
+                raise ConfigError(f"{one.task}: {error}") from error
         return self._loaded[key]
 
-    def _check_builds(
-        self, task: Task, backbone: str, pattern: str, spec: AttentionSpec, resolved: Resolved
-    ) -> str | None:
+    def _check_builds(self, task: Task, one: Planned) -> str | None:
         """Builds the attention in each size that the backbone asks for.
 
-        Returns the reason if the attention refuses the pattern, else None.  Raises ConfigError if it can't be built.
+        Returns the reason if the attention refuses a pattern, else None.  Raises ConfigError if it can't be built.
         """
+        backbone, pattern, spec = one.backbone, one.pattern, one.spec
         key = json.dumps([str(id(task)), backbone], sort_keys=True)
         if key not in self._shapes:
             self._shapes[key] = site_shapes(task)
-        shapes = [shape for shape in self._shapes[key] if shape.pattern == pattern]
+        shapes = [shape for shape in self._shapes[key] if pattern in (shape.pattern, EVERY)]
         if not shapes:
             raise ConfigError(f"{task.name}: with these settings {backbone} has no attention of the pattern {pattern}")
         for shape in set(shapes):
-            options = dict(resolved.options)
+            options = dict(one.settings.options)
             cls = load_attention(spec.name)
             if takes_max_length(cls):
                 options.setdefault("max_length", shape.max_length)
                 if options["max_length"] < shape.max_length:
                     raise ConfigError(
-                        f"attention {spec.name} at {pattern} of {backbone}: max_length {options['max_length']} is too "
+                        f"attention {spec.name} at {shape.pattern} of {backbone}: max_length {options['max_length']} is too "
                         f"small: lengths go up to {shape.max_length}; leave it out, and it is {shape.max_length}"
                     )
             try:
                 build_attention(
-                    spec.name, pattern=pattern, num_heads=shape.num_heads, head_dim=shape.head_dim, **options
+                    spec.name, pattern=shape.pattern, num_heads=shape.num_heads, head_dim=shape.head_dim, **options
                 )
             except UnsupportedPattern as error:
                 return str(error)
             except (ValueError, TypeError) as error:
-                raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {error}") from error
+                raise ConfigError(f"attention {spec.name} at {shape.pattern} of {backbone}: {error}") from error
             except Exception as error:  # the constructor of anyone's attention may raise anything
                 kind = type(error).__name__
-                raise ConfigError(f"attention {spec.name} at {pattern} of {backbone}: {kind}: {error}") from error
+                where = f"attention {spec.name} at {shape.pattern} of {backbone}"
+                raise ConfigError(f"{where}: {kind}: {error}") from error
         return None
 
 

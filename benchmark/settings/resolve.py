@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmark.interface import PRESETS, PartsSequences
+from benchmark.interface import EVERY, PRESETS, PartsSequences
 from benchmark.registry import (
     TASKS,
     attention_names,
@@ -25,11 +25,12 @@ from benchmark.settings.yaml_files import (
 GROUPS = ("data", "model", "eval", "train")
 
 
-def presets(task: str, preset: str, backbone: str) -> dict[str, Any]:
-    """Returns the settings of a preset for one backbone.
+def presets(task: str, preset: str, backbone: str, pattern: str | None = None) -> dict[str, Any]:
+    """Returns the settings of a preset for one backbone and pattern.
 
     They are those of ``base``, changed by those of the preset.  In each of the two, the part under ``backbones`` for this
-    backbone changes the rest.  Raises ConfigError for an unknown preset.
+    backbone changes the rest, and so does, in each of these parts, the part under ``patterns`` for this pattern.  Without a
+    pattern, the parts under ``patterns`` are left out.  Raises ConfigError for an unknown preset.
     """
     path = task_folder(task) / "presets.yaml"
     content = read_yaml(path)
@@ -44,8 +45,9 @@ def presets(task: str, preset: str, backbone: str) -> dict[str, Any]:
         )
     merged: dict[str, Any] = {}
     for part in (content.get("base", {}), content[preset]):
-        own = {key: value for key, value in (part or {}).items() if key != "backbones"}
-        merged = merge(merged, own, (part or {}).get("backbones", {}).get(backbone, {}))
+        for level in (part or {}, (part or {}).get("backbones", {}).get(backbone, {})):
+            own = {key: value for key, value in level.items() if key not in ("backbones", "patterns")}
+            merged = merge(merged, own, level.get("patterns", {}).get(pattern, {}))
     return merged
 
 
@@ -76,9 +78,19 @@ class Resolved(NamedTuple):
         }
 
 
-def resolve(task: str, backbone: str, preset: str, attention: AttentionSpec, overrides: Iterable[Override]) -> Resolved:
-    """Applies the overrides to the preset and checks the result.  Raises ConfigError for the first mistake."""
-    merged = presets(task, preset, backbone)
+def resolve(
+    task: str,
+    backbone: str,
+    preset: str,
+    attention: AttentionSpec,
+    overrides: Iterable[Override],
+    pattern: str | None = None,
+) -> Resolved:
+    """Applies the overrides to the preset and checks the result.  Raises ConfigError for the first mistake.
+
+    pattern: of the cell; None for the settings that all patterns of the backbone share.
+    """
+    merged = presets(task, preset, backbone, pattern)
     seeds = merged.pop("seeds", [0])
     origins: dict[str, str] = {}
     options = [
@@ -124,7 +136,7 @@ def check_parallel(
     if not issubclass(cls, PartsSequences):
         raise ConfigError(f"{where}: {task} can't cut its batches into parts of sequences; allowed: 'data'")
     for site in cls.backbones[backbone]:
-        name = attention if site == pattern else "softmax"
+        name = attention if pattern in (site, EVERY) else "softmax"
         if site not in _sequence_patterns(name):
             able = [other for other in attention_names() if site in _sequence_patterns(other)]
             raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from enum import StrEnum
@@ -10,6 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from benchmark.cli.options import (
+    Assignments,
+    Attentions,
+    Backbones,
+    Cache,
+    CellTimeout,
+    DataRoot,
+    Device,
+    Include,
+    Jobs,
+    Patterns,
+    Preset,
+    Tuned,
+)
 
 app = typer.Typer(
     name="lavo-bench",
@@ -21,41 +35,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Attentions = Annotated[str | None, typer.Option("-a", "--attention", help="Names separated by commas, or all.")]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root",
-        envvar="LAVO_BENCH_DATA",
-        help="Folder of real data (lm/, lstf/, …); embedded data if it is left out.",
-    ),
-]
-Cache = Annotated[
-    Path | None,
-    typer.Option("--cache", envvar="LAVO_BENCH_CACHE", help="Folder for tokenised data.", show_default=False),
-]
-Include = Annotated[
-    list[Path] | None, typer.Option("--include-path", help="Python file that registers attentions; may be given again.")
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="key=value, as train.steps=100, forecasting.data.pred_len=48 or attentions.lavo.window=32; "
-        "may be given again.",
-    ),
-]
-Preset = Annotated[str | None, typer.Option("--preset", help="smoke, quick, small, gpu or paper.")]
-Device = Annotated[
-    str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:N; if it is left out, the GPU where there is one, else the CPU."),
-]
-
-# Newer releases of Typer contain a copy of click, so the base class of usage errors is taken from a class that Typer exports.
-UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-
-INTERRUPTED = 130  # the exit status that shells give a command ended by Ctrl-C
-
 
 class Kind(StrEnum):
     """What ``list`` can list."""
@@ -64,6 +43,7 @@ class Kind(StrEnum):
     attentions = "attentions"
     presets = "presets"
     results = "results"
+    sites = "sites"
 
 
 @app.callback()
@@ -73,11 +53,13 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 
 @app.command("list")
 def list_(
-    kind: Annotated[Kind | None, typer.Argument(help="What to list; all but the results if it is left out.")] = None,
+    kind: Annotated[
+        Kind | None, typer.Argument(help="What to list; all but results and sites if it is left out.")
+    ] = None,
     directory: Annotated[Path, typer.Option("-o", help="Folder of results.")] = Path("results"),
     include_path: Include = None,
 ) -> None:
-    """Lists tasks, attentions with the patterns they support, presets, or results."""
+    """Lists tasks, attentions with the patterns they support, presets, results, or sites with their verdicts."""
     from benchmark.report import listing
     from benchmark.settings.command import include_files
 
@@ -88,6 +70,7 @@ def list_(
         Kind.attentions: listing.attentions,
         Kind.presets: listing.presets,
         Kind.results: lambda: listing.results(directory, damaged=damaged.append),
+        Kind.sites: lambda: listing.sites(directory, damaged=damaged.append),
     }
     for wanted in [kind] if kind else [Kind.tasks, Kind.attentions, Kind.presets]:
         _console().print(tables[wanted]())
@@ -121,8 +104,8 @@ def run(
     *,
     tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Tasks, or all.")] = None,
     attention: Attentions = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Backbones, separated by commas.")] = None,
-    pattern: Annotated[str | None, typer.Option("--pattern", help="Patterns, separated by commas.")] = None,
+    backbone: Backbones = None,
+    pattern: Patterns = None,
     preset: Preset = None,
     seeds: Annotated[
         str | None, typer.Option("--seeds", help="As 0,1,2; those of the preset if it is left out.")
@@ -136,20 +119,15 @@ def run(
         Path | None, typer.Option("-o", "--output", help="Folder of records; results/<preset> if it is left out.")
     ] = None,
     device: Device = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, help="Cells at a time; one for each core or GPU if it is left out."),
-    ] = None,
+    jobs: Jobs = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Validate and test on the first N examples only.")
     ] = None,
     include_path: Include = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished cells again.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
-    cell_timeout: Annotated[
-        float,
-        typer.Option("--cell-timeout", min=1, help="Seconds without progress after which a cell is ended as failed."),
-    ] = 3600.0,
+    cell_timeout: CellTimeout = 3600.0,
+    tuned: Tuned = None,
     report: Annotated[
         bool,
         typer.Option(
@@ -162,6 +140,8 @@ def run(
     """Trains and evaluates cells (one attention in one backbone, pattern and seed); finished ones are not run again."""
     from benchmark.running import command, runner
     from benchmark.settings.command import cache_folder, device_of, include_files, names_in, output_of, runs_of
+    from benchmark.settings.tuned import FOLDER as TUNED
+    from benchmark.settings.tuned import read_rates
 
     include = include_files(include_path)
     chosen = {
@@ -187,13 +167,92 @@ def run(
         processes=processes,
     )
     runner.probe_output(place.output)
-    status = command.run_plan(runs, place, _console(), _say, jobs=jobs, rerun=rerun, retry_failed=retry_failed)
+    rates = read_rates(tuned or TUNED)
+    status = command.run_plan(
+        runs, place, _console(), _say, jobs=jobs, rerun=rerun, retry_failed=retry_failed, rates=rates
+    )
     if report and rank == 0:
         from benchmark.report import build_report
 
         command.measure_once(runs, place, _say)
         built = build_report([place.output], Path("reports") / place.output.name)
         status = max(status, _say_report(built))
+    raise typer.Exit(status)
+
+
+@app.command()
+def tune(
+    *,
+    tasks: Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Tasks, or all.")] = None,
+    attention: Attentions = None,
+    backbone: Backbones = None,
+    pattern: Patterns = None,
+    preset: Preset = None,
+    set_: Assignments = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="YAML file of runs.")] = None,
+    data_root: DataRoot = None,
+    grid: Annotated[
+        str, typer.Option("--grid", help="Factors of the preset's learning rate, separated by commas.")
+    ] = "1/3,1,3",
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Instead, train softmax and none at each site for twice the steps, for the site cards."
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of trials; results/.tuning/<preset> if it is left out."),
+    ] = None,
+    tuned: Tuned = None,
+    device: Device = None,
+    jobs: Jobs = None,
+    include_path: Include = None,
+    cell_timeout: CellTimeout = 3600.0,
+    cache: Cache = None,
+) -> None:
+    """Chooses the learning rate of each attention on validation data, from one grid for all; trials are not repeated."""
+    from benchmark.running import command, runner
+    from benchmark.running.tune import NOTHING, Tuner
+    from benchmark.settings.command import (
+        cache_folder,
+        device_of,
+        factors_in,
+        include_files,
+        names_in,
+        output_of,
+        runs_of,
+    )
+    from benchmark.settings.plan import REFERENCE
+    from benchmark.settings.tuned import FOLDER as TUNED
+    from benchmark.settings.tuned import read_rates
+
+    include = include_files(include_path)
+    chosen = {
+        "tasks": tasks or None,
+        "attentions": [REFERENCE, NOTHING] if verify else names_in(attention, "--attention"),
+        "backbones": names_in(backbone, "--backbone"),
+        "patterns": names_in(pattern, "--pattern"),
+        "preset": preset,
+        "data_root": data_root,
+    }
+    runs = runs_of(config, chosen, set_ or [])
+    factors = factors_in(grid)
+    trials = output or Path("results") / ".tuning" / output_of(runs, config).name
+    place = runner.Place(
+        output=trials,
+        cache=cache_folder(cache),
+        device=device_of(device),
+        include=include,
+        debug=_debugging(),
+        cell_timeout=cell_timeout,
+        part="validation",
+    )
+    runner.probe_output(place.output)
+    folder = tuned or TUNED
+    tuner = Tuner(place, folder, lambda cells: command.train_missing(cells, place, _console(), jobs=jobs), _say)
+    status = tuner.verify(runs, read_rates(folder)) if verify else tuner.tune(runs, factors)
+    _say(f"written: {folder}")
     raise typer.Exit(status)
 
 
@@ -369,63 +428,3 @@ def _say_left_out(damaged: list[str]) -> int:
 
 def _debugging() -> bool:
     return "--debug" in sys.argv
-
-
-def main() -> None:
-    """Entry point: exit status 0 done, 1 some cells failed, 2 the command or configuration is wrong, 130 interrupted."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # the terminal's encoding may lack characters of the help texts
-    try:
-        status = app(args=arguments, standalone_mode=False)
-    except typer.Abort:
-        _fail("interrupted; what is done is kept", INTERRUPTED)
-    except UsageError as error:
-        if not arguments:
-            typer.echo(error.format_message(), err=True)  # type: ignore[attr-defined]  # the help
-            sys.exit(2)
-        _fail(_usage_fault(error, arguments), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is done is kept", INTERRUPTED)
-    except ValueError as error:
-        if debug:
-            raise
-        _fail(str(error), 2)
-    except OSError as error:
-        if debug:
-            raise
-        named = error.filename is not None  # a MachineFault has no filename, because its text names the file
-        _fail(f"{error.filename}: {error.strerror}" if named else str(error), 2)
-    except Exception as error:  # a bug of this program; its traceback would not help a user
-        if debug:
-            raise
-        _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)", 2)
-    if status == INTERRUPTED:  # Typer turns a KeyboardInterrupt into this status
-        _fail("interrupted; what is done is kept", INTERRUPTED)
-    sys.exit(status if isinstance(status, int) else 0)
-
-
-def _usage_fault(error: Any, arguments: list[str]) -> str:
-    """Returns Typer's message, with the bad value of the option, which Typer leaves out."""
-    spellings = getattr(getattr(error, "param", None), "opts", [])
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, equals, value = argument.partition("=")
-        if name.startswith("-") and name in spellings and isinstance(error, typer.BadParameter):
-            return f"{name} {value if equals else following}: {error.message.removeprefix('Input ')}"
-    return str(error.format_message()).replace("Value error, ", "")
-
-
-def _fail(message: str, status: int) -> None:
-    from benchmark.settings.messages import MOST_CHARACTERS, shortened
-
-    line = " ".join(message.split())
-    # The message may quote control characters of a file or an argument, which a terminal would obey.
-    printable = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
-    typer.echo(f"lavo-bench: {shortened(printable, MOST_CHARACTERS)}", err=True)
-    sys.exit(status)
-
-
-if __name__ == "__main__":  # torchrun -m benchmark.cli
-    main()

@@ -1,0 +1,57 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Attentions = Annotated[str | None, typer.Option("-a", "--attention", help="Names separated by commas, or all.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        envvar="LAVO_BENCH_DATA",
+        help="Folder of real data (lm/, lstf/, …); embedded data if it is left out.",
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", envvar="LAVO_BENCH_CACHE", help="Folder for tokenised data.", show_default=False),
+]
+Include = Annotated[
+    list[Path] | None, typer.Option("--include-path", help="Python file that registers attentions; may be given again.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="key=value, as train.steps=100, forecasting.data.pred_len=48 or attentions.lavo.window=32; "
+        "may be given again.",
+    ),
+]
+Preset = Annotated[str | None, typer.Option("--preset", help="smoke, quick, small, gpu or paper.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda or cuda:N; if it is left out, the GPU where there is one, else the CPU."),
+]
+
+Backbones = Annotated[str | None, typer.Option("--backbone", help="Backbones, separated by commas.")]
+Patterns = Annotated[
+    str | None,
+    typer.Option("--pattern", help="Patterns, separated by commas; every replaces all attentions of a backbone."),
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Cells at a time; one for each core or GPU if it is left out.")
+]
+CellTimeout = Annotated[
+    float,
+    typer.Option("--cell-timeout", min=1, help="Seconds without progress after which a cell is ended as failed."),
+]
+Tuned = Annotated[
+    Path | None,
+    typer.Option(
+        "--tuned", help="Folder of tuned learning rates; that of the repository, configs/tuned, if it is left out."
+    ),
+]

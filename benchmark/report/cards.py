@@ -1,0 +1,165 @@
+"""Site cards: a verdict, by rule, on whether a table can tell attentions apart at its site."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from benchmark.report import numbers
+from benchmark.report.groups import Group, words
+from benchmark.report.tables import Printed, Row, Table, escape
+from benchmark.settings.tuned import TunedFile, Verified
+from benchmark.statistics import Summary, summarise
+
+Verdict = Literal["resolved", "transient", "redundant", "not_learnt"]
+
+DEVIATIONS = 3.0
+"""How many standard deviations of the differences between paired seeds the gap of softmax to ``none`` must be."""
+
+NOTHING = "none"
+
+MEANING: Mapping[Verdict, str] = {
+    "resolved": "softmax is ahead of none by at least three deviations",
+    "transient": "the gap of softmax to none is gone after twice the steps",
+    "redundant": "softmax is not ahead of none by three deviations: the rest of the model does this attention's work",
+    "not_learnt": "a trivial rule is at least as good as softmax",
+}
+
+
+class Card(NamedTuple):
+    """The verdict on one site, and the figures from which it follows."""
+
+    verdict: Verdict | None  # None if it can't be given; ``reason`` says why
+    reason: str = ""
+    gap: Summary | None = None  # of softmax over none, paired by seed; positive if softmax is better
+    doubled: Summary | None = None  # the same after twice the steps; None if that was not run
+    rule: str | None = None  # the best trivial rule
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether the verdict takes twice the steps into account."""
+        return self.doubled is not None
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the site tells attentions apart."""
+        return self.verdict == "resolved"
+
+
+def judge(
+    softmax: Mapping[int, float],
+    none: Mapping[int, float],
+    rules: Mapping[str, float],
+    *,
+    higher_is_better: bool,
+    doubled: tuple[Mapping[int, float], Mapping[int, float]] | None = None,
+) -> Card:
+    """Returns the verdict on a site.
+
+    softmax, none: seed -> headline metric.  rules: trivial rule -> its value.  doubled: softmax and none after twice the steps.
+
+    not_learnt   a rule is at least as good as the mean of softmax
+    redundant    the mean gap of softmax to none, paired by seed, is below DEVIATIONS standard deviations
+    transient    it is not, but it is after twice the steps
+    resolved     it is not, and after twice the steps, where that was run, it is not either
+    """
+    sign = 1 if higher_is_better else -1
+    gap = _gap(softmax, none, sign)
+    if not softmax:
+        return Card(None, "softmax has no result")
+    mean = summarise(list(softmax.values())).mean
+    best = max(rules, key=lambda name: sign * rules[name], default=None)
+    if best is not None and sign * rules[best] >= sign * mean:
+        return Card("not_learnt", gap=gap, rule=best)
+    if gap is None or gap.deviation is None:
+        return Card(None, "softmax and none need two seeds in common", gap=gap, rule=best)
+    if not _is_clear(gap):
+        return Card("redundant", gap=gap, rule=best)
+    after = None if doubled is None else _gap(*doubled, sign)
+    if after is not None and after.deviation is not None and not _is_clear(after):
+        return Card("transient", gap=gap, doubled=after, rule=best)
+    return Card("resolved", gap=gap, doubled=after, rule=best)
+
+
+def _gap(softmax: Mapping[int, float], none: Mapping[int, float], sign: int) -> Summary | None:
+    seeds = [seed for seed in softmax if seed in none]
+    return summarise([sign * (softmax[seed] - none[seed]) for seed in seeds]) if seeds else None
+
+
+def _is_clear(gap: Summary) -> bool:
+    deviation = gap.deviation if gap.deviation is not None else math.inf
+    return gap.mean > 0 and gap.mean >= DEVIATIONS * deviation
+
+
+def card_of(group: Group, files: Iterable[TunedFile]) -> Card | None:
+    """Returns the card of a table, with what ``lavo-bench tune --verify`` found; None for a table without metrics."""
+    metrics = group.metrics()
+    reference = group.reference
+    if not metrics or reference is None:
+        return None
+    name = next(iter(metrics))
+    nothing = next((entry for entry in group.entries if entry.attention == NOTHING and entry.completed), None)
+    rules = {rule: summarise(values[name]).mean for rule, values in group.rules().items() if values.get(name)}
+    found = _verified(group, name, files)
+    return judge(
+        reference.values(name),
+        {} if nothing is None else nothing.values(name),
+        rules,
+        higher_is_better=metrics[name].higher_is_better,
+        doubled=None
+        if found is None
+        else (dict(zip(found.seeds, found.softmax, strict=True)), dict(zip(found.seeds, found.none, strict=True))),
+    )
+
+
+def _verified(group: Group, metric: str, files: Iterable[TunedFile]) -> Verified | None:
+    """Returns what was run at twice the steps for this task, preset, site, data and number of steps."""
+    train = group.settings.train
+    steps = train.get("steps") or train.get("epochs")
+    wanted = (group.backbone, group.pattern, group.data.sha256, metric, 2 * steps if isinstance(steps, int) else None)
+    for file in files:
+        for one in file.verified if (file.task, file.preset) == (group.task, group.preset) else ():
+            if (one.backbone, one.site, one.data, one.metric, one.steps) == wanted:
+                return one
+    return None
+
+
+def sentence(card: Card, metric: str) -> str:
+    """Returns the card as markdown, to stand above its table."""
+    if card.verdict is None:
+        return f"**Site card:** no verdict, because {card.reason}."
+    text = f"**Site card: {words(card.verdict)}.** {_capital(MEANING[card.verdict])}"
+    if card.verdict == "not_learnt" and card.rule is not None:
+        text += f" ({escape(card.rule)})"
+    if card.gap is not None:
+        text += f". Gap in {escape(metric)}: {_gap_words(card.gap)}"
+    if card.doubled is not None:
+        text += f"; after twice the steps, on validation data, {_gap_words(card.doubled)}"
+    elif card.verdict == "resolved":
+        text += "; not verified at twice the steps"
+    return text + "."
+
+
+def _gap_words(gap: Summary) -> str:
+    spread = "" if gap.deviation is None else f" ± {numbers.significant(gap.deviation, 2)}"
+    return f"{numbers.significant(gap.mean)}{spread} ({gap.n} {'seed' if gap.n == 1 else 'seeds'})"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def card_table(cards: Sequence[tuple[Group, Card]]) -> Table:
+    """Returns the table of all cards."""
+    rows, values = [], []
+    for group, card in cards:
+        title = f"{words(group.task)}: {group.title}"
+        verdict = words(card.verdict) if card.verdict else f"no verdict: {card.reason}"
+        verdict += " (not verified)" if card.is_resolved and not card.is_verified else ""
+        figures = [verdict, *("–" if gap is None else _gap_words(gap) for gap in (card.gap, card.doubled))]
+        rows.append(Row(title, (*map(Printed, figures), Printed(card.rule or numbers.MISSING))))
+        values.append({"site": title, "verdict": card.verdict, "is_verified": card.is_verified, "best_rule": card.rule})
+    columns = ["site", "verdict", "gap to none", "after twice the steps", "best rule"]
+    notes = [f"{_capital(words(verdict))}: {meaning}." for verdict, meaning in MEANING.items()]
+    return Table("sites", "What each site can tell.", columns, rows, values, notes, is_prose=True)

@@ -1,0 +1,133 @@
+"""Site cards: the rule gives each of its verdicts, and only resolved sites enter averages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import believable
+import pytest
+
+from benchmark.report.cards import DEVIATIONS, MEANING, card_of, card_table, judge, sentence
+from benchmark.report.groups import group_records
+from benchmark.report.summary import summary_table
+from benchmark.results import records
+from benchmark.settings.tuned import TunedFile, Verified
+
+SOFTMAX = {0: 1.0, 1: 1.1, 2: 0.9}
+FAR = {0: 2.0, 1: 2.2, 2: 1.8}  # gaps 1.0, 1.1, 0.9: mean 1.0, deviation 0.1
+NEAR = {0: 1.1, 1: 1.1, 2: 1.1}  # gaps 0.1, 0.0, 0.2: mean 0.1, deviation 0.1
+RULES = {"repeat": 3.0, "mean": 5.0}
+
+
+def card(softmax=None, none=None, rules=None, doubled=None):
+    return judge(
+        SOFTMAX if softmax is None else softmax,
+        FAR if none is None else none,
+        RULES if rules is None else rules,
+        higher_is_better=False,
+        doubled=doubled,
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "found"),
+    [
+        ("resolved", card()),
+        ("resolved", card(doubled=(SOFTMAX, FAR))),
+        ("transient", card(doubled=(SOFTMAX, NEAR))),
+        ("redundant", card(none=NEAR)),
+        ("redundant", card(none=NEAR, doubled=(SOFTMAX, FAR))),
+        ("not_learnt", card(rules={"repeat": 0.95, "mean": 5.0})),
+        ("not_learnt", card(rules={"repeat": 1.0})),  # as good as softmax is enough
+        (None, card(none={})),
+        (None, card(none={5: 2.0})),
+        (None, card(softmax={0: 1.0}, none={0: 2.0})),
+        (None, card(softmax={})),
+    ],
+)
+def test_the_rule_gives_each_verdict(verdict, found):
+    assert found.verdict == verdict
+    assert found.is_resolved == (verdict == "resolved")
+    assert (found.reason == "") == (verdict is not None)
+
+
+def test_the_limit_is_three_deviations_of_the_paired_differences():
+    spread = 1 / DEVIATIONS  # differences 1 - s, 1, 1 + s: mean 1, deviation s
+    for share, verdict in ((0.999, "resolved"), (1.001, "redundant")):
+        none = {seed: SOFTMAX[seed] + 1 + share * spread * offset for seed, offset in ((0, -1), (1, 0), (2, 1))}
+        assert card(none=none).verdict == verdict
+
+
+def test_seeds_are_paired():
+    """The seeds differ by far more than softmax from none, but always in the same way."""
+    softmax = {0: 1.0, 1: 11.0, 2: 21.0}
+    assert card(softmax, {seed: value + 1 for seed, value in softmax.items()}, {}).verdict == "resolved"
+
+
+def test_a_metric_of_which_higher_is_better_turns_every_sign():
+    flipped = [{seed: -value for seed, value in values.items()} for values in (SOFTMAX, FAR)]
+    found = judge(*flipped, {rule: -value for rule, value in RULES.items()}, higher_is_better=True)
+    assert found.verdict == "resolved"
+    assert found.gap.mean == pytest.approx(1.0)
+    assert found.rule == "repeat"
+    assert judge(*flipped[::-1], {}, higher_is_better=True).verdict == "redundant"
+
+
+def groups_of(tmp_path):
+    return group_records(records([believable.write_results(tmp_path / "quick")]))
+
+
+def test_a_table_takes_what_was_verified_for_its_own_site_data_and_steps(tmp_path):
+    group = next(
+        group for group in groups_of(tmp_path) if group.pattern == "causal_self" and group.task == "forecasting"
+    )
+    metric = next(iter(group.metrics()))
+    steps = group.settings.train["steps"]
+    verified = Verified(
+        backbone="informer",
+        site="causal_self",
+        data=group.data.sha256,
+        steps=2 * steps,
+        metric=metric,
+        higher_is_better=False,
+        seeds=(0, 1, 2),
+        softmax=tuple(SOFTMAX.values()),
+        none=tuple(NEAR.values()),
+    )
+
+    def verdict(**changes):
+        one = verified.model_copy(update=changes)
+        file = TunedFile(task="forecasting", preset="quick", metric=metric, higher_is_better=False, verified=(one,))
+        return card_of(group, [file]).verdict
+
+    group = replace(group, entries=tuple(entry for entry in group.entries if entry.attention in ("softmax", "none")))
+    assert card_of(group, []).verdict == "resolved"
+    assert not card_of(group, []).is_verified
+    assert verdict() == "transient"
+    for other in ({"site": "every"}, {"data": "f" * 64}, {"steps": steps}, {"metric": "mae"}, {"backbone": "gpt"}):
+        assert verdict(**other) == "resolved"
+
+
+def test_only_resolved_sites_are_averaged(tmp_path):
+    groups = groups_of(tmp_path)
+    rows = [row.label for row in summary_table(groups, groups).rows]
+    assert any(label.startswith(f"mean rank in {len(groups)} resolved tables") for label in rows)
+    assert any("mean rank in 2 resolved" in row.label for row in summary_table(groups, groups[1:]).rows)
+    assert not any("mean rank" in row.label for row in summary_table(groups, []).rows)
+
+
+def test_a_card_is_written_above_its_table():
+    assert sentence(card(), "mse") == (
+        "**Site card: resolved.** Softmax is ahead of none by at least three deviations. Gap in mse: 1.00 ± 0.10 (3 seeds); "
+        "not verified at twice the steps."
+    )
+    assert "after twice the steps, on validation data, 0.100 ± 0.10" in sentence(card(doubled=(SOFTMAX, NEAR)), "mse")
+    assert sentence(card(rules={"repeat_last": 0.5}), "mse").count("repeat\\_last") == 1
+    assert "no verdict" in sentence(card(none={}), "mse")
+
+
+def test_the_table_of_cards_explains_every_verdict(tmp_path):
+    cards = [(group, card_of(group, [])) for group in groups_of(tmp_path)]
+    table = card_table(cards)
+    assert len(table.rows) == len(cards)
+    assert len(table.notes) == len(MEANING)
