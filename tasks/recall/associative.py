@@ -19,8 +19,9 @@ def mqar(
 ) -> Texts:
     """Key and value at two places, and queries at random places of the rest (Zoology's layout).
 
-    The rest is filled with words that are no key of the text.  In noncausal self-attention the place after a query is blank:
-    a word there would follow its key as a value does.
+    The rest is filled with words that are no key of the text.  The last key is never asked for right behind its value, where a
+    model without attention would see the answer beside the question.  In noncausal self-attention the place after a query is
+    blank: a word there would follow its key as a value does.
     """
     keys, values = _bound(generator, count, pairs, vocab_size)
     context = np.stack([keys[:, :pairs], values], axis=-1).reshape(count, 2 * pairs)
@@ -32,7 +33,7 @@ def mqar(
         source = np.concatenate([context, rest], axis=1)
         texts = joined(pattern, source[..., None], evidence, queries[..., None], np.tile(np.arange(pairs), (count, 1)))
         return _answered(texts, values, order)
-    places = 2 * weighted_places(generator, count, pairs, power_law((length - 2 * pairs) // 2))
+    places = 2 * _apart(weighted_places(generator, count, pairs, power_law((length - 2 * pairs) // 2)))
     np.put_along_axis(rest, places, keys[:, :pairs], 1)
     if pattern == "noncausal_self":
         np.put_along_axis(rest, places + 1, BLANK, 1)
@@ -88,7 +89,7 @@ def fuzzy(
 def induction(
     generator: np.random.Generator, count: int, pairs: int, length: int, vocab_size: int, pattern: Pattern
 ) -> Texts:
-    """A text of different words; then ``pairs`` of them, each followed by a blank: which word came after it?
+    """A text of different words; then ``pairs`` of them, each after a blank: which word came after it in the text?
 
     Each word is a key and a value (the induction heads of Olsson et al., 2022, arXiv 2209.11895).
     """
@@ -96,14 +97,21 @@ def induction(
     words = shuffled(generator, count, range(1, vocab_size))[:, :num_words]
     order = shuffled(generator, count, range(num_words - 1))[:, :pairs]
     asked = np.take_along_axis(words, order, 1)
-    queries = np.stack([asked, np.full_like(asked, BLANK)], -1).reshape(count, 2 * pairs)
-    texts = joined(pattern, words[..., None], order + 1, queries[..., None], np.tile(np.arange(pairs) * 2, (count, 1)))
+    queries = np.stack([np.full_like(asked, BLANK), asked], -1).reshape(count, 2 * pairs)
+    places = np.tile(np.arange(pairs) * 2 + 1, (count, 1))
+    texts = joined(pattern, words[..., None], order + 1, queries[..., None], places)
     return texts._replace(answers=np.take_along_axis(words, order + 1, 1))
 
 
 def power_law(num_places: int) -> np.ndarray:
     """Returns Zoology's weights of the places for queries, near ones first, as whole numbers.  (num_places,)"""
     return np.rint(2**20 * np.arange(1, num_places + 1, dtype=np.float64) ** (POWER - 1)).astype(np.int64)
+
+
+def _apart(places: np.ndarray) -> np.ndarray:
+    """Swaps the places of the first and the last key where the last one has place 0.  (texts, pairs)"""
+    swapped = np.concatenate([places[:, -1:], places[:, 1:-1], places[:, :1]], 1)
+    return np.where(places[:, -1:] == 0, swapped, places) if places.shape[1] > 1 else places
 
 
 def _bound(generator: np.random.Generator, count: int, pairs: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:

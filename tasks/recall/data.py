@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmark.interface import Pattern, Splits
+from benchmark.interface import PATTERNS, Pattern, Splits
 from tasks.recall.families import FAMILIES, Family
 from tasks.recall.settings import DataSettings, Difficulty
 from tasks.recall.texts import Texts
@@ -96,7 +96,7 @@ def _sets(options: DataSettings, families: Sequence[str], part: str, pattern: Pa
                 count = -(-count // len(difficulties))
             check_difficulty(name, difficulty, options.vocab_size, pattern)
             # A family's texts must not depend on which other families there are.
-            entropy = [options.seed, zlib.crc32(name.encode()), PARTS.index(part), index]
+            entropy = [options.seed, PATTERNS.index(pattern), zlib.crc32(name.encode()), PARTS.index(part), index]
             generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
             texts = draw(FAMILIES[name], generator, count, difficulty, options.vocab_size, pattern)
             pairs, length = difficulty

@@ -16,7 +16,7 @@ from tasks.recall.families import FAMILIES
 
 Row = Mapping[str, Any]  # of ``curves.py``
 PANELS_A_ROW = 4
-CEILING = {"linestyle": "--", "linewidth": 0.7, "alpha": 0.8}
+CEILING: Any = {"linestyle": "--", "linewidth": 0.7, "alpha": 0.8}
 
 
 def figures(records: Sequence[Record]) -> dict[str, Figure]:

@@ -165,6 +165,14 @@ def test_mqar_has_zoologys_layout_and_no_key_among_the_rest(pattern):
     assert set(range(VOCAB_SIZE)) == set(np.unique(rest))  # other keys, values and blank all occur
 
 
+@pytest.mark.parametrize(("name", "pattern", "shape"), [case for case in CASES if case.values[1].endswith("self")])
+def test_no_place_that_asks_sees_its_answer_without_attention(name, pattern, shape):
+    """A place sees the words within its family's shift; the answer lies farther away."""
+    texts = texts_of(name, pattern, shape, count=500)
+    held = texts.evidence != NOWHERE
+    assert (texts.asked - texts.evidence)[held].min(initial=99) > FAMILIES[name].shift
+
+
 def test_near_places_are_more_likely_for_queries_by_zoologys_power_law():
     weights = power_law(28)
     assert weights[0] / weights[9] == pytest.approx(10**0.99, rel=1e-5)
