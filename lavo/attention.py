@@ -20,16 +20,30 @@ State = TypeVar("State", SelfState, CrossState)
 PATTERNS = ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
 
 
+def default_rank(head_dim: int) -> int:
+    """Returns the rank of the memory if none is given."""
+    return min(64, head_dim)
+
+
+def default_basis(rank: int, head_dim: int) -> str:
+    """Returns the kind of basis that "auto" stands for.
+
+    For rank = head_dim a learned basis adds nothing but products: it is a rotation, which the projections absorb.
+    """
+    return "identity" if rank == head_dim else "learned"
+
+
 class LAVOAttention(nn.Module):
     """Linear attention via orthogonal memory.
 
     pattern: "noncausal_self", "causal_self", "noncausal_cross" or "causal_cross".
-    pattern: "noncausal_self", "causal_self", "noncausal_cross" or "causal_cross".
     rank: the number of units of the memory; None means min(64, head_dim).
     window: the number of tokens that attend to each other exactly (self-attention only).
-    output: "joint" (one softmax over window and memory), "sum" (window plus memory) or "memory" (the memory alone).
+    output: "sum" (window plus memory), "joint" (one softmax over window and memory) or "memory" (the memory alone).
     basis: "learned" (stays orthonormal), "fixed" (random), "identity" (the head's first axes), "free" (trained without a
-        constraint), or "none" (for ablations: the memory is empty, so only the windows give output).
+        constraint), or "none" (for ablations: the memory is empty, so only the windows give output).  "auto" is "identity"
+        if rank = head_dim, because the projections then absorb a learned basis, and "learned" if rank < head_dim.  The
+        attribute ``basis_kind`` says which one it is.
     position_bias: whether the windows have a learned bias by distance, which is zero at the start.
     dissect: False is for ablations: there are no windows, and the memory compresses the values themselves.
     backend: "auto" (triton on a CUDA device, else torch), "triton", "torch" or "reference".  The attribute ``kernel`` says
@@ -39,7 +53,7 @@ class LAVOAttention(nn.Module):
     Raises ValueError for a bad option, with its value and what is allowed.
     """
 
-    version = 1
+    version = 2
     unsupported: ClassVar[Mapping[str, str]] = {}
     linear_state = True
     encodes_positions = True
@@ -55,19 +69,19 @@ class LAVOAttention(nn.Module):
         head_dim: int,
         rank: int | None = None,
         window: int = 64,
-        output: str = "joint",
-        basis: str = "learned",
+        output: str = "sum",
+        basis: str = "auto",
         position_bias: bool = True,
         dissect: bool = True,
         backend: str = "auto",
         basis_seed: int = 0,
     ) -> None:
         super().__init__()
-        rank = min(64, head_dim) if rank is None else rank
+        rank = default_rank(head_dim) if rank is None else rank
         for name, value, allowed in (
             ("pattern", pattern, PATTERNS),
             ("output", output, OUTPUTS),
-            ("basis", basis, BASES),
+            ("basis", basis, ("auto", *BASES)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
@@ -81,6 +95,8 @@ class LAVOAttention(nn.Module):
             raise ValueError(f"basis_seed must be an integer of at least 0, got {basis_seed!r}")
         if rank > head_dim:
             raise ValueError(f"rank must be at most head_dim = {head_dim}, got {rank}")
+        if basis == "auto":
+            basis = default_basis(rank, head_dim)
         if basis == "none":
             if output == "memory" or not dissect or pattern.endswith("cross"):
                 raise ValueError(
@@ -99,6 +115,13 @@ class LAVOAttention(nn.Module):
             self.bias = nn.Parameter(torch.zeros(num_heads, window if self.causal else 2 * window - 1))
         # Without the bias the order of tokens has no effect: a window is then a set, and the memory is a mean.
         self.encodes_positions = self.bias is not None
+
+    @staticmethod
+    def settled_options(options: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+        """Returns the options with those defaults filled in that depend on head_dim: ``rank`` and ``basis``."""
+        rank = default_rank(head_dim) if options.get("rank") is None else options["rank"]
+        basis = options.get("basis", "auto")
+        return {**options, "rank": rank, "basis": default_basis(rank, head_dim) if basis == "auto" else basis}
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """Computes the attention.  Returns a tensor of the shape and dtype of q.

@@ -29,7 +29,7 @@ def lavo_attention(
     bias: Tensor | None = None,
     causal: bool = False,
     key_padding_mask: Tensor | None = None,
-    output: str = "joint",
+    output: str = "sum",
     dissect: bool = True,
     backend: str = "auto",
 ) -> Tensor:
@@ -42,7 +42,7 @@ def lavo_attention(
     bias: added to the scores inside windows, by distance.  If ``causal``, (heads, window), entry i for the distance
     t - j = i; else (heads, 2 window - 1), entry i for the distance t - j = i - (window - 1).
     key_padding_mask: boolean (batch, length), True where padded.  Padded tokens are treated as if they did not exist.
-    output: "joint" (one softmax over window and memory), "sum" (window plus memory) or "memory" (the memory alone).
+    output: "sum" (window plus memory), "joint" (one softmax over window and memory) or "memory" (the memory alone).
     dissect: False means that there are no windows: the memory compresses the values themselves, and the output is that of
     the memory, whatever ``output`` says.
     backend: "auto", "reference", "torch" or "triton".

@@ -123,7 +123,7 @@ def parallel_lavo_attention(
     *,
     window: int = 64,
     bias: Tensor | None = None,
-    output: str = "joint",
+    output: str = "sum",
     dissect: bool = True,
 ) -> Tensor:
     """Computes ``lavo_attention(…, causal=True)`` over the whole sequence; returns the output for this process's part.

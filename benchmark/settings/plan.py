@@ -105,6 +105,7 @@ class _Planner:
         run: RunSettings,
     ) -> Cell:
         loaded, splits = self._load(task, backbone, resolved, run.data_root)
+        resolved = self._settle_options(loaded, backbone, pattern, spec, resolved)
         config = {**resolved.plain(), "limit": run.limit}
         cls: Any = load_attention(spec.name)
         identity = {
@@ -146,6 +147,25 @@ class _Planner:
                 raise ConfigError(f"{task}: {error}") from error
         return self._loaded[key]
 
+    def _settle_options(
+        self, task: Task, backbone: str, pattern: str, spec: AttentionSpec, resolved: Resolved
+    ) -> Resolved:
+        """Fills in the options whose defaults depend on head_dim, if the attention declares them by ``settled_options``.
+
+        Without this a default and the same value given by name would be two cells.
+        """
+        settle = getattr(load_attention(spec.name), "settled_options", None)
+        widths = {shape.head_dim for shape in self._site_shapes(task, backbone) if shape.pattern == pattern}
+        if settle is None or len(widths) != 1:
+            return resolved
+        return resolved._replace(options=dict(sorted(settle(resolved.options, widths.pop()).items())))
+
+    def _site_shapes(self, task: Task, backbone: str) -> list[SiteShape]:
+        key = json.dumps([str(id(task)), backbone], sort_keys=True)
+        if key not in self._shapes:
+            self._shapes[key] = site_shapes(task)
+        return self._shapes[key]
+
     def _check_builds(
         self, task: Task, backbone: str, pattern: str, spec: AttentionSpec, resolved: Resolved
     ) -> str | None:
@@ -153,10 +173,7 @@ class _Planner:
 
         Returns the reason if the attention refuses the pattern, else None.  Raises ConfigError if it can't be built.
         """
-        key = json.dumps([str(id(task)), backbone], sort_keys=True)
-        if key not in self._shapes:
-            self._shapes[key] = site_shapes(task)
-        shapes = [shape for shape in self._shapes[key] if shape.pattern == pattern]
+        shapes = [shape for shape in self._site_shapes(task, backbone) if shape.pattern == pattern]
         if not shapes:
             raise ConfigError(f"{task.name}: with these settings {backbone} has no attention of the pattern {pattern}")
         for shape in set(shapes):

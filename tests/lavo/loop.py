@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def lavo_loop(q, k, v, basis, *, window, bias=None, causal, output="joint", dissect=True) -> Tensor:
+def lavo_loop(q, k, v, basis, *, window, bias=None, causal, output="sum", dissect=True) -> Tensor:
     """q, k, v: (heads, n, d) of one sequence without padding; basis: (heads, r, d).  Differentiable."""
     heads = []
     for h in range(q.shape[0]):

@@ -12,9 +12,10 @@ from lavo.basis import BASES, Cayley, make_basis
 
 VARIANTS = [
     {},
-    {"output": "sum"},
+    {"basis": "learned"},
+    {"output": "joint"},
+    {"output": "joint", "basis": "learned"},
     {"output": "memory", "rank": 3},
-    {"basis": "identity"},
     {"basis": "identity", "rank": 5},
     {"basis": "fixed", "window": 7},
     {"basis": "free", "window": 100},
@@ -173,7 +174,7 @@ def test_a_million_tokens_stay_near_the_definition(dtype, tolerance):
 
 @pytest.mark.parametrize("rank", [3, 8])
 def test_a_learned_basis_stays_orthonormal_in_training(rank):
-    made = LAVOAttention(pattern="causal_self", num_heads=2, head_dim=8, rank=rank, window=8)
+    made = LAVOAttention(pattern="causal_self", num_heads=2, head_dim=8, rank=rank, window=8, basis="learned")
     optimiser = torch.optim.Adam(made.parameters(), lr=0.1)
     q, k, v = tokens(2, 32, torch.float32)
     before = made.basis().detach().clone()
@@ -240,7 +241,7 @@ def test_a_folded_basis_gives_equal_outputs(pattern, kind):
 
 def test_only_a_rotation_can_be_folded():
     layers = [torch.nn.Linear(16, 16) for _ in range(4)]
-    for options in ({"rank": 5}, {"basis": "free"}, {"basis": "identity"}):
+    for options in ({}, {"rank": 5}, {"basis": "free"}):
         with pytest.raises(ValueError, match="fold_basis"):
             attention(dtype=torch.float32, **options).fold_basis(*layers)
 
@@ -249,6 +250,25 @@ def test_without_a_basis_the_windows_are_alone():
     made = attention("noncausal_self", basis="none", position_bias=False, window=30)
     q, k, v = tokens(1, 30)
     torch.testing.assert_close(made(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "options", "rank", "basis"),
+    [
+        (8, {}, 8, "identity"),
+        (8, {"rank": 8}, 8, "identity"),
+        (8, {"rank": 5}, 5, "learned"),
+        (80, {}, 64, "learned"),
+        (8, {"basis": "learned"}, 8, "learned"),
+        (8, {"rank": 5, "basis": "identity"}, 5, "identity"),
+    ],
+)
+def test_the_basis_is_learned_only_where_the_projections_do_not_absorb_it(head_dim, options, rank, basis):
+    made = LAVOAttention(pattern="causal_self", num_heads=2, head_dim=head_dim, **options)
+    assert (made.rank, made.basis_kind, made.output) == (rank, basis, "sum")
+    assert ("rotation" in dict(made.basis.named_parameters())) == (basis == "learned")
+    settled = LAVOAttention.settled_options({"window": 3, **options}, head_dim)
+    assert settled == {"window": 3, "rank": rank, "basis": basis}
 
 
 def test_it_declares_its_properties():
@@ -267,8 +287,10 @@ def test_it_declares_its_properties():
 
 
 def test_a_stored_module_gives_the_same():
-    made = attention("noncausal_self")
-    other = LAVOAttention(pattern="noncausal_self", num_heads=2, head_dim=8, window=8, basis_seed=1).double()
+    made = attention("noncausal_self", basis="learned")
+    other = LAVOAttention(
+        pattern="noncausal_self", num_heads=2, head_dim=8, window=8, basis="learned", basis_seed=1
+    ).double()
     other.load_state_dict(made.state_dict())
     q, k, v = tokens(1, 20)
     assert torch.equal(made(q, k, v), other(q, k, v))
