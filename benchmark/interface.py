@@ -41,6 +41,7 @@ class Attention(Protocol):
     control            True: it is a control, like ``none``, and not compared as an attention
     needs_max_length   True: it takes the keyword ``max_length``, the longest length that it will be given
     sequence_patterns  patterns for which it is a PartedAttention as well (default none)
+    settled_options    static method (options, head_dim): fills in those options whose defaults depend on head_dim
     checks_arguments   True: it checks its arguments itself; for all others ``build_attention`` adds the checks
 
     The instance may set ``kernel``, the name of the kernel that ran last, for the records.  It may also have

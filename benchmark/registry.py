@@ -8,12 +8,16 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from benchmark.interface import EVERY, PATTERNS, UnsupportedPattern
 
@@ -110,7 +114,8 @@ def include_file(path: Path) -> tuple[str, ...]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling of spawned workers look the module up
     try:
-        spec.loader.exec_module(module)
+        with _confined():
+            spec.loader.exec_module(module)
     except BaseException as error:  # the file may raise anything; the user gets it in one line
         for name in set(_decorated) - before:
             del _decorated[name]
@@ -123,6 +128,43 @@ def include_file(path: Path) -> tuple[str, ...]:
         raise ValueError(f"--include-path {path.name}: registers no attention; decorate one with @register_attention")
     _included[path] = names
     return names
+
+
+READING_SECONDS = 120.0
+"""The longest time that reading an included file may take; it may import large libraries."""
+
+
+@contextmanager
+def _confined() -> Iterator[None]:
+    """Turns a file's attempt to end or copy this process, or to run for ever, into an exception."""
+
+    def ends(*_arguments: Any) -> NoReturn:
+        raise SystemExit("os._exit")
+
+    def copies() -> NoReturn:
+        raise RuntimeError("os.fork: a file of attentions must not copy the process")
+
+    def is_late(*_arguments: Any) -> NoReturn:
+        raise TimeoutError(f"it is still being read after {READING_SECONDS:g} s")
+
+    replaced: dict[str, Callable[..., Any]] = {"_exit": ends, "fork": copies, "forkpty": copies, "abort": ends}
+    before = {name: getattr(os, name) for name in replaced if hasattr(os, name)}
+    # An alarm can be set by the main thread alone.  One that is running belongs to someone else.
+    alarmed = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    alarmed = alarmed and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    handler = signal.signal(signal.SIGALRM, is_late) if alarmed else None
+    try:
+        for name in before:
+            setattr(os, name, replaced[name])
+        if alarmed:
+            signal.setitimer(signal.ITIMER_REAL, READING_SECONDS)
+        yield
+    finally:
+        if alarmed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, handler)
+        for name, function in before.items():
+            setattr(os, name, function)
 
 
 def included_digest(name: str) -> str | None:

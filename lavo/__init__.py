@@ -17,6 +17,7 @@ The files, in the order in which they read best:
     windows, memory   the two halves of LAVO, for one block
     chunked           the causal and the noncausal form over a whole sequence
     cross             cross-attention
+    overlap           windows that overlap, an option
     streaming         token by token, with a state of constant size
     parallel          one sequence, shared by several processes
     launch, kernels, kernels_backward, fused, fused_streaming    backend "triton", on GPUs

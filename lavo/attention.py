@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -12,24 +13,49 @@ from lavo import streaming
 from lavo.basis import BASES, fold_columns, fold_rows, make_basis
 from lavo.blocks import Tokens, accumulation_dtype, carry_dtype
 from lavo.cross import read_memory, source_mean
-from lavo.functional import OUTPUTS, check_inputs, full_precision, lavo_attention, lavo_cross_attention, resolve_backend
+from lavo.functional import (
+    OUTPUTS,
+    check_inputs,
+    check_overlap,
+    full_precision,
+    lavo_attention,
+    lavo_cross_attention,
+    resolve_backend,
+)
 from lavo.parallel import Part, parallel_lavo_attention, split_length
-from lavo.streaming import CrossState, SelfState
+from lavo.streaming import CrossState, Form, SelfState
 
 State = TypeVar("State", SelfState, CrossState)
 PATTERNS = ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
+
+
+def default_rank(head_dim: int) -> int:
+    """Returns the rank of the memory if none is given."""
+    return min(64, head_dim)
+
+
+def default_basis(rank: int, head_dim: int) -> str:
+    """Returns the kind of basis that "auto" stands for.
+
+    For rank = head_dim a learned basis adds nothing but products: it is a rotation, which the projections absorb.
+    """
+    return "identity" if rank == head_dim else "learned"
 
 
 class LAVOAttention(nn.Module):
     """Linear attention via orthogonal memory.
 
     pattern: "noncausal_self", "causal_self", "noncausal_cross" or "causal_cross".
-    pattern: "noncausal_self", "causal_self", "noncausal_cross" or "causal_cross".
     rank: the number of units of the memory; None means min(64, head_dim).
     window: the number of tokens that attend to each other exactly (self-attention only).
-    output: "joint" (one softmax over window and memory), "sum" (window plus memory) or "memory" (the memory alone).
+    window_overlap: True means that a token sees its own block of window / 2 tokens and the block before it (in
+        noncausal_self also the block after it), so at least window / 2 tokens back (overlap.py).  It needs an even window,
+        and runs in torch only: on a GPU "auto" is then "torch", and a sequence can't be split over several processes.
+    output: "sum" (window plus memory), "joint" (one softmax over window and memory) or "memory" (the memory alone).
     basis: "learned" (stays orthonormal), "fixed" (random), "identity" (the head's first axes), "free" (trained without a
-        constraint), or "none" (for ablations: the memory is empty, so only the windows give output).
+        constraint), or "none" (for ablations: the memory is empty, so only the windows give output).  "auto" is "identity"
+        if rank = head_dim, because the projections then absorb a learned basis, and "learned" if rank < head_dim.  The
+        attribute ``basis_kind`` says which one it is.
     position_bias: whether the windows have a learned bias by distance, which is zero at the start.
     dissect: False is for ablations: there are no windows, and the memory compresses the values themselves.
     backend: "auto" (triton on a CUDA device, else torch), "triton", "torch" or "reference".  The attribute ``kernel`` says
@@ -39,7 +65,7 @@ class LAVOAttention(nn.Module):
     Raises ValueError for a bad option, with its value and what is allowed.
     """
 
-    version = 1
+    version = 2
     unsupported: ClassVar[Mapping[str, str]] = {}
     linear_state = True
     encodes_positions = True
@@ -55,19 +81,20 @@ class LAVOAttention(nn.Module):
         head_dim: int,
         rank: int | None = None,
         window: int = 64,
-        output: str = "joint",
-        basis: str = "learned",
+        output: str = "sum",
+        basis: str = "auto",
         position_bias: bool = True,
         dissect: bool = True,
+        window_overlap: bool = False,
         backend: str = "auto",
         basis_seed: int = 0,
     ) -> None:
         super().__init__()
-        rank = min(64, head_dim) if rank is None else rank
+        rank = default_rank(head_dim) if rank is None else rank
         for name, value, allowed in (
             ("pattern", pattern, PATTERNS),
             ("output", output, OUTPUTS),
-            ("basis", basis, BASES),
+            ("basis", basis, ("auto", *BASES)),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
@@ -77,10 +104,13 @@ class LAVOAttention(nn.Module):
         for name, switch in (("position_bias", position_bias), ("dissect", dissect)):
             if not isinstance(switch, bool):
                 raise ValueError(f"{name} must be true or false, got {switch!r}")
+        check_overlap(window_overlap, window, dissect)
         if isinstance(basis_seed, bool) or not isinstance(basis_seed, int) or basis_seed < 0:
             raise ValueError(f"basis_seed must be an integer of at least 0, got {basis_seed!r}")
         if rank > head_dim:
             raise ValueError(f"rank must be at most head_dim = {head_dim}, got {rank}")
+        if basis == "auto":
+            basis = default_basis(rank, head_dim)
         if basis == "none":
             if output == "memory" or not dissect or pattern.endswith("cross"):
                 raise ValueError(
@@ -89,7 +119,8 @@ class LAVOAttention(nn.Module):
             rank, output = 1, "sum"  # the memory is empty and reads as zero, so the sum is the output of the windows
         self.pattern, self.num_heads, self.head_dim, self.rank = pattern, num_heads, head_dim, rank
         self.window, self.output, self.dissect, self.backend = window, output, dissect, backend
-        self.kernel = resolve_backend(backend)
+        self.window_overlap = window_overlap and pattern.endswith("self")
+        self.kernel = resolve_backend(backend, window_overlap=self.window_overlap)
         self.causal = pattern == "causal_self"
         self.basis_kind = basis
         self.sequence_part: Part | None = None  # see lavo.parallel.sequence_part
@@ -99,6 +130,13 @@ class LAVOAttention(nn.Module):
             self.bias = nn.Parameter(torch.zeros(num_heads, window if self.causal else 2 * window - 1))
         # Without the bias the order of tokens has no effect: a window is then a set, and the memory is a mean.
         self.encodes_positions = self.bias is not None
+
+    @staticmethod
+    def settled_options(options: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+        """Returns the options with those defaults filled in that depend on head_dim: ``rank`` and ``basis``."""
+        rank = default_rank(head_dim) if options.get("rank") is None else options["rank"]
+        basis = options.get("basis", "auto")
+        return {**options, "rank": rank, "basis": default_basis(rank, head_dim) if basis == "auto" else basis}
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         """Computes the attention.  Returns a tensor of the shape and dtype of q.
@@ -122,7 +160,9 @@ class LAVOAttention(nn.Module):
             return self._attend_in_parts(q, k, v, mask)
         basis = self.basis()
         window = self.window if self.dissect and self.pattern.endswith("self") else 1
-        self.kernel = resolve_backend(backend, q, window, 0 if basis is None else self.rank)
+        self.kernel = resolve_backend(
+            backend, q, window, 0 if basis is None else self.rank, window_overlap=self.window_overlap
+        )
         if self.pattern.endswith("cross"):
             if k.shape != v.shape:
                 raise ValueError(f"k and v must have one shape, got {tuple(k.shape)} and {tuple(v.shape)}")
@@ -138,6 +178,7 @@ class LAVOAttention(nn.Module):
             key_padding_mask=mask,
             output=self.output,
             dissect=self.dissect,
+            window_overlap=self.window_overlap,
             backend=backend,
         )
 
@@ -148,6 +189,7 @@ class LAVOAttention(nn.Module):
                 'only "causal_self" without padding can attend over a sequence that is split into parts, '
                 f"got {self.pattern!r} and key_padding_mask={'given' if mask is not None else None}"
             )
+        self._check_parts()
         self.kernel = "torch"
         return parallel_lavo_attention(
             q,
@@ -165,8 +207,17 @@ class LAVOAttention(nn.Module):
         """Returns the part of a sequence that the process of this rank takes, cut at whole windows.
 
         length: tokens of the whole sequence.  Set the result as ``sequence_part``, or use ``lavo.parallel.sequence_part``.
+        Raises ValueError for windows that overlap.
         """
+        self._check_parts()
         return Part(split_length(length, num_parts, self.window if self.dissect else 1), rank)
+
+    def _check_parts(self) -> None:
+        if self.window_overlap:
+            raise ValueError(
+                "window_overlap: a sequence that is split into parts needs windows that end where parts end, "
+                "so a layer with overlapping windows can't be trained with train.parallel=sequence"
+            )
 
     @torch.no_grad()
     def init_state(
@@ -180,9 +231,11 @@ class LAVOAttention(nn.Module):
             raise ValueError(f'init_state needs the pattern "causal_self", this attention has {self.pattern!r}')
         device = torch.device("cpu" if device is None else device)
         window = self.window if self.dissect else 0
-        buffer = torch.zeros(batch_size, self.num_heads, window, self.head_dim, device=device, dtype=dtype)
+        keys, values = (
+            torch.zeros(batch_size, self.num_heads, window, self.head_dim, device=device, dtype=dtype) for _ in range(2)
+        )
         sums = torch.zeros(batch_size, self.num_heads, self.rank, device=device, dtype=carry_dtype(device))
-        return SelfState(buffer, buffer, sums, 0)
+        return SelfState(keys, values, sums, 0, [0])
 
     @torch.no_grad()
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: SelfState) -> tuple[Tensor, SelfState]:
@@ -197,20 +250,22 @@ class LAVOAttention(nn.Module):
         if q.shape != k.shape:
             raise ValueError(f"q and k must be the same new tokens, got {q.shape[2]} and {k.shape[2]} of them")
         with full_precision(q):
-            basis = self.basis()
-            output = self.output if self.dissect else "memory"
+            basis, output = self.basis(), self.output if self.dissect else "memory"
+            form, tokens = Form(basis, self.bias, output, self.window_overlap), Tokens(q, k, v)
+            window = self.window if self.dissect else 1
             self.kernel = resolve_backend(
-                self.backend, q, self.window if self.dissect else 1, 0 if basis is None else self.rank
+                self.backend, q, window, 0 if basis is None else self.rank, window_overlap=self.window_overlap
             )
             if self.kernel == "triton":
                 from lavo import fused_streaming
 
-                found = fused_streaming.extend(Tokens(q, k, v), basis, self.bias, state, output=output)
+                found = fused_streaming.extend(tokens, form, state)
                 if found is not None:
                     return found
             self.kernel = "torch"
-            basis = None if basis is None else basis.to(accumulation_dtype(q))
-            return streaming.extend(Tokens(q, k, v), basis, self.bias, state, output=output)
+            if basis is not None:
+                form = form._replace(basis=basis.to(accumulation_dtype(q)))
+            return streaming.extend(tokens, form, state)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CrossState:
         """Reads the whole source once and returns the state (only for ``causal_cross``).
@@ -235,7 +290,7 @@ class LAVOAttention(nn.Module):
 
     def select(self, state: State, rows: Tensor) -> State:
         """Returns the state of these rows of the batch, which may repeat or leave out some.  rows: (new batch,) int64."""
-        parts: Any = (x.index_select(0, rows.to(x.device)) if isinstance(x, Tensor) else x for x in state)
+        parts: Any = (x.index_select(0, rows.to(x.device)) if isinstance(x, Tensor) else copy(x) for x in state)
         return type(state)(*parts)
 
     def state_bytes(self, state: SelfState | CrossState) -> int:
@@ -274,6 +329,7 @@ class LAVOAttention(nn.Module):
             basis="identity",
             position_bias=self.bias is not None,
             dissect=self.dissect,
+            window_overlap=self.window_overlap,
             backend=self.backend,
         )
         if self.bias is not None:

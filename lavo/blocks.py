@@ -24,7 +24,7 @@ SHARED_BUFFERS = (
     ("scores", "c", "x", "dH"),
     ("dscores", "H"),
     ("dx", "de"),
-    ("de_e", "grad_e", "x_dx", "dc"),
+    ("grad_e", "dsoftmax", "dc"),
 )
 BUFFER_OF = {name: names[0] for names in SHARED_BUFFERS for name in names}
 
@@ -107,18 +107,18 @@ class Block(NamedTuple):
         return matrix.view(*self.shape, matrix.shape[-1])
 
 
-def chunks(q: Tensor, bias: Tensor | None) -> list[Chunk]:
+def chunks(q: Tensor, window: int | None) -> list[Chunk]:
     """Cuts the sequences of q (b, h, n, d) into chunks whose blocks fit into the cache.
 
-    For each row of the batch the chunks are in order of time.  bias: (h, w, w) gives the window; None means that there are
-    no windows, and chunks are cut at multiples of 64 tokens instead.
+    For each row of the batch the chunks are in order of time.  window: chunks are cut at multiples of this number of tokens;
+    None means that there are no windows, and it is 64.
 
     If the matrices of several heads (or of several rows of the batch) follow each other in memory, a block of them is used
     without a copy.  Otherwise a block has to be copied into one matrix, and heads or rows are joined only if the block would
     be small without it.
     """
     batch_size, num_heads, n = q.shape[:3]
-    window = min(64, n) if bias is None else bias.shape[1]
+    window = min(64 if window is None else window, n)
     most = ROWS_PER_THREAD * torch.get_num_threads() if q.device.type == "cpu" else ROWS_ON_DEVICE
     if q.stride(1) == n * q.stride(2):  # in memory, the tokens of each head follow those of the head before
         heads = min(num_heads, max(1, most // n))
@@ -136,9 +136,9 @@ def chunks(q: Tensor, bias: Tensor | None) -> list[Chunk]:
     return cut
 
 
-def blocks(q: Tensor, bias: Tensor | None) -> list[Block]:
+def blocks(q: Tensor, window: int | None) -> list[Block]:
     """Returns the blocks of all chunks, for computations that need no order of time.  Arguments as for ``chunks``."""
-    return [block for chunk in chunks(q, bias) for block in chunk.blocks(q.shape[1])]
+    return [block for chunk in chunks(q, window) for block in chunk.blocks(q.shape[1])]
 
 
 # What a block works on.
@@ -196,6 +196,11 @@ class Workspace:
         if joined and block.stride(3) == 1 and block.dtype == self.dtype:
             return block.view(g, rows * tokens, d)
         return self.take(name, g, rows * tokens, d)
+
+
+def softmax_backward_(grad: Tensor, softmax: Tensor) -> Tensor:
+    """Turns the gradient of a softmax over the last dimension into that of its scores, in place: p (dp − Σ p dp)."""
+    return torch._softmax_backward_data(grad, softmax, -1, grad.dtype, grad_input=grad)
 
 
 def store(block: Tensor, matrix: Tensor) -> None:

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from lavo.blocks import Chunk, Tokens, Workspace, accumulation_dtype, blocks, carry_dtype, chunks, store
 from lavo.memory import CausalMemory, Gradients, Memory, Read
-from lavo.windows import Local, LocalGradients, Windows, bias_matrix
+from lavo.windows import Local, LocalGradients, Windows, bias_matrix, needs_lse
 
 # On a CPU, up to this number of rows (batch x heads x tokens) nothing is computed twice.  The kept results take some 14 MB in
 # float32.
@@ -104,7 +104,7 @@ def causal_forward(
     """
     tokens, basis, bias, output = inputs
     work, out = Workspace(tokens.q, keeping), torch.empty_like(tokens.q)
-    windows, memory = Windows(bias, work), CausalMemory(Memory(basis, output, work), sums, start)
+    windows, memory = Windows(bias, work, needs_lse(output)), CausalMemory(Memory(basis, output, work), sums, start)
     before, computed = [], []
     for chunk in cut:
         before.append(memory.enter(chunk))
@@ -128,8 +128,8 @@ class _Causal(torch.autograd.Function):
         sums = torch.zeros(
             *q.shape[:2], q.shape[3] if basis is None else basis.shape[1], dtype=carry_dtype(q.device), device=q.device
         )
-        kept = Local.like(q) if bias is not None and any(ctx.needs_input_grad) else None
-        cut, keeping = chunks(q, bias), is_short(ctx, q)
+        kept = Local.like(q, output) if bias is not None and any(ctx.needs_input_grad) else None
+        cut, keeping = chunks(q, size_of(bias)), is_short(ctx, q)
         inputs = Inputs(Tokens(q, k, v), basis, bias, output)
         out, before, computed = causal_forward(inputs, sums, 0, cut, kept=kept, keeping=keeping)
         ctx.save_for_backward(
@@ -147,7 +147,7 @@ class _Causal(torch.autograd.Function):
         tokens, work = Tokens(q, k, v), Workspace(q)
         dtokens, dbasis, dbias = gradients(ctx, tokens, basis, bias)
         later = torch.zeros(*q.shape[:2], before[0].shape[-1], dtype=before[0].dtype, device=q.device)
-        windows, memory = Windows(bias, work), CausalMemory(Memory(basis, ctx.output, work), later, 0)
+        windows, memory = Windows(bias, work, False), CausalMemory(Memory(basis, ctx.output, work), later, 0)
         for chunk, sum_before in zip(reversed(ctx.cut), reversed(before), strict=True):
             memory.enter(chunk, sum_before)
             # ``kept`` has the blocks of all chunks in order of time; those of this chunk are the last that remain.
@@ -158,7 +158,7 @@ class _Causal(torch.autograd.Function):
                 local = Local(own.v, None) if e is None else Local(e, lse).read(block, work)
                 given = Gradients(work.read("grad", block.of(grad)), into.q, block.basis(dbasis))
                 dlocal = memory.backward(block, own.q, local, read, given)
-                windows.backward(block, own, local.e, weights, dlocal, into, dbias)
+                windows.backward(block, own, weights, dlocal, into, dbias)
                 dtokens.store(block, into)
         return *dtokens, dbasis, dbias, None
 
@@ -177,11 +177,11 @@ class _Noncausal(torch.autograd.Function):
         output: str,
         lengths: Tensor | None,
     ) -> Tensor:
-        cut, keeping, tokens = blocks(q, bias), is_short(ctx, q), Tokens(q, k, v)
+        cut, keeping, tokens = blocks(q, size_of(bias)), is_short(ctx, q), Tokens(q, k, v)
         work, out, computed = Workspace(q, keeping), torch.empty_like(q), []
-        kept = Local(v, None) if bias is None else Local.like(q)
+        kept = Local(v, None) if bias is None else Local.like(q, output)
         real = None if lengths is None else real_tokens(lengths, q)
-        windows = Windows(bias, work, real)
+        windows = Windows(bias, work, needs_lse(output), real)
         total = torch.zeros(q.shape[0], q.shape[1], q.shape[3], dtype=carry_dtype(q.device), device=q.device)
         for block in cut:
             local, weights = windows.forward(block, tokens.read(block, work), work.target("e", block.of(kept.e)))
@@ -215,7 +215,7 @@ class _Noncausal(torch.autograd.Function):
         computed = unflat(rest) or [Computed()] * len(ctx.cut)
         dtokens, dbasis, dbias = gradients(ctx, tokens, basis, bias)
         dH = torch.zeros(H.shape, dtype=carry_dtype(q.device), device=q.device)
-        size = q.shape[:3] if output == "joint" else (0,)
+        size = q.shape[:3] if needs_lse(output) else (0,)
         shares, dlses = (torch.empty(size, dtype=work.dtype, device=q.device) for _ in range(2))
         memory = Memory(basis, output, work)
         for block, (_, read) in zip(ctx.cut, computed, strict=True):
@@ -238,10 +238,10 @@ class _Noncausal(torch.autograd.Function):
             dbasis += torch.einsum("bhr,bhd->hrd", dH, mean)
         dmean = dmean / (q.shape[2] if lengths is None else lengths.clamp_min(1)[:, None, None])
         real = None if lengths is None else real_tokens(lengths, q)
-        windows = Windows(bias, work, real)
+        windows = Windows(bias, work, False, real)
         for block, (weights, _) in zip(ctx.cut, computed, strict=True):
-            own, local, out = tokens.read(block, work), kept.read(block, work), work.read("grad", block.of(grad))
-            de, dlse = work.take("de", *local.e.shape), None
+            own, out = tokens.read(block, work), work.read("grad", block.of(grad))
+            de, dlse = work.take("de", *out.shape), None
             block.tokens(de).copy_(block.carried(dmean)[:, :, None])
             if real is not None:
                 block.tokens(de).mul_(real[block.chunk.rows, block.chunk.tokens, None])
@@ -251,9 +251,14 @@ class _Noncausal(torch.autograd.Function):
                 de.addcmul_(out, block.of(shares).reshape(*out.shape[:2], 1))
                 dlse = block.of(dlses).reshape(*out.shape[:2], 1)
             into = dtokens.targets(block, work)._replace(q=work.read("dq", block.of(dtokens.q)))
-            windows.backward(block, own, local.e, weights, LocalGradients(de, dlse), into, dbias)
+            windows.backward(block, own, weights, LocalGradients(de, dlse), into, dbias)
             dtokens.store(block, into)
         return *dtokens, dbasis, dbias, None, None
+
+
+def size_of(bias: Tensor | None) -> int | None:
+    """Returns the number of tokens of a window, from the matrix of its bias; None if there are no windows."""
+    return None if bias is None else bias.shape[1]
 
 
 def is_short(ctx: Any, q: Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lavo import chunked, reference
+from lavo import chunked, overlap, reference
 from lavo.cross import read_memory, source_mean
 
 OUTPUTS = ("joint", "sum", "memory")
@@ -29,8 +29,9 @@ def lavo_attention(
     bias: Tensor | None = None,
     causal: bool = False,
     key_padding_mask: Tensor | None = None,
-    output: str = "joint",
+    output: str = "sum",
     dissect: bool = True,
+    window_overlap: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """Computes self-attention: exact inside a token's own window, and to the whole sequence through the orthogonal memory.
@@ -42,26 +43,36 @@ def lavo_attention(
     bias: added to the scores inside windows, by distance.  If ``causal``, (heads, window), entry i for the distance
     t - j = i; else (heads, 2 window - 1), entry i for the distance t - j = i - (window - 1).
     key_padding_mask: boolean (batch, length), True where padded.  Padded tokens are treated as if they did not exist.
-    output: "joint" (one softmax over window and memory), "sum" (window plus memory) or "memory" (the memory alone).
+    output: "sum" (window plus memory), "joint" (one softmax over window and memory) or "memory" (the memory alone).
     dissect: False means that there are no windows: the memory compresses the values themselves, and the output is that of
     the memory, whatever ``output`` says.
-    backend: "auto", "reference", "torch" or "triton".
+    window_overlap: True means that a token sees its own block of window / 2 tokens and the block before it (if not
+    ``causal``, also the block after it), instead of one window.  So each token sees at least window / 2 tokens back.
+    backend: "auto", "reference", "torch" or "triton", which has no kernels for windows that overlap.
     Returns (batch, heads, length, head_dim) in the dtype of q; zeros where padded.
     Raises ValueError, with the argument, its value and what is allowed.
     """
     check_self(q, k, v, basis, key_padding_mask, window=window, bias=bias, causal=causal, output=output)
-    options: dict[str, Any] = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
+    check_overlap(window_overlap, window, dissect)
+    options: dict[str, Any] = {"window": window, "bias": bias, "causal": causal, "output": output}
     with full_precision(q):
-        backend = resolve_backend(backend, q, window if dissect else 1, 0 if basis is None else basis.shape[1])
+        backend = resolve_backend(
+            backend, q, window if dissect else 1, 0 if basis is None else basis.shape[1], window_overlap=window_overlap
+        )
         if backend == "reference":
+            options |= {"dissect": dissect, "window_overlap": window_overlap}
             return reference.self_attention(
                 q, k, v, basis_or_axes(basis, q), key_padding_mask=key_padding_mask, **options
             )
-        attend: Callable[..., Tensor] = chunked.self_attention
-        if backend == "triton":
+        attend: Callable[..., Tensor]
+        if window_overlap:
+            attend = overlap.self_attention
+        elif backend == "triton":
             from lavo import fused
 
-            attend = fused.self_attention
+            attend = partial(fused.self_attention, dissect=dissect)
+        else:
+            attend = partial(chunked.self_attention, dissect=dissect)
         attend = partial(attend, basis=basis, **options)
         if key_padding_mask is None or not key_padding_mask.any():
             return attend(q, k, v, lengths=None)
@@ -99,18 +110,25 @@ def lavo_cross_attention(
         return read_memory(q, mean, basis)
 
 
-def resolve_backend(backend: str, q: Tensor | None = None, window: int = 1, rank: int = 0) -> str:
+def resolve_backend(
+    backend: str, q: Tensor | None = None, window: int = 1, rank: int = 0, *, window_overlap: bool = False
+) -> str:
     """Returns the backend that will run for these queries: "reference", "torch" or "triton".
 
     If "triton" has no kernel for the queries, "torch" runs in its place.
     q: None if no queries are known yet, as when a module is made.
     rank: the rank of the basis, or 0 if the basis is None.
-    Raises ValueError for an unknown backend, and for "triton" if it cannot run on this machine.
+    Raises ValueError for an unknown backend, and for "triton" if it cannot run on this machine or if ``window_overlap`` is
+    asked for, for which there are no kernels at all.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend in ("torch", "reference"):
         return backend
+    if window_overlap:
+        if backend == "triton":
+            raise ValueError('backend "triton" has no kernels for window_overlap; use "torch", "reference" or "auto"')
+        return "torch"
     if not triton_runs():
         if backend == "triton":
             raise ValueError('backend "triton" needs triton and a CUDA device; use "torch", "reference" or "auto"')
@@ -198,6 +216,16 @@ def check_self(
             f"bias must be floating, of shape {form} = {(q.shape[1], entries)} for causal={causal}, "
             f"got {bias.dtype} {tuple(bias.shape)}"
         )
+
+
+def check_overlap(window_overlap: bool, window: int, dissect: bool) -> None:
+    """Raises ValueError if windows are to overlap and can't."""
+    if not isinstance(window_overlap, bool):
+        raise ValueError(f"window_overlap must be true or false, got {window_overlap!r}")
+    if window_overlap and window % 2:
+        raise ValueError(f"window_overlap needs an even window, because blocks are half a window, got {window}")
+    if window_overlap and not dissect:
+        raise ValueError("window_overlap needs windows, and with dissect=False there are none")
 
 
 def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor | None) -> None:

@@ -8,30 +8,28 @@ from torch import Tensor
 from lavo import fused, kernels
 from lavo.blocks import Tokens
 from lavo.launch import BLOCK, OUTPUTS, Launch
-from lavo.streaming import SelfState, after_new_windows
+from lavo.streaming import Form, SelfState, after_new_blocks
 
 
-def extend(
-    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, *, output: str
-) -> tuple[Tensor, SelfState] | None:
+def extend(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfState] | None:
     """Does the same as ``streaming.extend``.  Returns None if there is no kernel for the case.
 
     There are kernels for one new token, and for several tokens at the beginning of a sequence.
     """
     q, k, _ = tokens
-    basis = None if basis is None else basis.float().contiguous()
+    if form.basis is not None:
+        form = form._replace(basis=form.basis.float().contiguous())
     if q.shape[2] == 1 and state.keys.shape[2] and state.keys.dtype == k.dtype:
-        return _decode(tokens, basis, bias, state, output)
+        return _decode(tokens, form, state)
     if state.num_read == 0 and q.shape[2] > 1:
-        return _begin(tokens, basis, bias, state, output)
+        return _begin(tokens, form, state)
     return None
 
 
-def _decode(
-    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
-) -> tuple[Tensor, SelfState]:
+def _decode(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfState]:
     """Reads one token."""
     q, k, v = tokens
+    basis, bias = form.basis, form.bias
     out, keys, values, sums = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, state.keys, state.values, state.sums)
     )
@@ -42,7 +40,7 @@ def _decode(
         window,
         rank,
         identity=basis is None,
-        output=OUTPUTS[output],
+        output=OUTPUTS[form.output],
         causal=True,
         windows=True,
         biased=bias is not None,
@@ -64,17 +62,18 @@ def _decode(
         out_ptr=out,
         num_read=state.num_read,
     )
-    return out, SelfState(keys, values, sums, state.num_read + 1)
+    num_read = state.num_read + 1
+    return out, SelfState(keys, values, sums, num_read, [form.num_kept(num_read, window)])
 
 
-def _begin(
-    tokens: Tokens, basis: Tensor | None, bias: Tensor | None, state: SelfState, output: str
-) -> tuple[Tensor, SelfState]:
+def _begin(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfState]:
     """Reads the first tokens of a sequence, with the kernels of the forward pass."""
     window = state.keys.shape[2]
-    basis, bias, form = fused.prepare(tokens.q, basis, bias, window or BLOCK, True, output, bool(window))
-    found = fused.attend(Tokens(*fused.alike(*tokens)), basis, bias, None, form)
+    basis, bias, fused_form = fused.prepare(
+        tokens.q, form.basis, form.bias, window or BLOCK, True, form.output, bool(window)
+    )
+    found = fused.attend(Tokens(*fused.alike(*tokens)), basis, bias, None, fused_form)
     sums = found.sums.sum(2, dtype=state.sums.dtype)
     if basis is not None:
         sums = torch.einsum("bhd,hrd->bhr", sums, basis.to(sums.dtype))
-    return found.out, after_new_windows(tokens, state, sums)
+    return found.out, after_new_blocks(tokens, form, state, sums)

@@ -10,11 +10,11 @@ B (r x d) is the basis, C(t) is the set of tokens that t may see, and u counts t
 ``joint`` appends l_t to the softmax as one more score, and s_t is the weight that this score gets.  ``sum`` has s_t = 1 and
 ``memory`` has s_t = 0.
 
-Given do, the gradient of o, and with z for the scores of the softmax, the gradients are as follows.  Only ``joint`` has dl
-and the terms in ds, because the others have a constant s.
+Given do, the gradient of o, and with z for the scores of the softmax, the gradients are as follows.  In ``joint`` the softmax
+has l_t and s_t among its scores and weights, so dz has dl and dp has ds; the others have a constant s.
 
-    dx_t = B do_t,   ds_t = do_t·e_t
-    dz_t = p_t ⊙ dx_t ⊙ H_t − p_t ι_t,   ι_t = x_t·dx_t + s_t ds_t,   dl_t = s_t (ds_t − ι_t)
+    dx_t = B do_t,   dp_t = dx_t ⊙ H_t,   ds_t = do_t·e_t
+    dz_t = p_t ⊙ (dp_t − Σ_u p_tu dp_tu)
     dH_t = p_t ⊙ dx_t + dz_t ⊙ a_t / √d,   dq_t = Bᵀ(dz_t ⊙ H_t) / √d
     dc_i = Σ_{t: i∈C(t)} dH_t / |C(t)|,   de_i = s_i do_i + Bᵀ dc_i
     dB = Σ_t x_t do_tᵀ + (dz_t ⊙ H_t) q_tᵀ / √d + dc_t e_tᵀ
@@ -24,13 +24,14 @@ Shapes are those of a block (blocks.py): g heads, ``rows`` rows of the batch, an
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from lavo.blocks import Block, Chunk, Workspace, carry_dtype
-from lavo.windows import Local, LocalGradients
+from lavo.blocks import Block, Chunk, Workspace, carry_dtype, chunks, softmax_backward_, store
+from lavo.windows import Local, LocalGradients, needs_lse
 
 # Extra columns in the matrix of scores: the first holds the window's score, and the other seven are minus infinity and only
 # keep the rows aligned in memory.
@@ -117,6 +118,19 @@ class ReadGradients(NamedTuple):
     share: Tensor | None  # (g, R, 1), s itself, not its gradient: the gradient of e contains s do
 
 
+def combine_units(weights: Tensor, H: Tensor, e: Tensor | None, share: Tensor | None, out: Tensor) -> Tensor:
+    """Writes weights ⊙ H + share e to ``out`` and returns it: the output if there is no basis.  out may be the tensor e.
+
+    All are (g, rows, tokens, d), but share (g, rows, tokens, 1) and H, which may be (g, rows, 1, d).  e None means 0, and share
+    None means 1.
+    """
+    if e is None:
+        return torch.mul(weights, H, out=out)
+    if share is not None:
+        e = torch.mul(e, share, out=out)
+    return torch.addcmul(e, weights, H, out=out)
+
+
 def combine(x: Tensor, basis: Tensor | None, e: Tensor | None, share: Tensor | None, out: Tensor) -> Tensor:
     """Writes x B + share e to ``out`` and returns it.  out may be the tensor e.
 
@@ -159,9 +173,13 @@ class Memory(NamedTuple):
         a = q if basis is None else torch.bmm(q, basis.mT, out=self.work.own("x", *q.shape[:2], basis.shape[1]))
         softmax = self.softmax(block.tokens(a), H, local, q.shape[2] ** -0.5)
         weights, share = shares(softmax, a.shape[2])
-        x = self.work.take("x", *a.shape)
-        torch.mul(weights, H, out=block.tokens(x))
-        combine(x, basis, None if self.output == "memory" else local.e, column(share), out)
+        e = None if self.output == "memory" else local.e
+        if basis is None:
+            combine_units(weights, H, None if e is None else block.tokens(e), share, block.tokens(out))
+        else:
+            x = self.work.take("x", *a.shape)
+            torch.mul(weights, H, out=block.tokens(x))
+            combine(x, basis, e, column(share), out)
         # If there is no basis, a is q itself.  It is not kept, because q may be a buffer that the next block overwrites.
         return Read(a=None if basis is None else a, softmax=softmax)
 
@@ -171,7 +189,7 @@ class Memory(NamedTuple):
         For ``joint`` the result is (g, rows, tokens, r + PACK): column r holds the window's share, later columns are zero.
         a: (g, rows, tokens, r).  H: (g, rows, tokens or 1, r).
         """
-        rank, lse = a.shape[3], local.lse if self.output == "joint" else None
+        rank, lse = a.shape[3], local.lse if needs_lse(self.output) else None
         weights = self.work.own("softmax", *a.shape[:3], rank if lse is None else rank + PACK)
         torch.addcmul(self.work.zero, a, H, value=scale, out=weights[..., :rank])
         if lse is not None:
@@ -192,31 +210,35 @@ class Memory(NamedTuple):
         softmax = read.softmax
         if softmax is None:
             softmax = self.softmax(block.tokens(a), H, local, scale)
-        by_token, share = shares(softmax, a.shape[2])
-        weights, share = by_token.view(*a.shape[:2], -1), column(share)
+        weights, share = shares(softmax, a.shape[2])
+        if gradients.basis is not None:
+            x = work.take("x", *a.shape)
+            torch.mul(weights, H, out=block.tokens(x))
+            gradients.basis.baddbmm_(x.mT, grad)
         dshare = None
         if share is not None:
-            dshare = torch.mul(grad, local.e, out=work.take("grad_e", *grad.shape)).sum(-1, keepdim=True)
-        x = work.take("x", *a.shape)
-        torch.mul(by_token, H, out=block.tokens(x))
-        if gradients.basis is not None:
-            gradients.basis.baddbmm_(x.mT, grad)
-        x_dx = torch.mul(x, dx, out=work.take("x_dx", *a.shape))
-        inner, dlse = x_dx.sum(-1, keepdim=True), None
-        if share is not None and dshare is not None:
-            inner.addcmul_(share, dshare)  # ι of the formulas above
-            dlse = (dshare - inner).mul_(share)
-        dscores = x_dx.addcmul_(weights, inner, value=-1)  # in place
-        dH = torch.mul(dx, weights, out=work.take("dH", *a.shape)).addcmul_(dscores, a, value=scale)
+            dshare = torch.mul(grad, local.e, out=work.take("grad_e", *grad.shape)).sum(-1).view(block.shape)
+        dsoftmax = work.take("dsoftmax", *softmax.shape)
+        dweights, _ = shares(dsoftmax, a.shape[2])
+        torch.mul(block.tokens(dx), H, out=dweights)
+        if dshare is not None:
+            dsoftmax[..., a.shape[2] :] = 0
+            dsoftmax[..., a.shape[2]] = dshare
+        softmax_backward_(dsoftmax, softmax)
+        dscores, dlse = shares(dsoftmax, a.shape[2])
+        dlse = None if dlse is None else column(dlse.clone())  # a later temporary uses the buffer
+
+        dH = work.take("dH", *a.shape)
+        torch.mul(block.tokens(dx), weights, out=block.tokens(dH)).addcmul_(dscores, block.tokens(a), value=scale)
         if basis is None:
-            torch.addcmul(work.zero, block.tokens(dscores), H, value=scale, out=block.tokens(gradients.q))
+            torch.addcmul(work.zero, dscores, H, value=scale, out=block.tokens(gradients.q))
         else:
-            da = dscores  # in place
-            block.tokens(da).mul_(H)
+            da = work.take("da", *a.shape)
+            torch.mul(dscores, H, out=block.tokens(da))
             torch.baddbmm(gradients.q, da, basis, beta=0, alpha=scale, out=gradients.q)
             if gradients.basis is not None:
                 gradients.basis.baddbmm_(da.mT, q, alpha=scale)
-        return ReadGradients(dH, dlse, share)
+        return ReadGradients(dH, dlse, column(share))
 
 
 class CausalMemory:
@@ -273,3 +295,58 @@ class CausalMemory:
         de = work.take("de", *local.e.shape) if de is None else de
         combine(dc, basis, None if self.memory.output == "memory" else gradients.out, share, de)
         return LocalGradients(de, dlse)
+
+
+class CausalRead(torch.autograd.Function):
+    """Returns the output of the causal form, (b, h, n, d), from the local summaries of a sequence, which are computed elsewhere.
+
+    q, e: (b, h, n, d).  lse: (b, h, n) or None.  before: (b, h, r), the sum of B e over the ``start`` tokens before this
+    sequence.  window: chunks are cut at multiples of this number of tokens; None means any.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        e: Tensor,
+        lse: Tensor | None,
+        before: Tensor,
+        basis: Tensor | None,
+        output: str,
+        start: int,
+        window: int | None,
+    ) -> Tensor:
+        cut = chunks(q, window) if q.shape[2] else []
+        work, out, sums, summaries = Workspace(q), torch.empty_like(q), [], Local(e, lse)
+        memory = CausalMemory(Memory(basis, output, work), before.clone(), start)
+        for chunk in cut:
+            sums.append(memory.enter(chunk))
+            for block in chunk.blocks(q.shape[1]):
+                query, target = work.read("q", block.of(q)), work.target("out", block.of(out))
+                memory.forward(block, query, summaries.read(block, work), target)
+                store(block.of(out), target)
+        ctx.save_for_backward(q, e, lse, before, basis, *sums)
+        ctx.cut, ctx.output, ctx.start = cut, output, start
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        q, e, lse, before, basis, *sums = ctx.saved_tensors
+        work, summaries = Workspace(q), Local(e, lse)
+        dq, de, later = torch.zeros_like(q), torch.empty_like(e), torch.zeros_like(before)
+        dlse = None if lse is None else torch.zeros_like(lse)
+        dbasis = torch.zeros_like(basis) if basis is not None and ctx.needs_input_grad[4] else None
+        memory = CausalMemory(Memory(basis, ctx.output, work), later, ctx.start)
+        for chunk, sum_before in zip(reversed(ctx.cut), reversed(sums), strict=True):
+            memory.enter(chunk, sum_before)
+            for block in chunk.blocks(q.shape[1]):
+                query, local = work.read("q", block.of(q)), summaries.read(block, work)
+                dquery, target = work.target("dq", block.of(dq)), work.target("de", block.of(de))
+                given = Gradients(work.read("grad", block.of(grad)), dquery, block.basis(dbasis))
+                dlocal = memory.backward(block, query, local, Read(), given, target)
+                store(block.of(dq), dquery)
+                store(block.of(de), target)
+                if dlse is not None and dlocal.lse is not None:
+                    block.of(dlse).copy_(dlocal.lse.view(block.shape))
+        return dq, de, dlse, later, dbasis, None, None, None

@@ -28,9 +28,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lavo.blocks import Tokens, Workspace, accumulation_dtype, blocks, carry_dtype, chunks, store
+from lavo.blocks import Tokens, Workspace, accumulation_dtype, blocks, carry_dtype
 from lavo.functional import check_self, full_precision
-from lavo.memory import CausalMemory, Gradients, Memory, Read
+from lavo.memory import CausalRead
 from lavo.windows import Local, LocalGradients, Windows, bias_matrix
 
 
@@ -123,7 +123,7 @@ def parallel_lavo_attention(
     *,
     window: int = 64,
     bias: Tensor | None = None,
-    output: str = "joint",
+    output: str = "sum",
     dissect: bool = True,
 ) -> Tensor:
     """Computes ``lavo_attention(…, causal=True)`` over the whole sequence; returns the output for this process's part.
@@ -149,7 +149,7 @@ def parallel_lavo_attention(
         if basis is not None:
             total = torch.einsum("bhd,hrd->bhr", total, basis.to(total.dtype))
         before = _SumBefore.apply(total, part)
-        return _Memory.apply(q, e, lse, before, basis, output, part.start)
+        return CausalRead.apply(q, e, lse, before, basis, output, part.start, None)
 
 
 def _local(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, window: int, part: Part) -> tuple[Tensor, Tensor]:
@@ -251,7 +251,7 @@ def loans(part: Part, window: int, borrower: int) -> list[tuple[int, int]]:
     return [loan for loan in reversed(found) if loan[1]]
 
 
-# What each process computes for itself: the windows, and after the exchange of sums the memory.
+# What each process computes for itself: the windows, and after the exchange of sums the memory (memory.CausalRead).
 
 
 class _Windows(torch.autograd.Function):
@@ -259,82 +259,29 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        work, tokens, cut = Workspace(q), Tokens(q, k, v), blocks(q, bias)
+        work, tokens, cut = Workspace(q), Tokens(q, k, v), blocks(q, bias.shape[1])
         e, lse = (torch.empty(shape, dtype=work.dtype, device=q.device) for shape in (q.shape, q.shape[:3]))
-        windows, summaries = Windows(bias, work), Local(e, lse)
+        windows, summaries = Windows(bias, work, True), Local(e, lse)
         for block in cut:
             local, _ = windows.forward(block, tokens.read(block, work), work.target("e", block.of(e)))
             summaries.store(block, local)
-        ctx.save_for_backward(q, k, v, bias, e)
+        ctx.save_for_backward(q, k, v, bias)
         ctx.cut = cut
         return e, lse
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, de: Tensor, dlse: Tensor) -> tuple:
-        q, k, v, bias, e = ctx.saved_tensors
+        q, k, v, bias = ctx.saved_tensors
         work, tokens = Workspace(q), Tokens(q, k, v)
         dtokens = Tokens(*map(torch.empty_like, tokens))
         dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
-        windows = Windows(bias, work)
+        windows = Windows(bias, work, False)
         for block in ctx.cut:
             own, into = tokens.read(block, work), dtokens.targets(block, work)
             into.q.zero_()
             given = work.read("de", block.of(de))
             dlocal = LocalGradients(given, block.of(dlse).reshape(*given.shape[:2], 1))
-            windows.backward(block, own, work.read("e", block.of(e)), None, dlocal, into, dbias)
+            windows.backward(block, own, None, dlocal, into, dbias)
             dtokens.store(block, into)
         return *dtokens, dbias
-
-
-class _Memory(torch.autograd.Function):
-    """Returns the output, (b, h, n, d), from the local summaries of this part.
-
-    e: (b, h, n, d).  lse: (b, h, n) or None.  before: (b, h, r), the sum of B e over the ``start`` tokens before this part.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        e: Tensor,
-        lse: Tensor | None,
-        before: Tensor,
-        basis: Tensor | None,
-        output: str,
-        start: int,
-    ) -> Tensor:
-        cut = chunks(q, None) if q.shape[2] else []
-        work, out, sums, summaries = Workspace(q), torch.empty_like(q), [], Local(e, lse)
-        memory = CausalMemory(Memory(basis, output, work), before.clone(), start)
-        for chunk in cut:
-            sums.append(memory.enter(chunk))
-            for block in chunk.blocks(q.shape[1]):
-                query, target = work.read("q", block.of(q)), work.target("out", block.of(out))
-                memory.forward(block, query, summaries.read(block, work), target)
-                store(block.of(out), target)
-        ctx.save_for_backward(q, e, lse, before, basis, *sums)
-        ctx.cut, ctx.output, ctx.start = cut, output, start
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        q, e, lse, before, basis, *sums = ctx.saved_tensors
-        work, summaries = Workspace(q), Local(e, lse)
-        dq, de, later = torch.zeros_like(q), torch.empty_like(e), torch.zeros_like(before)
-        dlse = None if lse is None else torch.zeros_like(lse)
-        dbasis = torch.zeros_like(basis) if basis is not None and ctx.needs_input_grad[4] else None
-        memory = CausalMemory(Memory(basis, ctx.output, work), later, ctx.start)
-        for chunk, sum_before in zip(reversed(ctx.cut), reversed(sums), strict=True):
-            memory.enter(chunk, sum_before)
-            for block in chunk.blocks(q.shape[1]):
-                query, local = work.read("q", block.of(q)), summaries.read(block, work)
-                dquery, target = work.target("dq", block.of(dq)), work.target("de", block.of(de))
-                given = Gradients(work.read("grad", block.of(grad)), dquery, block.basis(dbasis))
-                dlocal = memory.backward(block, query, local, Read(), given, target)
-                store(block.of(dq), dquery)
-                store(block.of(de), target)
-                if dlse is not None and dlocal.lse is not None:
-                    block.of(dlse).copy_(dlocal.lse.view(block.shape))
-        return dq, de, dlse, later, dbasis, None, None

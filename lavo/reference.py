@@ -24,12 +24,14 @@ def self_attention(
     key_padding_mask: Tensor | None,
     output: str,
     dissect: bool,
+    window_overlap: bool = False,
 ) -> Tensor:
     """Computes LAVO over one sequence.  q, k, v: (b, h, n, d).  basis: (h, r, d).  Returns (b, h, n, d), zeros where padded.
 
     The other arguments are those of ``lavo.functional.lavo_attention``.
     """
     options: dict[str, Any] = {"window": window, "bias": bias, "causal": causal, "output": output, "dissect": dissect}
+    options["window_overlap"] = window_overlap
     if key_padding_mask is None:
         return _sequence(q, k, v, basis, **options)
     rows = []
@@ -67,6 +69,7 @@ def _sequence(
     causal: bool,
     output: str,
     dissect: bool,
+    window_overlap: bool,
 ) -> Tensor:
     """Computes self-attention of sequences without padding.  Arguments and result as for ``self_attention``."""
     query, key, value, basis = (x.to(_precision(x)) for x in (q, k, v, basis))
@@ -75,7 +78,11 @@ def _sequence(
     distance = t[:, None] - t[None, :]  # t - j
 
     if dissect:  # local: e_t = sum over j in W(t) of softmax_j(q_t . k_j / sqrt(d) + P[t - j]) v_j
-        visible = t[:, None] // window == t[None, :] // window
+        if window_overlap:  # the block of half a window that the token is in, and its neighbours
+            block = t // (window // 2)
+            visible = (block[:, None] - block[None, :]).abs() <= 1
+        else:
+            visible = t[:, None] // window == t[None, :] // window
         if causal:
             visible &= distance >= 0
         scores = einsum(query, key, "b h t d, b h j d -> b h t j") * d**-0.5

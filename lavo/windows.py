@@ -8,7 +8,8 @@ For one head, with P the bias by distance:
 Given de and dl, the gradients of e and l, the other gradients are:
 
     dv_j = Σ_t p_tj de_t
-    ds_tj = p_tj (de_t·v_j − δ_t),   δ_t = de_t·e_t − dl_t
+    dp_tj = de_t·v_j
+    ds_tj = p_tj (dp_tj − Σ_i p_ti dp_ti + dl_t)
     dq_t = Σ_j ds_tj k_j / √d,   dk_j = Σ_t ds_tj q_t / √d,   dP[i] = Σ_{t−j=i} ds_tj
 
 Shapes are those of a block (blocks.py): matrices (g, R, d), which seen as x windows of w tokens are (x, w, d).
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lavo.blocks import Block, Tokens, Workspace, accumulation_dtype, store
+from lavo.blocks import Block, Tokens, Workspace, accumulation_dtype, softmax_backward_, store
 
 
 def bias_matrix(bias: Tensor | None, size: int, window: int, causal: bool, q: Tensor) -> Tensor:
@@ -46,12 +47,15 @@ class Local(NamedTuple):
     """The outputs e of the windows ("local summaries") and their log-sum-exps l, of a whole sequence or of one block."""
 
     e: Tensor  # sequence: (b, h, n, d); block: (g, R, d)
-    lse: Tensor | None  # sequence: (b, h, n); block: (g, rows, tokens); None without windows, because e is then v
+    lse: Tensor | None  # sequence: (b, h, n); block: (g, rows, tokens); None if the output does not need it
 
     @staticmethod
-    def like(q: Tensor) -> Local:
+    def like(q: Tensor, output: str) -> Local:
         """Returns uninitialised tensors for a sequence whose queries are q, (b, h, n, d)."""
-        return Local(torch.empty_like(q), torch.empty(q.shape[:3], dtype=accumulation_dtype(q), device=q.device))
+        lse = None
+        if needs_lse(output):
+            lse = torch.empty(q.shape[:3], dtype=accumulation_dtype(q), device=q.device)
+        return Local(torch.empty_like(q), lse)
 
     def read(self, block: Block, work: Workspace) -> Local:
         """Returns the part of a sequence's summaries that belongs to a block."""
@@ -62,6 +66,11 @@ class Local(NamedTuple):
         store(block.of(self.e), local.e)
         if self.lse is not None and local.lse is not None:
             block.of(self.lse).copy_(local.lse)
+
+
+def needs_lse(output: str) -> bool:
+    """Returns whether this form of output reads the log-sum-exps of the windows."""
+    return output == "joint"
 
 
 class LocalGradients(NamedTuple):
@@ -76,6 +85,7 @@ class Windows(NamedTuple):
 
     bias: Tensor | None  # (h, w, w), from bias_matrix; None if there are no windows
     work: Workspace
+    lse: bool  # whether ``forward`` computes the log-sum-exps
     real: Tensor | None = None  # (b, n), 1 for a real token and 0 for a padded one; None if all are real
 
     def forward(self, block: Block, tokens: Tokens, e: Tensor) -> tuple[Local, Tensor | None]:
@@ -87,12 +97,13 @@ class Windows(NamedTuple):
             return Local(tokens.v, None), None
         windows = tokens.windows(block)
         weights = self.scores(block, windows, self.bias)
-        peak = weights.amax(-1)
+        lse = weights.amax(-1) if self.lse else None
         torch.bmm(torch.softmax(weights, -1, out=weights), windows.v, out=block.windows(e))
-        # The largest score has the weight exp(peak - lse), so lse = peak - log(weight).  That weight is at least 1 / w, so
-        # its logarithm is safe.
-        lse = peak.sub_(weights.amax(-1).log_())
-        return Local(e, lse.view(block.shape)), weights
+        if lse is not None:
+            # The largest score has the weight exp(peak - lse), so lse = peak - log(weight).  That weight is at least 1 / w,
+            # so its logarithm is safe.
+            lse = lse.sub_(weights.amax(-1).log_()).view(block.shape)
+        return Local(e, lse), weights
 
     def scores(self, block: Block, windows: Tokens, bias: Tensor) -> Tensor:
         """Returns the scores, (x, w, w).  windows: (x, w, d) each.  bias: (h, w, w)."""
@@ -112,7 +123,6 @@ class Windows(NamedTuple):
         self,
         block: Block,
         tokens: Tokens,
-        e: Tensor,
         weights: Tensor | None,
         given: LocalGradients,
         into: Tokens,
@@ -120,7 +130,7 @@ class Windows(NamedTuple):
     ) -> None:
         """Adds to ``into.q``, which holds the gradient from the memory or zeros; writes ``into.k`` and ``into.v``; adds to dbias.
 
-        e, and the tensors of ``tokens`` and ``into``: (g, R, d).  dbias: (h, w, w), or None if it is not wanted.
+        The tensors of ``tokens`` and ``into``: (g, R, d).  dbias: (h, w, w), or None if it is not wanted.
         weights: the softmax of the scores, as ``forward`` returned it, or None to compute it again.
         given: the gradients of e and l.
         """
@@ -128,18 +138,16 @@ class Windows(NamedTuple):
             into.k.zero_()
             into.v.copy_(given.e)
             return
-        delta = torch.mul(given.e, e, out=self.work.take("de_e", *e.shape)).sum(-1, keepdim=True)
-        if given.lse is not None:
-            delta -= given.lse
         (q, k, v), (dq, dk, dv) = tokens.windows(block), into.windows(block)
-        de, delta, scale = block.windows(given.e), block.windows(delta), q.shape[2] ** -0.5
+        de, scale = block.windows(given.e), q.shape[2] ** -0.5
         if weights is None:
             weights = self.scores(block, Tokens(q, k, v), self.bias)
             torch.softmax(weights, -1, out=weights)
         torch.bmm(weights.mT, de, out=dv)
-        dscores = self.work.take("dscores", *weights.shape)
-        torch.baddbmm(delta, de, v.mT, beta=-1, out=dscores)
-        dscores.mul_(weights)
+        dscores = torch.bmm(de, v.mT, out=self.work.take("dscores", *weights.shape))
+        softmax_backward_(dscores, weights)
+        if given.lse is not None:
+            dscores.addcmul_(weights, given.lse.reshape(-1, block.chunk.window, 1))
         torch.baddbmm(dq, dscores, k, alpha=scale, out=dq)
         torch.baddbmm(dk, dscores.mT, q, beta=0, alpha=scale, out=dk)
         if dbias is not None:

@@ -22,7 +22,7 @@ from benchmark.settings.models import TrainSettings
 
 TEXT = (ROOT / "docs" / "add-a-task.md").read_text(encoding="utf-8")
 PAGE = read_page("add-a-task.md")
-pytestmark = pytest.mark.skipif("recall" in registry.TASKS, reason="the page was followed here")
+pytestmark = pytest.mark.skipif("lookup" in registry.TASKS, reason="the page was followed here")
 
 # Tests over the tables whose names do not say of which task they are.
 TABLE_TESTS = """
@@ -45,20 +45,20 @@ def test_the_page_is_followed_to_its_end(tmp_path):
     copy = Copy(tmp_path)
     commands, tests = follow(copy)
     said = copy.run(commands)
-    assert re.search(r"recall .*gpt .*causal_self", said)
+    assert re.search(r"lookup .*gpt .*causal_self", said)
     assert "2 cells, 0 of them done already" in said
-    results = copy.root / "results" / "recall"
+    results = copy.root / "results" / "lookup"
     frame = load(results)
-    assert set(frame["task"]) == {"recall"}
+    assert set(frame["task"]) == {"lookup"}
     assert set(frame["status"]) == {"completed"}
     assert set(frame["n"]) == {16}
     record = read_record(record_files(results)[0])
     assert record.controls["chance"]["accuracy"] == pytest.approx(1 / 32)
     assert record.efficiency.tokens_per_second > 0
-    text = (copy.root / "reports" / "recall" / "report.md").read_text(encoding="utf-8")
-    for word in ("recall", "accuracy", "chance", "lavo"):
+    text = (copy.root / "reports" / "lookup" / "report.md").read_text(encoding="utf-8")
+    for word in ("lookup", "accuracy", "chance", "lavo"):
         assert word in text.lower(), word
-    copy.run("ruff check tasks/recall && ruff format --check tasks/recall benchmark/registry.py")
+    copy.run("ruff check tasks/lookup && ruff format --check tasks/lookup benchmark/registry.py")
     table_tests = " ".join(TABLE_TESTS.split())
     copy.run(f"{tests.strip()} -n0 -m 'not slow'; python -m pytest -n0 -m 'not slow' {table_tests}")
 
@@ -72,27 +72,27 @@ def test_the_whole_suite_passes_after_the_page_was_followed(tmp_path):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def recall(tmp_path_factory):
+def lookup(tmp_path_factory):
     """The folder among the tasks and the line in the table, until the last test of this file."""
     parent = tmp_path_factory.mktemp("page")
-    (parent / "tasks" / "recall").mkdir(parents=True)
-    for path, text in {**PAGE.files, "tasks/recall/__init__.py": ""}.items():
+    (parent / "tasks" / "lookup").mkdir(parents=True)
+    for path, text in {**PAGE.files, "tasks/lookup/__init__.py": ""}.items():
         (parent / path).write_text(text, encoding="utf-8")
     tasks.__path__.append(str(parent / "tasks"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.TASKS, "recall", "tasks.recall.task:Recall")
+        patch.setitem(registry.TASKS, "lookup", "tasks.lookup.task:Lookup")
         yield
     tasks.__path__.remove(str(parent / "tasks"))
-    for module in [name for name in sys.modules if name.startswith("tasks.recall")]:
+    for module in [name for name in sys.modules if name.startswith("tasks.lookup")]:
         del sys.modules[module]
     loaded_once.cache_clear()
 
 
 def test_the_page_is_a_page():
     assert list(PAGE.files) == [
-        f"tasks/recall/{name}" for name in ("data.py", "metrics.py", "task.py", "presets.yaml", "PROTOCOL.md")
+        f"tasks/lookup/{name}" for name in ("data.py", "metrics.py", "task.py", "presets.yaml", "PROTOCOL.md")
     ]
-    assert (PAGE.table, PAGE.line) == ("TASKS", '"recall": "tasks.recall.task:Recall",')
+    assert (PAGE.table, PAGE.line) == ("TASKS", '"lookup": "tasks.lookup.task:Lookup",')
     assert len(TEXT.splitlines()) < 280
     for path in re.findall(r"`((?:benchmark|tests)/[\w/]+\.py)`", TEXT):
         assert (ROOT / path).exists(), path
@@ -101,16 +101,16 @@ def test_the_page_is_a_page():
 
 
 def test_optional_parts_are_recognised_by_their_methods():
-    recall = registry.load_task("recall")
-    assert issubclass(recall, CountsTokens)
-    assert not issubclass(recall, HasCurves)
-    assert not issubclass(recall, PartsSequences)
+    lookup = registry.load_task("lookup")
+    assert issubclass(lookup, CountsTokens)
+    assert not issubclass(lookup, HasCurves)
+    assert not issubclass(lookup, PartsSequences)
     assert issubclass(registry.load_task("language_modeling"), PartsSequences)
 
 
 @pytest.mark.parametrize("check", BATTERY, ids=lambda check: check.__name__)
 def test_the_battery_for_tasks_runs_on_it_at_once(check):
-    check("recall", "gpt")
+    check("lookup", "gpt")
 
 
 def depends_on_neighbours(task, model, batch):
@@ -140,38 +140,38 @@ def loss_without_a_model(model):
 @pytest.mark.parametrize("name", SABOTEURS)
 def test_the_battery_catches_its_saboteurs(name, monkeypatch):
     attribute, broken = SABOTEURS[name]
-    monkeypatch.setattr(registry.load_task("recall"), attribute, broken)
+    monkeypatch.setattr(registry.load_task("lookup"), attribute, broken)
     with pytest.raises(AssertionError):
-        next(check for check in BATTERY if check.__name__ == name)("recall", "gpt")
+        next(check for check in BATTERY if check.__name__ == name)("lookup", "gpt")
 
 
 def test_the_battery_catches_data_that_differ(monkeypatch):
-    monkeypatch.setattr("tasks.recall.task.make_recall", lambda _, **sizes: make_unseeded(**sizes))
+    monkeypatch.setattr("tasks.lookup.task.make_lookup", lambda _, **sizes: make_unseeded(**sizes))
     with pytest.raises(AssertionError):
-        next(check for check in BATTERY if "reproducible" in check.__name__)("recall", "gpt")
+        next(check for check in BATTERY if "reproducible" in check.__name__)("lookup", "gpt")
 
 
 def make_unseeded(**sizes):
-    from tasks.recall.data import make_recall
+    from tasks.lookup.data import make_lookup
 
-    return make_recall(random.SystemRandom().randrange(2**32), **sizes)
+    return make_lookup(random.SystemRandom().randrange(2**32), **sizes)
 
 
 def test_its_settings_are_checked_as_any_others():
-    answer = lavo_bench("run", "recall", "--preset", "smoke", "-a", "none", "--set", "data.num_pairs=99")
+    answer = lavo_bench("run", "lookup", "--preset", "smoke", "-a", "none", "--set", "data.num_pairs=99")
     assert answer.status == 2
     assert answer.err == (
         "lavo-bench: --set data.num_pairs=99: data: num_pairs 99 is more than num_symbols 32: keys differ\n"
     )
 
 
-def test_the_same_seed_gives_the_same_bytes(recall):
+def test_the_same_seed_gives_the_same_bytes(lookup):
     """Stored results would be lost if the bytes moved: whoever changes them raises the version, and this figure."""
-    from tasks.recall.data import make_recall
+    from tasks.lookup.data import make_lookup
 
-    splits = make_recall(0, sizes=(3, 2, 2), num_pairs=2, num_symbols=4)
-    assert splits.fingerprint == make_recall(0, sizes=(3, 2, 2), num_pairs=2, num_symbols=4).fingerprint
-    assert splits.fingerprint != make_recall(1, sizes=(3, 2, 2), num_pairs=2, num_symbols=4).fingerprint
+    splits = make_lookup(0, sizes=(3, 2, 2), num_pairs=2, num_symbols=4)
+    assert splits.fingerprint == make_lookup(0, sizes=(3, 2, 2), num_pairs=2, num_symbols=4).fingerprint
+    assert splits.fingerprint != make_lookup(1, sizes=(3, 2, 2), num_pairs=2, num_symbols=4).fingerprint
     for example in [*splits.train, *splits.validation, *splits.test]:
         pairs = example.reshape(4, 2).tolist()
         assert sorted(pairs[:2]) == sorted(pairs[2:])

@@ -81,8 +81,17 @@ def test_the_order_of_options_changes_no_hash():
 
 def test_naming_a_default_changes_no_hash():
     assert hashes("train.steps=3", "model.dropout=0.1", "attentions.lavo.window=64") == hashes()
-    assert hashes(attentions=[spec(window=64, output="joint")]) == hashes()
+    assert hashes(attentions=[spec(window=64, output="sum")]) == hashes()
     assert hashes("train.optimizer=adamw", "train.micro_batch_size=null") == hashes()
+
+
+def test_a_default_that_depends_on_a_size_is_stored_as_what_it_is():
+    """toy_task has heads of 4."""
+    assert hashes(attentions=[spec(basis="identity", rank=4)]) == hashes()
+    (cell,) = plan()
+    assert (cell.config["options"]["basis"], cell.config["options"]["rank"]) == ("identity", 4)
+    (cell,) = plan(attentions=[spec(rank=2)])
+    assert cell.config["options"]["basis"] == "learned"
 
 
 def test_the_way_a_number_is_written_changes_no_hash():

@@ -233,7 +233,13 @@ def test_every_shipped_run_file_is_valid(path):
 
 
 def test_the_ablations_are_those_that_the_report_shows():
-    ((settings, _),) = read_run_file(CONFIGS[0].with_name("ablations.yaml"))
-    labels = [spec.variant for spec in choose_attentions(settings.attentions)]
-    assert labels == ["lavo_joint", "lavo_sum", "lavo_memory", "lavo_identity", "lavo_windows"]
-    assert settings.seeds == [0, 1, 2]
+    runs = [settings for settings, _ in read_run_file(CONFIGS[0].with_name("ablations.yaml"))]
+    forms, *others = [[spec.variant for spec in choose_attentions(settings.attentions)] for settings in runs]
+    assert forms == [
+        *("lavo_sum", "lavo_joint", "lavo_memory", "lavo_windows"),
+        *("lavo_learned", "lavo_overlap", "lavo_windows_overlap"),
+    ]
+    assert all(set(labels) <= set(forms) for labels in others)
+    assert all(settings.seeds == [0, 1, 2] for settings in runs)
+    base, third, triple = (settings.set["train.learning_rate"] for settings in runs[:3])
+    assert (third, triple) == (pytest.approx(base / 3), pytest.approx(base * 3))

@@ -332,3 +332,17 @@ def test_failing_exhibits_lose_nothing_else(tmp_path, exhibits_of_forecasting):
     built = build_report([tmp_path / "a"], tmp_path / "report")
     assert built.faults == ["forecasting-informer-causal_self-exhibits: KeyError: 'no such'"]
     assert "mse" in built.markdown.read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{", '{"inputs": 3, "faults": [], "damaged": []}', '{"inputs": {}, "faults": [1], "damaged": []}', "\x00"],
+)
+def test_a_damaged_state_of_a_report_is_as_good_as_none(tmp_path, content):
+    from benchmark.report.inputs import FILE_NAME, State, read_state, write_state
+
+    state = State({"a": "b"}, ["fault"], [])
+    write_state(tmp_path, state)
+    assert read_state(tmp_path) == state
+    (tmp_path / FILE_NAME).write_text(content)
+    assert read_state(tmp_path) is None

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import TypeAdapter
+
 from benchmark.files import write_bytes
 from benchmark.measuring.peaks import peak_files
 from benchmark.registry import TASKS
@@ -76,8 +78,9 @@ def write_state(output: Path, state: State) -> None:
 def read_state(output: Path) -> State | None:
     """Reads ``inputs.json``.  Returns None if the folder has none, or a damaged one."""
     try:
-        return State(**json.loads((output / FILE_NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        content = (output / FILE_NAME).read_text(encoding="utf-8")
+        return TypeAdapter(State).validate_json(content, strict=True)
+    except (OSError, ValueError):
         return None
 
 

@@ -51,6 +51,7 @@ def run_plan(
         )
         say(f"learning rates: tuned, but for {len(untuned)} of the preset" if untuned else "learning rates: tuned")
     outcomes = train(waiting, place, console, jobs=jobs)
+    runner.remove_if_empty(place.output)
     return _sum_up(cells, outcomes, place.output, say)
 
 
@@ -81,6 +82,7 @@ def train_missing(cells: Sequence[Cell], place: runner.Place, console: Console, 
     """Runs those of these cells that have no record yet."""
     runner.clean(place.output, cells)
     train(runner.to_run(cells, place.output), place, console, jobs=jobs)
+    runner.remove_if_empty(place.output)
 
 
 def _sum_up(cells: Sequence[Cell], outcomes: Mapping[str, Status], output: Path, say: Say) -> int:

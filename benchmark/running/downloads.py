@@ -52,6 +52,7 @@ def fetch_missing(manifest: Path, data_root: Path, wanted: Collection[str] | Non
     import pooch
     import requests
 
+    pooch.get_logger().setLevel("WARNING")  # the caller says what was fetched
     fetched = []
     for source in read_manifest(manifest):
         target = data_root / source.path

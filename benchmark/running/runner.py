@@ -90,8 +90,13 @@ def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None, rer
     for cell in cells:
         if rerun or status_of(cell, output) is not None:
             checkpoint.remove(output / CHECKPOINTS / cell.hash)
+    remove_if_empty(output)
+
+
+def remove_if_empty(output: Path) -> None:
+    """Removes the folder of checkpoints if there is none in it."""
     with suppress(OSError):
-        (output / CHECKPOINTS).rmdir()  # succeeds if it is empty
+        (output / CHECKPOINTS).rmdir()
 
 
 def status_of(cell: Cell, output: Path) -> str | None:
@@ -146,6 +151,8 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Rec
     record = replace(record, seconds=round(time.perf_counter() - clock, 3))
     if place.rank:
         return record
+    steps = 0 if figures is None else figures.efficiency.steps or 0
+    listen(Event("progress", cell, steps, steps, phase="writing"))  # where a copy of the process, made by os.fork, ends
     columns, curves = (None, None) if figures is None else (figures.columns, figures.curves)
     record = write_record(cell.path(place.output), record, columns, curves)
     checkpoint.remove(_checkpoint_folder(cell, place))

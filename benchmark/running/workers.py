@@ -74,6 +74,8 @@ def _work(pipe: Connection, place: Place) -> None:
         except MachineFault as fault:
             pipe.send(Event("fault", cell, reason=str(fault)))
             return
+        if os.getpid() != worker:
+            os._exit(1)
         pipe.send(Event("end", cell, record=record))
 
 

@@ -163,6 +163,7 @@ class Planner:
     def rate_key(self, one: Planned, run: RunSettings) -> RateKey:
         """Returns what must be equal for a tuned rate to be used.  Exact attentions share the rates of softmax."""
         loaded, splits = self._load(one, run.data_root)
+        one = self._settled(one, loaded)
         exact = is_exact(one.spec.name)
         attention = REFERENCE if exact else one.spec.name
         settings = one.settings._replace(options={}) if exact else one.settings
@@ -179,6 +180,7 @@ class Planner:
         """Returns the cell of one training; ``learning_rate`` replaces that of its settings."""
         task, backbone, pattern, spec = one.task, one.backbone, one.pattern, one.spec
         loaded, splits = self._load(one, run.data_root)
+        one = self._settled(one, loaded)
         config = {**one.settings.plain(), "limit": run.limit}
         if learning_rate is not None:
             config["train"] = {**config["train"], "learning_rate": learning_rate}
@@ -231,16 +233,32 @@ class Planner:
                 raise ConfigError(f"{one.task}: {error}") from error
         return self._loaded[key]
 
+    def _settled(self, one: Planned, task: Task) -> Planned:
+        """Fills in the options whose defaults depend on head_dim, if the attention declares them by ``settled_options``.
+
+        Without this a default and the same value given by name would be two cells.
+        """
+        settle = getattr(load_attention(one.spec.name), "settled_options", None)
+        widths = {shape.head_dim for shape in self._shapes_of(task, one)}
+        if settle is None or len(widths) != 1:
+            return one
+        options = dict(sorted(settle(one.settings.options, widths.pop()).items()))
+        return one._replace(settings=one.settings._replace(options=options))
+
+    def _shapes_of(self, task: Task, one: Planned) -> list[SiteShape]:
+        """Returns the layers that the cell replaces."""
+        key = json.dumps([str(id(task)), one.backbone], sort_keys=True)
+        if key not in self._shapes:
+            self._shapes[key] = site_shapes(task)
+        return [shape for shape in self._shapes[key] if one.pattern in (shape.pattern, EVERY)]
+
     def _check_builds(self, task: Task, one: Planned) -> str | None:
         """Builds the attention in each size that the backbone asks for.
 
         Returns the reason if the attention refuses a pattern, else None.  Raises ConfigError if it can't be built.
         """
         backbone, pattern, spec = one.backbone, one.pattern, one.spec
-        key = json.dumps([str(id(task)), backbone], sort_keys=True)
-        if key not in self._shapes:
-            self._shapes[key] = site_shapes(task)
-        shapes = [shape for shape in self._shapes[key] if pattern in (shape.pattern, EVERY)]
+        shapes = self._shapes_of(task, one)
         if not shapes:
             raise ConfigError(f"{task.name}: with these settings {backbone} has no attention of the pattern {pattern}")
         for shape in set(shapes):

@@ -19,6 +19,9 @@ INCLUDED = {
     "file that is no Python": ("def f(:\n", "SyntaxError", "line 1"),
     "file that ends the program": ("import sys; sys.exit(3)\n", "ends the program"),
     "file that ends the program with a text": ("import sys; sys.exit('no GPU')\n", "ends the program", "no GPU"),
+    "file that ends the program at once": ("import os; os._exit(3)\n", "ends the program", "os._exit"),
+    "file that aborts": ("import os; os.abort()\n", "ends the program"),
+    "file that copies the process": ("import os; os.fork()\n", "RuntimeError", "must not copy the process"),
     "file that raises no Exception": ("class Odd(BaseException): pass\nraise Odd('x')\n", "Odd: x"),
     "file that closes a generator": ("raise GeneratorExit\n", "GeneratorExit"),
     "file that raises a novel": ("raise ValueError('word ' * 100_000)\n", "ValueError: word word"),
@@ -134,3 +137,13 @@ def test_what_a_file_does_to_the_process_when_it_is_read_is_undone(tmp_path):
     assert os.umask(mask) == mask
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
+
+
+def test_a_file_that_never_ends_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "READING_SECONDS", 0.5)
+    path = tmp_path / "endless.py"
+    path.write_text("while True: pass\n")
+    answer = lavo_bench("list", "attentions", "--include-path", path)
+    assert answer.status == 2
+    assert "endless.py: TimeoutError: it is still being read after 0.5 s" in answer.err
+    assert os.fork.__module__ in ("posix", None)  # everything is as it was before

@@ -8,20 +8,24 @@ import torch
 from torch import Tensor
 
 
-def lavo_loop(q, k, v, basis, *, window, bias=None, causal, output="joint", dissect=True) -> Tensor:
+def lavo_loop(q, k, v, basis, *, window, bias=None, causal, output="sum", dissect=True, window_overlap=False) -> Tensor:
     """q, k, v: (heads, n, d) of one sequence without padding; basis: (heads, r, d).  Differentiable."""
     heads = []
     for h in range(q.shape[0]):
         P = None if bias is None else bias[h]
-        heads.append(_head(q[h], k[h], v[h], basis[h], window, P, causal=causal, output=output, dissect=dissect))
+        options = {"causal": causal, "output": output, "dissect": dissect, "overlap": window_overlap}
+        heads.append(_head(q[h], k[h], v[h], basis[h], window, P, **options))
     return torch.stack(heads)
 
 
-def _head(q, k, v, B, w, P, *, causal, output, dissect) -> Tensor:
+def _head(q, k, v, B, w, P, *, causal, output, dissect, overlap) -> Tensor:
     n, d = q.shape
     e, l_local = [], []
     for t in range(n):
-        W = [j for j in range(n) if j // w == t // w and (j <= t or not causal)]
+        if overlap:
+            W = [j for j in range(n) if abs(j // (w // 2) - t // (w // 2)) <= 1 and (j <= t or not causal)]
+        else:
+            W = [j for j in range(n) if j // w == t // w and (j <= t or not causal)]
         scores = torch.stack([q[t] @ k[j] / math.sqrt(d) for j in W])
         if P is not None:
             scores = scores + torch.stack([P[t - j] if causal else P[t - j + w - 1] for j in W])

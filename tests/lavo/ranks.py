@@ -34,7 +34,7 @@ SPLITS = [
 ]
 OPTIONS = [
     {},
-    {"output": "sum"},
+    {"output": "joint"},
     {"output": "memory"},
     {"dissect": False},
     {"axes": True},

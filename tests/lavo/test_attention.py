@@ -9,18 +9,23 @@ from hypothesis import strategies as st
 
 from lavo import LAVOAttention
 from lavo.basis import BASES, Cayley, make_basis
+from lavo.parallel import Part, sequence_part
 
 VARIANTS = [
     {},
-    {"output": "sum"},
+    {"basis": "learned"},
+    {"output": "joint"},
+    {"output": "joint", "basis": "learned"},
     {"output": "memory", "rank": 3},
-    {"basis": "identity"},
     {"basis": "identity", "rank": 5},
     {"basis": "fixed", "window": 7},
     {"basis": "free", "window": 100},
     {"position_bias": False},
     {"dissect": False},
     {"basis": "none"},
+    {"window_overlap": True},
+    {"window_overlap": True, "output": "joint", "basis": "learned", "rank": 5},
+    {"window_overlap": True, "basis": "none", "position_bias": False},
 ]
 
 
@@ -68,19 +73,24 @@ def test_token_by_token_is_the_whole(variant):
     assert state.num_read == 40
 
 
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.sampled_from([1, 7, 8, 64]), st.booleans())
-@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    st.sampled_from([(1, False), (7, False), (8, False), (64, False), (2, True), (8, True), (14, True), (64, True)]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
 def test_any_split_is_the_whole(cuts, window, single):
     dtype, tolerance = (torch.float32, 1e-5) if single else (torch.float64, 1e-9)
-    made = attention(window=window, dtype=dtype)
+    made = attention(window=window[0], window_overlap=window[1], dtype=dtype)
     q, k, v = tokens(1, sum(cuts), dtype)
     out, _ = stream(made, q, k, v, cuts)
     torch.testing.assert_close(out, made(q, k, v).detach(), atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("cut", [1, 5, 8, 13])
-def test_two_branches_of_a_state_are_independent(cut):
-    made = attention()
+def test_two_branches_of_a_state_are_independent(cut, overlap):
+    made = attention(window_overlap=overlap)
     q, k, v = tokens(1, 30)
     _, state = stream(made, *(x[:, :, :cut] for x in (q, k, v)), [cut])
     before = copy.deepcopy(state)
@@ -89,8 +99,34 @@ def test_two_branches_of_a_state_are_independent(cut):
     again, _ = made.extend(*(x[:, :, cut:20] for x in (q, k, v)), state)
     assert torch.equal(first, again)
     assert not torch.equal(first[:, :, :1], second)
-    for a, b in zip(before, state, strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    last, _ = made.extend(*(x[:, :, cut:20] for x in (q, k, v)), before)
+    assert torch.equal(first, last)
+    assert torch.equal(before.sums, state.sums)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_branches_that_advance_in_turn_do_not_see_each_other(overlap):
+    """Two states share buffers; the one that appends in place must not write over what the other sees."""
+    made = attention(window_overlap=overlap)
+    trunk, left, right = (tokens(1, 30, seed=seed) for seed in (0, 1, 2))
+    _, state = stream(made, *(x[:, :, :3] for x in trunk), [3])
+    states, parts = [state, state], ([], [])
+    for t in range(3, 30):
+        for i, branch in enumerate((left, right)):
+            out, states[i] = made.extend(*(x[:, :, t : t + 1] for x in branch), states[i])
+            parts[i].append(out)
+    for branch, found in zip((left, right), parts, strict=True):
+        whole = made(*(torch.cat([x[:, :, :3], y[:, :, 3:]], 2) for x, y in zip(trunk, branch, strict=True)))
+        torch.testing.assert_close(torch.cat(found, 2), whole[:, :, 3:].detach(), atol=1e-12, rtol=0)
+
+
+def test_a_step_copies_no_window():
+    """In the middle of a window, a step appends to the buffers of the state before it."""
+    made = attention()
+    q, k, v = tokens(1, 3)
+    _, state = stream(made, *(x[:, :, :2] for x in (q, k, v)), [2])
+    _, after = made.extend(*(x[:, :, 2:] for x in (q, k, v)), state)
+    assert after.keys.data_ptr() == state.keys.data_ptr()
 
 
 def test_selected_rows_go_on_as_the_selected_prefixes():
@@ -117,8 +153,9 @@ def test_cross_streaming_is_the_whole_and_can_be_selected():
     torch.testing.assert_close(made.read(q[rows], made.select(state, rows))[0], want[rows], atol=1e-12, rtol=0)
 
 
-def test_the_state_does_not_grow_and_is_counted_from_its_tensors():
-    made = attention(dtype=torch.float32)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_state_does_not_grow_and_is_counted_from_its_tensors(overlap):
+    made = attention(dtype=torch.float32, window_overlap=overlap)
     sizes = set()
     for n in (0, 1, 7, 8, 100, 3000):
         _, state = stream(made, *tokens(1, n, torch.float32), [n])
@@ -173,7 +210,7 @@ def test_a_million_tokens_stay_near_the_definition(dtype, tolerance):
 
 @pytest.mark.parametrize("rank", [3, 8])
 def test_a_learned_basis_stays_orthonormal_in_training(rank):
-    made = LAVOAttention(pattern="causal_self", num_heads=2, head_dim=8, rank=rank, window=8)
+    made = LAVOAttention(pattern="causal_self", num_heads=2, head_dim=8, rank=rank, window=8, basis="learned")
     optimiser = torch.optim.Adam(made.parameters(), lr=0.1)
     q, k, v = tokens(2, 32, torch.float32)
     before = made.basis().detach().clone()
@@ -240,7 +277,7 @@ def test_a_folded_basis_gives_equal_outputs(pattern, kind):
 
 def test_only_a_rotation_can_be_folded():
     layers = [torch.nn.Linear(16, 16) for _ in range(4)]
-    for options in ({"rank": 5}, {"basis": "free"}, {"basis": "identity"}):
+    for options in ({}, {"rank": 5}, {"basis": "free"}):
         with pytest.raises(ValueError, match="fold_basis"):
             attention(dtype=torch.float32, **options).fold_basis(*layers)
 
@@ -249,6 +286,40 @@ def test_without_a_basis_the_windows_are_alone():
     made = attention("noncausal_self", basis="none", position_bias=False, window=30)
     q, k, v = tokens(1, 30)
     torch.testing.assert_close(made(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "options", "rank", "basis"),
+    [
+        (8, {}, 8, "identity"),
+        (8, {"rank": 8}, 8, "identity"),
+        (8, {"rank": 5}, 5, "learned"),
+        (80, {}, 64, "learned"),
+        (8, {"basis": "learned"}, 8, "learned"),
+        (8, {"rank": 5, "basis": "identity"}, 5, "identity"),
+    ],
+)
+def test_the_basis_is_learned_only_where_the_projections_do_not_absorb_it(head_dim, options, rank, basis):
+    made = LAVOAttention(pattern="causal_self", num_heads=2, head_dim=head_dim, **options)
+    assert (made.rank, made.basis_kind, made.output) == (rank, basis, "sum")
+    assert ("rotation" in dict(made.basis.named_parameters())) == (basis == "learned")
+    settled = LAVOAttention.settled_options({"window": 3, **options}, head_dim)
+    assert settled == {"window": 3, "rank": rank, "basis": basis}
+
+
+def test_a_sequence_in_parts_is_refused_where_windows_overlap():
+    made = attention(window_overlap=True)
+    with pytest.raises(ValueError, match="window_overlap"):
+        made.make_part(64, num_parts=2, rank=0)
+    with pytest.raises(ValueError, match="window_overlap"), sequence_part(made, Part((9,), 0)):
+        made(*tokens(1, 9))
+
+
+def test_cross_attention_has_no_windows_that_could_overlap():
+    made = attention("causal_cross", window_overlap=True)
+    assert not made.window_overlap
+    q, k, v = tokens(1, 9)
+    torch.testing.assert_close(made(q, k, v), attention("causal_cross")(q, k, v))
 
 
 def test_it_declares_its_properties():
@@ -267,8 +338,10 @@ def test_it_declares_its_properties():
 
 
 def test_a_stored_module_gives_the_same():
-    made = attention("noncausal_self")
-    other = LAVOAttention(pattern="noncausal_self", num_heads=2, head_dim=8, window=8, basis_seed=1).double()
+    made = attention("noncausal_self", basis="learned")
+    other = LAVOAttention(
+        pattern="noncausal_self", num_heads=2, head_dim=8, window=8, basis="learned", basis_seed=1
+    ).double()
     other.load_state_dict(made.state_dict())
     q, k, v = tokens(1, 20)
     assert torch.equal(made(q, k, v), other(q, k, v))
@@ -290,6 +363,10 @@ def test_a_stored_module_gives_the_same():
         ("basis", {"basis": "none", "output": "memory"}),
         ("basis_seed", {"basis_seed": -1}),
         ("dissect", {"dissect": 3}),
+        ("window_overlap", {"window_overlap": "no"}),
+        ("window_overlap needs an even window", {"window_overlap": True, "window": 7}),
+        ("dissect", {"window_overlap": True, "dissect": False}),
+        ("triton", {"window_overlap": True, "backend": "triton"}),
         ("position_bias", {"position_bias": "no"}),
     ],
 )

@@ -59,6 +59,68 @@ def test_outputs_and_gradients_are_those_of_the_definition(causal, output, n, wi
         torch.testing.assert_close(got, right, atol=1e-11, rtol=1e-11, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("rows", [1, 1 << 20], ids=["block by block", "at once"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("n", "window", "rank"), [(1, 4, 8), (2, 4, 8), (7, 4, 3), (12, 4, 8), (8, 8, 1), (9, 64, 8), (9, 2, 8)]
+)
+@pytest.mark.parametrize(("causal", "output"), list(itertools.product((True, False), OUTPUTS)))
+def test_windows_that_overlap_are_those_of_the_definition(causal, output, n, window, rank, backend, rows, monkeypatch):
+    monkeypatch.setattr("lavo.overlap.SPAN_ROWS", rows)
+    inputs = example(batch=2, n=n, window=window, rank=rank, causal=causal, grad=True)
+    q, k, v, basis, bias = inputs
+    options = {"window": window, "causal": causal, "output": output, "window_overlap": True}
+    out = lavo_attention(q, k, v, basis, bias=bias, backend=backend, **options)
+    want = loop_over_batch(*inputs, **options)
+    torch.testing.assert_close(out, want, atol=1e-12, rtol=1e-12)
+    for name, got, right in zip("qkvBP", gradients(out, inputs), gradients(want, inputs), strict=True):
+        torch.testing.assert_close(got, right, atol=1e-11, rtol=1e-11, msg=lambda m, name=name: f"{name}: {m}")
+    if rank == 8 and backend == "torch":
+        identity = torch.eye(8, dtype=q.dtype).repeat(q.shape[1], 1, 1)
+        out = lavo_attention(q, k, v, None, bias=None, **options)
+        want = loop_over_batch(q, k, v, identity, None, **options)
+        torch.testing.assert_close(out, want, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_with_overlap_a_token_sees_at_least_half_a_window_and_less_than_a_whole_one(causal):
+    """With an empty memory (B = 0) the values that have a gradient are those of the window."""
+    q, k, v, _, bias = example(heads=1, n=40, window=8, causal=causal, grad=True)
+    nothing = torch.zeros(1, 1, 8, dtype=v.dtype)
+    out = lavo_attention(q, k, v, nothing, window=8, bias=bias, causal=causal, window_overlap=True)
+    for t in range(40):
+        (grad,) = torch.autograd.grad(out[:, :, t].sum(), v, retain_graph=True)
+        seen = grad[0, 0].any(-1).nonzero()[:, 0].tolist()
+        assert seen == list(range(seen[0], seen[-1] + 1))
+        assert min(t, 4) <= t - seen[0] <= 7
+        assert seen[-1] == t if causal else min(39 - t, 4) <= seen[-1] - t <= 7
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 64, 65, 781])
+@pytest.mark.parametrize("causal", [True, False])
+def test_windows_that_overlap_are_as_the_formulas_say_at_every_length(causal, n, dtype):
+    inputs = example(n=n, window=64, causal=causal, dtype=dtype, grad=True)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    options = {"window": 64, "causal": causal, "window_overlap": True}
+    out = lavo_attention(*inputs[:4], bias=inputs[4], **options)
+    want = lavo_attention(*exact[:4], bias=exact[4], backend="reference", **options)
+    torch.testing.assert_close(out.double(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    for got, right in zip(gradients(out, inputs), gradients(want, exact), strict=True):
+        scale = right.abs().max().item() + 1
+        torch.testing.assert_close(got.double(), right, atol=TOLERANCE[dtype] * scale * 10, rtol=0)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradcheck_with_overlap(causal, output):
+    q, k, v, basis, bias = example(heads=1, n=7, d=3, rank=2, window=4, causal=causal, grad=True)
+    options = {"window": 4, "causal": causal, "output": output, "window_overlap": True}
+    assert torch.autograd.gradcheck(
+        lambda q, k, v, basis, bias: lavo_attention(q, k, v, basis, bias=bias, **options), (q, k, v, basis, bias)
+    )
+
+
 @pytest.mark.usefixtures("_rows_kept")
 @pytest.mark.parametrize("n", [8, 13, 21])
 @pytest.mark.parametrize(("causal", "output"), list(itertools.product((True, False), OUTPUTS)))
@@ -102,7 +164,7 @@ def test_every_length_and_window_is_as_the_formulas_say(causal, window, n, dtype
     out = lavo_attention(q, k, v, basis, window=window, bias=bias, causal=causal)
     q, k, v, basis, bias = exact
     want = by_formula(
-        q, k, v, basis, window=window, bias=bias, causal=causal, key_padding_mask=None, output="joint", dissect=True
+        q, k, v, basis, window=window, bias=bias, causal=causal, key_padding_mask=None, output="sum", dissect=True
     )
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
@@ -112,15 +174,17 @@ def test_every_length_and_window_is_as_the_formulas_say(causal, window, n, dtype
 
 
 @pytest.mark.parametrize("layout", ["heads first", "tokens first", "every second"])
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_layout_in_memory_changes_nothing(causal, layout):
+def test_the_layout_in_memory_changes_nothing(causal, overlap, layout):
     q, k, v, basis, bias = example(batch=3, n=70, window=16, causal=causal)
-    want = lavo_attention(q, k, v, basis, window=16, bias=bias, causal=causal)
+    options = {"window": 16, "bias": bias, "causal": causal, "window_overlap": overlap}
+    want = lavo_attention(q, k, v, basis, **options)
     if layout == "tokens first":
         q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v))
     if layout == "every second":
         q, k, v = (x.repeat_interleave(2, 3)[..., ::2] for x in (q, k, v))
-    torch.testing.assert_close(lavo_attention(q, k, v, basis, window=16, bias=bias, causal=causal), want)
+    torch.testing.assert_close(lavo_attention(q, k, v, basis, **options), want)
 
 
 @pytest.mark.usefixtures("_rows_kept")
@@ -225,6 +289,21 @@ def test_the_future_does_not_move_the_past_at_all(output, future):
         assert torch.equal(after[:, :, : t + 1], before[:, :, : t + 1])
 
 
+@pytest.mark.parametrize("future", [0.0, 1e4, 1e30, float("nan"), float("inf")])
+def test_with_overlap_the_future_does_not_move_the_past_at_all(future):
+    """A block, half a window, is what may not hold nan; see the test above."""
+    q, k, v, basis, bias = example(n=200, d=16, rank=16, window=48)
+    options = {"window": 48, "bias": bias, "causal": True, "window_overlap": True}
+    before = lavo_attention(q, k, v, basis, **options)
+    for t in (0, 23, 24, 47, 100, 198):
+        changed = [x.clone() for x in (q, k, v)]
+        for x in changed:
+            x[:, :, t + 1 :] = future if math.isfinite(future) else 1e30
+            x[:, :, (t // 24 + 1) * 24 :] = future
+        after = lavo_attention(*changed, basis, **options)
+        assert torch.equal(after[:, :, : t + 1], before[:, :, : t + 1])
+
+
 def test_no_gradient_reaches_the_future():
     q, k, v, basis, bias = example(n=150, d=16, rank=16, window=16, grad=True)
     out = lavo_attention(q, k, v, basis, window=16, bias=bias, causal=True)
@@ -246,20 +325,22 @@ MASKS = {
 
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("place", [*MASKS, "a batch of all"])
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_padded_token_does_not_exist(causal, place, content):
+def test_a_padded_token_does_not_exist(causal, overlap, place, content):
+    options = {"window": 16, "causal": causal, "window_overlap": overlap}
     masks = [m[0] for m in MASKS.values()] if place == "a batch of all" else MASKS[place]
     mask = torch.tensor(masks, dtype=torch.bool)
     q, k, v, basis, bias = example(batch=len(mask), n=97, window=16, causal=causal)
     q, k, v = (x.masked_fill(mask[:, None, :, None], CONTENTS[content]).requires_grad_() for x in (q, k, v))
     basis.requires_grad_(), bias.requires_grad_()
-    out = lavo_attention(q, k, v, basis, window=16, bias=bias, causal=causal, key_padding_mask=mask)
+    out = lavo_attention(q, k, v, basis, bias=bias, key_padding_mask=mask, **options)
     found = gradients(out, (q, k, v))
     assert not out.masked_select(mask[:, None, :, None]).any()
     for b, padded in enumerate(mask):
         real = (~padded).nonzero()[:, 0]
         alone = [x[b : b + 1, :, real].detach().requires_grad_() for x in (q, k, v)]
-        want = lavo_attention(*alone, basis, window=16, bias=bias, causal=causal)
+        want = lavo_attention(*alone, basis, bias=bias, **options)
         torch.testing.assert_close(out[b : b + 1, :, real], want, atol=1e-12, rtol=0)
         upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
         right = torch.autograd.grad(want, alone, upstream[b : b + 1, :, real], allow_unused=True)
@@ -268,14 +349,16 @@ def test_a_padded_token_does_not_exist(causal, place, content):
             torch.testing.assert_close(got[b : b + 1, :, real], g, atol=1e-11, rtol=0)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
-def test_padding_reaches_neither_basis_nor_bias(causal):
+def test_padding_reaches_neither_basis_nor_bias(causal, overlap):
     q, k, v, basis, bias = example(n=20, window=8, causal=causal, grad=True)
-    want = gradients(lavo_attention(q, k, v, basis, window=8, bias=bias, causal=causal), (basis, bias))
+    options = {"window": 8, "causal": causal, "window_overlap": overlap}
+    want = gradients(lavo_attention(q, k, v, basis, bias=bias, **options), (basis, bias))
     pad = torch.full((1, 2, 13, 8), float("nan"), dtype=torch.float64)
     longer = [torch.cat([pad, x, pad], 2) for x in (q, k, v)]
     mask = torch.tensor([[True] * 13 + [False] * 20 + [True] * 13])
-    out = lavo_attention(*longer, basis, window=8, bias=bias, causal=causal, key_padding_mask=mask)
+    out = lavo_attention(*longer, basis, bias=bias, key_padding_mask=mask, **options)
     upstream = torch.randn(q.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     for got, right in zip(torch.autograd.grad(out[:, :, 13:33], (basis, bias), upstream), want, strict=True):
         torch.testing.assert_close(got, right, atol=1e-11, rtol=0)
@@ -333,15 +416,17 @@ def test_large_scores_do_not_overflow():
     assert all(torch.isfinite(g).all() for g in gradients(out, (q, k, v, basis, bias)))
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
-def test_low_precision_inputs_keep_their_dtype_and_are_summed_in_float32(causal):
+def test_low_precision_inputs_keep_their_dtype_and_are_summed_in_float32(causal, overlap):
+    options = {"window": 64, "causal": causal, "window_overlap": overlap}
     q, k, v, basis, bias = example(n=1500, d=16, rank=16, window=64, causal=causal)
     low = [x.bfloat16().requires_grad_() for x in (q, k, v)]
     parameters = [x.float().requires_grad_() for x in (basis, bias)]
     exact = [x.detach().double().requires_grad_() for x in (*low, *parameters)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = lavo_attention(*low, parameters[0], window=64, bias=parameters[1], causal=causal)
-    want = lavo_attention(*exact[:4], window=64, bias=exact[4], causal=causal)
+        out = lavo_attention(*low, parameters[0], bias=parameters[1], **options)
+    want = lavo_attention(*exact[:4], bias=exact[4], **options)
     assert out.dtype == torch.bfloat16
     for got, right in zip([out, *gradients(out, (*low, *parameters))], [want, *gradients(want, exact)], strict=True):
         error = (got.double() - right).square().mean().sqrt()
@@ -350,11 +435,12 @@ def test_low_precision_inputs_keep_their_dtype_and_are_summed_in_float32(causal)
 
 
 @pytest.mark.parametrize("length", [0, 1])
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
-def test_no_token_and_one_token(causal, length):
+def test_no_token_and_one_token(causal, overlap, length):
     inputs = example(n=length, window=4, causal=causal, grad=True)
     q, k, v, basis, bias = inputs
-    out = lavo_attention(q, k, v, basis, window=4, bias=bias, causal=causal)
+    out = lavo_attention(q, k, v, basis, window=4, bias=bias, causal=causal, window_overlap=overlap)
     assert out.shape == q.shape
     assert all(torch.isfinite(g).all() for g in gradients(out, inputs))
     source = lavo_cross_attention(example(n=3)[0], v, basis)
@@ -400,6 +486,10 @@ def test_no_tensor_is_larger_than_the_inputs(causal):
         ("window", {"window": 0}),
         ("window", {"window": 2.0}),
         ("window", {"window": True}),
+        ("even window.*got 3", {"window": 3, "bias": None, "window_overlap": True}),
+        ("window_overlap", {"window_overlap": 1}),
+        ("dissect", {"dissect": False, "window_overlap": True}),
+        ("triton", {"backend": "triton", "window_overlap": True}),
         ("bias", {"bias": torch.zeros(2, 5)}),
         ("bias", {"bias": torch.zeros(1, 4)}),
         ("output", {"output": "both"}),

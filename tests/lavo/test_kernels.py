@@ -26,7 +26,7 @@ SHAPES = [
     {"n": 60, "window": 256, "d": 128, "rank": 40},
 ]
 CASES = [
-    *({"causal": causal} | shape for shape in SHAPES for causal in (True, False)),
+    *({"causal": causal, "output": "joint"} | shape for shape in SHAPES for causal in (True, False)),
     *(
         {"causal": causal, "n": 37, "window": 16, "output": output, "axes": axes}
         for causal in (True, False)
@@ -43,7 +43,7 @@ CASES = [
     {"causal": True, "n": 37, "window": 16, "layout": "tokens first"},
     {"causal": False, "n": 37, "window": 16, "layout": "mixed"},
     *(
-        {"causal": causal, "dtype": dtype} | shape
+        {"causal": causal, "output": "joint", "dtype": dtype} | shape
         for causal in (True, False)
         for dtype in ("bfloat16", "float16")
         for shape in ({"n": 150, "window": 64, "d": 32, "rank": 20}, {"n": 100, "window": 90, "axes": True})
@@ -312,7 +312,7 @@ def streaming_is_the_parallel_form():
     same = []
     for options in (
         {},
-        {"output": "sum", "basis": "identity"},
+        {"output": "joint", "basis": "learned"},
         {"output": "memory", "position_bias": False, "rank": 5},
     ):
         layer = LAVOAttention(pattern="causal_self", num_heads=2, head_dim=24, window=6, backend="triton", **options)
