@@ -47,7 +47,11 @@ class ModelSettings(Settings):
     group_dims: tuple[int, ...] = Field(default=(8, 32, 64, 64, 128), min_length=5, max_length=5)
     num_queries: int = Field(default=224, ge=1, description="coarse points: the decoder's tokens")
     fold_size: int = Field(default=8, ge=1, description="each query becomes a patch of fold_size² points")
-    global_dim: int = Field(default=1024, ge=1)
+    global_dim: int = Field(
+        default=1024,
+        ge=0,
+        description="width of the feature of the whole cloud; 0: none, and the queries start from learnt places",
+    )
     fold_dim: int = Field(default=256, ge=2, multiple_of=2)
     num_branches: int = Field(default=1, ge=0, description="so many first blocks have a branch of neighbours")
 
@@ -106,7 +110,7 @@ class PointCloudCompletion:
     """The task; ``load_data`` comes before all other methods."""
 
     name = "point_cloud_completion"
-    version = 1
+    version = 2
     backbones = {"pointr": ("noncausal_self", "noncausal_cross")}
     settings_of = {"pointr": CompletionSettings}
     metrics = {

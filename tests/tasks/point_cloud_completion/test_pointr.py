@@ -54,8 +54,20 @@ def test_the_branches_stay_when_the_attention_is_replaced():
         assert all(branch.map.weight.grad.abs().sum() > 0 for branch in branches)
 
 
-def test_every_parameter_learns():
-    model = small_model(num_encoder_layers=2, num_decoder_layers=2)
+def test_without_a_global_feature_only_cross_attention_reads_the_input():
+    points = cloud(2, 48)
+    for attention, differs in (("softmax", True), ("none", False)):
+        sites = AttentionSites(attention, "noncausal_cross", {})
+        torch.manual_seed(0)
+        model = PoinTr(attention_for=sites, **{**SMALL_MODEL, "global_dim": 0, "num_branches": 0}).eval()
+        made = model(points)
+        assert torch.equal(made.coarse[0], made.coarse[1])
+        assert torch.equal(made.dense[0], made.dense[1]) != differs
+
+
+@pytest.mark.parametrize(("global_dim", "num_branches"), [(32, 1), (32, 0), (0, 1), (0, 0)])
+def test_every_parameter_learns(global_dim, num_branches):
+    model = small_model(num_encoder_layers=2, num_decoder_layers=2, global_dim=global_dim, num_branches=num_branches)
     made = model(cloud(3, 48))
     assert made.coarse.shape == (3, 16, 3)
     assert made.dense.shape == (3, 64, 3)
@@ -88,8 +100,9 @@ def test_a_cloud_s_completion_does_not_depend_on_its_batch(batch_size):
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
 
 
-def test_the_order_of_points_changes_nothing():
-    model, points = small_model().eval(), cloud(2, 48)
+@pytest.mark.parametrize("global_dim", [0, 32])
+def test_the_order_of_points_changes_nothing(global_dim):
+    model, points = small_model(global_dim=global_dim).eval(), cloud(2, 48)
     shuffled = points[:, torch.randperm(48, generator=torch.Generator().manual_seed(1))]
     torch.testing.assert_close(model(shuffled).dense, model(points).dense, atol=1e-6, rtol=0)
 
