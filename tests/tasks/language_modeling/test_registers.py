@@ -64,7 +64,7 @@ def test_asked_places_are_the_surnames_of_people_named_before_in_the_block(task)
     for row, example in enumerate(examples):
         words = [task.tokenizer.decode(example.tokens[i : i + 1]).decode().strip() for i in range(len(example.tokens))]
         seen, expected = set(), []
-        for place, word in enumerate(words):
+        for place in range(len(words)):
             if place and words[place - 1] in FIRST_NAMES:
                 if words[place - 1] in seen:
                     expected.append(place)
