@@ -11,13 +11,19 @@ from fractions import Fraction
 import numpy as np
 
 
-def visible(evidence: np.ndarray, asked: np.ndarray, *, window: int, is_causal: bool) -> np.ndarray:
-    """Returns which answers lie in the block of the question, where blocks of ``window`` places follow each other.
+def visible(
+    evidence: np.ndarray, asked: np.ndarray, *, window: int, is_causal: bool, overlap: bool = False
+) -> np.ndarray:
+    """Returns which answers the window of the question holds.  Blocks of ``window`` places follow each other.
 
     evidence, asked: places in one sequence, of one shape.  Returns bool of that shape.
+    overlap: blocks have half as many places, and a place sees the block before its own as well (and the one after it, unless
+    causal).
     """
-    same = (evidence // window == asked // window) & (evidence >= 0)
-    return same & (evidence <= asked) if is_causal else same
+    block = window // 2 if overlap else window
+    distance = np.abs(asked // block - evidence // block)
+    seen = (distance <= int(overlap)) & (evidence >= 0)
+    return seen & (evidence <= asked) if is_causal else seen
 
 
 def window_ceiling(share_visible: float, num_answers: int) -> float:

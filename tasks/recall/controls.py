@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmark.interface import Columns, Splits
-from tasks.recall.data import Part, Set
+from tasks.recall.data import Part, Set, Training
 from tasks.recall.families import FAMILIES
 
 Shares = tuple[np.ndarray, np.ndarray]  # accuracy in per cent, and nats; (texts,) each
@@ -22,7 +22,7 @@ def rules(splits: Splits, vocab_size: int) -> dict[str, Columns]:
     bag            the answers of the text in random order: it knows what they are, but not which is asked for.  Facts that
                    no text says are guessed at random
     """
-    assert isinstance(splits.train, Part)
+    assert isinstance(splits.train, Training)
     assert isinstance(splits.test, Part)
     answers = {
         family: np.concatenate([one.texts.answers.ravel() for one in splits.train.sets if one.family == family])

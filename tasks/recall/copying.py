@@ -7,7 +7,8 @@ import numpy as np
 from benchmark.interface import Pattern
 from tasks.recall.texts import BLANK, NOWHERE, Texts, joined, keys_of, shuffled, values_of
 
-MARK = keys_of(4).start  # the word that asks for an answer
+MARK = 1  # the word that asks for an answer
+COPIED = range(2, 18)  # the words that are copied or compressed: 16, as in MAD (arXiv 2403.17844)
 FACTS_SEED = 2312  # the facts of ``memorisation`` are the same in all parts of the data, whatever their seed
 
 
@@ -15,9 +16,10 @@ def selective_copy(
     generator: np.random.Generator, count: int, pairs: int, length: int, vocab_size: int, pattern: Pattern
 ) -> Texts:
     """``pairs`` words among blanks, then as many marks: name the words in their order."""
+    del vocab_size
     context_length = length - pairs
     places = np.sort(shuffled(generator, count, range(context_length))[:, :pairs], 1)
-    words = generator.integers(vocab_size // 2, vocab_size, (count, pairs))
+    words = generator.integers(COPIED.start, COPIED.stop, (count, pairs))
     context = np.full((count, context_length), BLANK)
     np.put_along_axis(context, places, words, 1)
     queries = np.full((count, pairs, 1), MARK)
@@ -30,10 +32,11 @@ def compression(
 ) -> Texts:
     """``pairs`` words, then blanks, then one mark: name all words, in order, from what the model has at the mark.
 
-    ``asked`` is the mark's place for each word; a decoder that is told the number of the word answers (MAD, arXiv 2403.17844).
+    ``asked`` is the mark's place for each word; a decoder that is told the number of the word answers, as in MAD.
     """
+    del vocab_size
     blanks = length - pairs - (0 if pattern.endswith("cross") else 1)
-    words = generator.integers(vocab_size // 2, vocab_size, (count, pairs))
+    words = generator.integers(COPIED.start, COPIED.stop, (count, pairs))
     context = np.concatenate([words, np.full((count, blanks), BLANK)], 1)
     queries = np.full((count, 1, 1), MARK)
     evidence = np.tile(np.arange(pairs), (count, 1))

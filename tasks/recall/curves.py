@@ -72,11 +72,15 @@ def _state_bytes(probe: Probe, one: Set) -> int | None:
 
 
 def _window_ceiling(probe: Probe, one: Set, vocab_size: int, pattern: Pattern) -> float | None:
-    window = getattr(probe.blocks[0].attention.attention, "window", None)
-    family = FAMILIES[one.family]
-    if window is None or pattern.endswith("cross") or family.values is None:
+    """None for attentions without windows.  Over several layers, overlapping windows carry words farther than one of them."""
+    attention, family = probe.blocks[0].attention.attention, FAMILIES[one.family]
+    window, overlap = getattr(attention, "window", None), bool(getattr(attention, "window_overlap", False))
+    if window is None or pattern.endswith("cross") or family.values is None or (overlap and len(probe.blocks) > 1):
         return None
-    seen = ceilings.visible(one.texts.evidence, one.texts.asked, window=window, is_causal=pattern == "causal_self")
+    seen = ceilings.visible(
+        one.texts.evidence, one.texts.asked, window=window, is_causal=pattern == "causal_self", overlap=overlap
+    )
+    # Answers that differ from each other can be told apart from those that are seen.
     others = one.pairs - 1 if family.values == "different" else 0
     return ceilings.window_ceiling(float(seen.mean()), family.num_answers(vocab_size) - others)
 

@@ -35,31 +35,37 @@ class Example(NamedTuple):
     row: int
 
 
-class Part(Sequence[tuple[Example, ...]]):
-    """A part of the data.  Example i is one text of each family in training, and one text of one set otherwise.
+class Training(Sequence[tuple[Example, ...]]):
+    """The training part.  Example i has one text of each family; the difficulties of a family take turns."""
 
-    Sets follow each other in turn, so that any first examples are of all sets.
-    """
-
-    def __init__(self, sets: Sequence[Set], *, together: bool) -> None:
+    def __init__(self, sets: Sequence[Set]) -> None:
         self.sets = sets
-        families = list(dict.fromkeys(one.family for one in sets))
-        by_family = [[one for one in sets if one.family == family] for family in families]
-        self._turns = by_family if together else [[one] for one in sets]
-        self._together = together
-        sizes = [sum(len(one.texts.answers) for one in turn) for turn in self._turns]
-        self._count = min(sizes) if together else sum(sizes)
+        families = dict.fromkeys(one.family for one in sets)
+        self._turns = [[one for one in sets if one.family == family] for family in families]
 
     def __len__(self) -> int:
-        return self._count
+        return min(sum(len(one.texts.answers) for one in turn) for turn in self._turns)
 
     def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        if self._together:
-            return tuple(Example(turn[index % len(turn)], index // len(turn)) for turn in self._turns)
-        row, turn = divmod(index, len(self._turns))
-        return (Example(self._turns[turn][0], row),)
+        return tuple(Example(turn[index % len(turn)], index // len(turn)) for turn in self._turns)
+
+
+class Part(Sequence[tuple[Example, ...]]):
+    """A part that is scored.  Each example is one text; sets take turns, so that any first examples are of all sets."""
+
+    def __init__(self, sets: Sequence[Set]) -> None:
+        self.sets = sets
+        rows = np.concatenate([np.arange(len(one.texts.answers)) for one in sets])
+        numbers = np.repeat(np.arange(len(sets)), [len(one.texts.answers) for one in sets])
+        order = np.lexsort((numbers, rows))
+        self._places = np.stack([numbers, rows], 1)[order].tolist()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        number, row = self._places[index]
+        return (Example(self.sets[number], row),)
 
 
 def draw_splits(options: DataSettings, pattern: Pattern) -> Splits:
@@ -75,9 +81,9 @@ def draw_splits(options: DataSettings, pattern: Pattern) -> Splits:
             for array in one.texts:
                 digest.update(b"" if array is None else np.ascontiguousarray(array).astype("<i4").tobytes())
     return Splits(
-        Part(parts["train"], together=True),
-        Part(parts["validation"], together=False),
-        Part(parts["test"], together=False),
+        Training(parts["train"]),
+        Part(parts["validation"]),
+        Part(parts["test"]),
         name="embedded",
         fingerprint=digest.hexdigest(),
         embedded=True,
@@ -91,7 +97,8 @@ def _sets(options: DataSettings, families: Sequence[str], part: str, pattern: Pa
         sizes = getattr(options, name)
         difficulties = sizes.test if part == "test" else sizes.train
         for index, difficulty in enumerate(difficulties):
-            count = getattr(options, f"num_{part}")
+            is_trained = difficulty in sizes.train
+            count = getattr(options, f"num_{part}") if is_trained else options.num_curve
             if part == "train":  # an equal share, so that example i has a text for every i
                 count = -(-count // len(difficulties))
             check_difficulty(name, difficulty, options.vocab_size, pattern)
@@ -100,7 +107,7 @@ def _sets(options: DataSettings, families: Sequence[str], part: str, pattern: Pa
             generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
             texts = draw(FAMILIES[name], generator, count, difficulty, options.vocab_size, pattern)
             pairs, length = difficulty
-            sets.append(Set(name, pairs, length, difficulty in sizes.train, texts))
+            sets.append(Set(name, pairs, length, is_trained, texts))
     return sets
 
 

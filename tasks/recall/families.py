@@ -84,6 +84,8 @@ FAMILIES: dict[str, Family] = {
         patterns=SELF,
         ordered=True,
         num_layers=2,
+        num_words=copying.COPIED.stop,
+        num_answers=lambda _: len(copying.COPIED),
         values="independent",
     ),
     "compression": Family(
@@ -91,6 +93,8 @@ FAMILIES: dict[str, Family] = {
         lambda pairs, cross: pairs if cross else pairs + 1,
         ordered=True,
         from_one_place=True,
+        num_words=copying.COPIED.stop,
+        num_answers=lambda _: len(copying.COPIED),
         values="independent",
     ),
     "memorisation": Family(copying.memorisation, lambda pairs, _: pairs, most_pairs=_keys, values=None),

@@ -37,7 +37,7 @@ class Probe(nn.Module):
         embed_dim: int,
         num_layers: int,
         num_heads: int,
-        feed_forward_dim: int,
+        feed_forward_dim: int | None,
         shift: int = 0,
         positions: bool = False,
         num_slots: int = 0,
@@ -122,13 +122,16 @@ class Input(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); the caller may drop places between the two."""
+    """x + attention(norm(x)), then ``feed_forward``; the caller may drop places between the two.
 
-    def __init__(self, attention: nn.Module, embed_dim: int, feed_forward_dim: int) -> None:
+    feed_forward_dim: None for a block without a feed-forward part.
+    """
+
+    def __init__(self, attention: nn.Module, embed_dim: int, feed_forward_dim: int | None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim)
         self.attention: Any = attention
-        self.feed_forward = FeedForward(embed_dim, feed_forward_dim)
+        self.feed_forward = FeedForward(embed_dim, feed_forward_dim) if feed_forward_dim else nn.Identity()
 
     def attend(self, x: Tensor, source: Tensor | None) -> Tensor:
         """x: (batch, length, embed_dim).  source: None in self-attention.  Returns the shape of x."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from benchmark.settings import Settings
@@ -44,7 +46,8 @@ class DataSettings(Settings):
     vocab_size: int = Field(default=128, ge=20, multiple_of=2)
     num_train: int = Field(default=4096, ge=1)  # texts of each family
     num_validation: int = Field(default=64, ge=1)  # texts of each family and difficulty
-    num_test: int = Field(default=128, ge=1)
+    num_test: int = Field(default=128, ge=1)  # texts of each difficulty that is trained
+    num_curve: int = Field(default=64, ge=1)  # test texts of each other difficulty
     seed: int = Field(default=0, ge=0)
     mqar: Sizes = Sizes(train=((4, 32),), test=((4, 32),))
     fused: Sizes = Sizes(train=((8, 16),), test=((8, 16),))
@@ -72,10 +75,13 @@ class ModelSettings(Settings):
     embed_dim: int = Field(default=64, ge=1)
     num_layers: int = Field(default=1, ge=1)  # at least; a family that needs two gets two
     num_heads: int = Field(default=2, ge=1)
-    feed_forward_dim: int = Field(default=128, ge=1)
+    feed_forward_dim: int | None = Field(
+        default=128, ge=1
+    )  # None: layers have no feed-forward part, as in Zoology's figure 2
     shift: int | None = Field(
         default=None, ge=0
     )  # words before its own that a place sees; None: as many as its family needs
+    positions: Literal["needed", "all"] = "needed"  # learned ones, for families that need them, or for all
     encoder_dim: int | None = Field(
         default=None, ge=1
     )  # of a feed-forward layer before the attention; None: no such layer

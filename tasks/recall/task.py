@@ -156,7 +156,7 @@ class Recall:
                     num_heads=options.num_heads,
                     feed_forward_dim=options.feed_forward_dim,
                     shift=family.shift if options.shift is None else options.shift,
-                    positions=family.ordered,
+                    positions=family.ordered or options.positions == "all",
                     num_slots=pairs if family.from_one_place else 0,
                     encoder_dim=options.encoder_dim,
                 )

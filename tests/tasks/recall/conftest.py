@@ -16,7 +16,7 @@ from tasks.recall.task import Recall
 
 def settings(families, *, data=None, model=None, solvable=()) -> RecallSettings:
     """Settings of a small model with these families."""
-    sizes = {"num_train": 256, "num_validation": 8, "num_test": 16, "vocab_size": 40} | (data or {})
+    sizes = {"num_train": 256, "num_validation": 8, "num_test": 16, "num_curve": 5, "vocab_size": 40} | (data or {})
     return RecallSettings.model_validate(
         {
             "data": {"families": families, **sizes},

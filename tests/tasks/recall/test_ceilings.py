@@ -6,7 +6,9 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+import torch
 
+from lavo import LAVOAttention
 from tasks.recall.ceilings import bag_ceiling, state_ceiling, visible, window_ceiling
 
 from .conftest import loaded, trained
@@ -60,6 +62,28 @@ def test_visible_places_are_those_of_the_same_block(window, is_causal):
     for j, t, seen in zip(evidence[0], asked[0], found[0], strict=True):
         block = [place for place in range(length) if place // window == t // window]
         assert seen == (j in block and (j <= t or not is_causal))
+
+
+@pytest.mark.parametrize("options", [{"window": 6}, {"window": 6, "window_overlap": True}, {"window": 5}])
+@pytest.mark.parametrize("pattern", ["noncausal_self", "causal_self"])
+def test_visible_places_are_those_that_reach_the_output_of_windows_alone(pattern, options):
+    """Which values move an output is measured on the attention itself, by its gradient."""
+    length = 19
+    torch.manual_seed(0)
+    attention = LAVOAttention(pattern=pattern, num_heads=1, head_dim=4, basis="none", **options)
+    q, k, v = torch.randn(3, 1, 1, length, 4)
+    moved = (
+        torch.autograd.functional.jacobian(lambda v: attention(q, k, v).sum((0, 1, 3)), v)[:, 0, 0].abs().sum(-1) > 0
+    )
+    asked, evidence = np.meshgrid(range(length), range(length), indexing="ij")
+    found = visible(
+        evidence,
+        asked,
+        window=options["window"],
+        is_causal=pattern == "causal_self",
+        overlap=options.get("window_overlap", False),
+    )
+    assert (found == moved.numpy()).all()
 
 
 def test_window_and_bag_ceilings_are_shares_of_right_answers():
