@@ -1,8 +1,8 @@
-"""The embedded data: reports of what four witnesses said, and summaries of what the believed one said.
+"""The embedded data: reports of what six witnesses said, and summaries of what the believed one said.
 
-Each witness speaks a language of their own and tells a day, a colour, a number and an animal, in any order.  The report has the
+Each witness speaks a language of their own and tells a day, a colour and an animal, in any order.  The report has the
 statements in random order, and somewhere among them the language of the witness who is believed.  The summary gives that
-witness's four facts, each on a line behind its heading, in random order.
+witness's three facts, each on a line behind its heading, in random order.
 """
 
 from __future__ import annotations
@@ -15,32 +15,38 @@ import numpy as np
 from tasks.summarization.pairs import Pair
 from tasks.summarization.sources import PARTS
 
-HEADINGS = ("Day", "Colour", "Number", "Animal")
+HEADINGS = ("Day", "Colour", "Animal")
 # Language -> six words for each heading.  No word is there twice, and all are written in a-z, because ROUGE sees no other letter.
 WORDS = {
     "English": (
         ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"),
         ("red", "blue", "green", "black", "white", "grey"),
-        ("two", "three", "four", "five", "seven", "eight"),
         ("dog", "cat", "horse", "cow", "goose", "mouse"),
     ),
     "German": (
         ("Montag", "Dienstag", "Mittwoch", "Donnerstag", "Freitag", "Samstag"),
         ("rot", "blau", "gelb", "schwarz", "grau", "braun"),
-        ("zwei", "drei", "vier", "sechs", "sieben", "acht"),
         ("Hund", "Katze", "Pferd", "Kuh", "Gans", "Maus"),
     ),
     "French": (
         ("lundi", "mardi", "mercredi", "jeudi", "vendredi", "samedi"),
         ("rouge", "bleu", "vert", "noir", "blanc", "gris"),
-        ("deux", "trois", "quatre", "cinq", "sept", "huit"),
         ("chien", "chat", "cheval", "vache", "oie", "souris"),
     ),
     "Dutch": (
         ("maandag", "dinsdag", "woensdag", "donderdag", "vrijdag", "zaterdag"),
         ("rood", "blauw", "groen", "zwart", "wit", "grijs"),
-        ("twee", "drie", "vijf", "zes", "zeven", "negen"),
         ("hond", "kat", "paard", "koe", "muis", "geit"),
+    ),
+    "Finnish": (
+        ("maanantai", "tiistai", "keskiviikko", "torstai", "perjantai", "lauantai"),
+        ("punainen", "sininen", "musta", "valkoinen", "harmaa", "ruskea"),
+        ("koira", "kissa", "hevonen", "hiiri", "hanhi", "lammas"),
+    ),
+    "Indonesian": (
+        ("Senin", "Selasa", "Rabu", "Kamis", "Jumat", "Sabtu"),
+        ("merah", "biru", "hijau", "hitam", "putih", "kuning"),
+        ("anjing", "kucing", "kuda", "sapi", "tikus", "angsa"),
     ),
 }
 LANGUAGES = tuple(WORDS)
