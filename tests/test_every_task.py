@@ -13,7 +13,7 @@ import torch
 
 from benchmark.interface import PATTERNS, Splits, state_tensors
 from benchmark.multihead import AttentionSites
-from benchmark.registry import TASKS, check_name, load_task, task_declarations, task_folder
+from benchmark.registry import TASKS, check_name, load_task, make_task, task_declarations, task_folder
 from benchmark.running.trainer import evaluate, measured_metrics
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.plan import site_shapes
@@ -112,8 +112,14 @@ def check_every_declared_pattern_has_a_layer(name: str, backbone: str) -> None:
     task, _ = loaded_once(name, backbone)
     declared = task_declarations(name)["backbones"][backbone]
     assert set(declared) <= set(PATTERNS)
-    assert {shape.pattern for shape in site_shapes(task)} == set(declared)
+    separate = getattr(task, "separate_models", False)
+    if not separate:
+        assert {shape.pattern for shape in site_shapes(task)} == set(declared)
     for pattern in declared:
+        if separate:
+            task = make_task(name, task.settings, backbone=backbone, pattern=pattern)
+            task.load_data(None, Path(tempfile.mkdtemp()))
+            assert {shape.pattern for shape in site_shapes(task)} == {pattern}
         sites = AttentionSites("none", pattern, {})
         task.build_model(sites)
         assert sites.replaced, pattern

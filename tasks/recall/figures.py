@@ -74,8 +74,8 @@ def _panels(families: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
     columns = min(PANELS_A_ROW, len(families))
     rows = -(-len(families) // columns)
     figure = Figure(figsize=(max(3.4, 2.2 * columns), 2.3 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
-    for empty in list(axes)[len(families) :]:
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for empty in axes[len(families) :]:
         empty.set_axis_off()
     panels = dict(zip(families, axes, strict=False))
     for family, panel in panels.items():

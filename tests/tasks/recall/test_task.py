@@ -140,7 +140,7 @@ def test_rules_score_what_counting_expects():
     task = loaded(["mqar", "memorisation", "compression"], data={**SIZES, "num_test": 400, "num_train": 2048})
     rules = {name: measured_metrics(task.metrics, columns) for name, columns in task.controls().items()}
     assert rules["chance"]["mqar"].value == pytest.approx(100 / 20)
-    assert rules["chance"]["loss"].value == pytest.approx(np.log(20))
+    assert rules["chance"]["loss"].value == pytest.approx((2 * np.log(20) + np.log(16)) / 3)
     assert rules["bag"]["mqar"].value == pytest.approx(50)  # two pairs
     assert rules["bag"]["memorisation"].value == pytest.approx(5)
     assert rules["bag"]["compression"].value == pytest.approx(
