@@ -145,6 +145,7 @@ def load_forecast_data(
         "duplicates": settings.duplicates,
         **series.notes,
         "constant_columns": constant,
+        **({"series": settings.name} if embedded else {}),
         "mean": mean.tolist(),
         "deviation": deviation.tolist(),
     }

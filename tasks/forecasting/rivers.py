@@ -1,35 +1,37 @@
-"""Embedded data: hourly levels of two rivers that meet, where each lower gauge repeats what upper gauges showed hours before."""
+"""Embedded data: hourly levels of a creek and of a snow-fed river, which gauges downstream repeat hours later."""
 
 from __future__ import annotations
 
 import numpy as np
 
-COLUMNS: tuple[str, ...] = ("north", "south", "mill", "town")
-MILL_LATE = 10  # hours from the south gauge to the mill
-NORTH_LATE, SOUTH_LATE = 20, 34  # hours from each upper gauge to the town, where the rivers meet
-WETTING = 4  # hours over which rain raises an upper gauge
-MOST_RAIN, MOST_NOISE = 100, 8  # millimetres an hour; millimetres of level either way
+COLUMNS: tuple[str, ...] = ("snow", "creek", "mill", "ford", "town")
+MILL_LATE, FORD_LATE = 10, 11  # hours from the creek to the mill and to the ford
+TOWN_LATE = 30  # hours from the snow to the town
+FINE, SLOW = 2, 10  # hours over which rain raises the creek, and melting the snow-fed river
+MOST_WATER, MOST_NOISE = 100, 8  # millimetres an hour; millimetres of level either way
 
 
 def make_rivers(num_rows: int, seed: int) -> np.ndarray:
-    """The levels in whole millimetres, float64 (rows, 4), in the order of COLUMNS.
+    """The levels in whole millimetres, float64 (rows, 5), in the order of COLUMNS.
 
-    - ``north`` and ``south`` are the upper gauges: the rain of the last WETTING hours, which is new every hour.
-    - ``mill`` shows ``south`` MILL_LATE hours later, with a little noise.
-    - ``town`` shows ``north`` NORTH_LATE hours later plus ``south`` SOUTH_LATE hours later, with a little noise.
+    - ``snow`` and ``creek`` are the upper gauges: the water of the last SLOW and FINE hours, which is new every hour.
+    - ``mill`` and ``ford`` show the creek MILL_LATE and FORD_LATE hours later, with a little noise.
+    - ``town`` shows the snow TOWN_LATE hours later, with a little noise.
 
     All steps are in whole numbers, so the same arguments give the same bytes on every machine.
     """
     rng = np.random.default_rng(seed)
-    before = max(MILL_LATE, NORTH_LATE, SOUTH_LATE)  # rows that the first hours of the lower gauges need
-    rain = rng.integers(0, MOST_RAIN, (before + num_rows + WETTING - 1, 2), endpoint=True)
-    upper = np.lib.stride_tricks.sliding_window_view(rain, WETTING, axis=0).sum(-1)
-    noise = rng.integers(-MOST_NOISE, MOST_NOISE, (num_rows, 2), endpoint=True)
-    north, south = upper.T
+    snow, creek = (_level(rng, hours, TOWN_LATE + num_rows) for hours in (SLOW, FINE))
+    noise = rng.integers(-MOST_NOISE, MOST_NOISE, (num_rows, 3), endpoint=True)
 
     def late(levels: np.ndarray, hours: int) -> np.ndarray:
-        return levels[before - hours : before - hours + num_rows]
+        return levels[TOWN_LATE - hours : TOWN_LATE - hours + num_rows]
 
-    mill = late(south, MILL_LATE) + noise[:, 0]
-    town = late(north, NORTH_LATE) + late(south, SOUTH_LATE) + noise[:, 1]
-    return np.stack((late(north, 0), late(south, 0), mill, town), axis=1).astype(np.float64)
+    lower = np.stack((late(creek, MILL_LATE), late(creek, FORD_LATE), late(snow, TOWN_LATE)), axis=1) + noise
+    return np.concatenate((late(snow, 0)[:, None], late(creek, 0)[:, None], lower), axis=1).astype(np.float64)
+
+
+def _level(rng: np.random.Generator, hours: int, num_rows: int) -> np.ndarray:
+    """The sum of the water of the last ``hours`` hours.  int64 (rows,)"""
+    water = rng.integers(0, MOST_WATER, num_rows + hours - 1, endpoint=True)
+    return np.lib.stride_tricks.sliding_window_view(water, hours).sum(-1)

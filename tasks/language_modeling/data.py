@@ -132,12 +132,12 @@ def find_books(data_root: Path) -> Sources:
 
 
 def find_registers(num_texts: int, num_words: int, cache: Path) -> Sources:
-    """The registers, written to the cache: ``num_texts`` for training, a 24th for validation and an 18th for test.
+    """The registers, written to the cache: ``num_texts`` for training, and a 36th as many for validation and for test.
 
     The parts are disjoint pieces of one series of texts, those for validation and test first: more texts for training leave
     them as they are only if ``num_texts`` stays.
     """
-    sizes = {"train": num_texts, "validation": max(1, num_texts // 24), "test": max(1, num_texts // 18)}
+    sizes = {"train": num_texts, "validation": max(1, num_texts // 36), "test": max(1, num_texts // 36)}
     folder = cache / f"lm-registers-{num_texts}-{num_words}"
     texts = iter(make_registers(sum(sizes.values()), num_words, 0))
     parts = {}

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-PEOPLE = 6  # in a text
+PEOPLE = 4  # in a text
 FIRST_NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Greta", "Hugo", "Ida", "Jan", "Kate", "Leo")
 SURNAMES = (
     *("Alder", "Birch", "Cole", "Dale", "East", "Field", "Grove", "Hill"),

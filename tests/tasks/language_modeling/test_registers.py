@@ -14,7 +14,7 @@ from tasks.language_modeling.task import LanguageModeling
 from .test_task import evaluate
 
 NAME = re.compile(rf"\b({'|'.join(FIRST_NAMES)}) (\w+)")
-REGISTERS = {"name": "registers", "num_texts": 8, "text_words": 200, "tokens": "words", "context_length": 32}
+REGISTERS = {"name": "registers", "num_texts": 144, "text_words": 200, "tokens": "words", "context_length": 32}
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def task(make_task) -> LanguageModeling:
 def test_the_texts_are_the_same_bytes_on_every_machine():
     # If the generator makes other texts, the task's version must be raised.
     digest = hashlib.sha256("\n".join(make_registers(20, 300, 0)).encode()).hexdigest()
-    assert digest == "PINNED"
+    assert digest == "60e0f2b6f81d91e3a7828b2c1dcc8a5181de068f824ec95060051bb352af3e11"
 
 
 def test_a_first_name_has_one_surname_in_a_text_and_any_over_all_texts():
@@ -33,14 +33,14 @@ def test_a_first_name_has_one_surname_in_a_text_and_any_over_all_texts():
     for text in make_registers(100, 300, 0):
         found = NAME.findall(text)
         facts = dict(found)
-        assert len(facts) == 8
+        assert len(facts) == 4
         assert all(facts[first] == surname for first, surname in found)
         assert len(found) == len(re.findall(r"\b(?:" + "|".join(FIRST_NAMES) + r")\b", text))
         for first, surname in facts.items():
             over_all.setdefault(first, []).append(surname)
     assert set(over_all) == set(FIRST_NAMES)
     assert all(set(surnames) <= set(SURNAMES) for surnames in over_all.values())
-    assert min(len(set(surnames)) for surnames in over_all.values()) > 10  # of 24, from some 33 draws
+    assert min(len(set(surnames)) for surnames in over_all.values()) > 6  # of 16, from some 33 draws
 
 
 def test_names_differ_from_each_other_and_from_all_other_words():
@@ -50,8 +50,8 @@ def test_names_differ_from_each_other_and_from_all_other_words():
 
 
 def test_the_parts_share_no_text_and_are_read_from_files(task, tmp_path):
-    texts = [path.read_text() for path in sorted((tmp_path / "cache" / "lm-registers-8-200").rglob("*.txt"))]
-    assert len(texts) == len(set(texts)) == 8 + 1 + 2
+    texts = [path.read_text() for path in sorted((tmp_path / "cache" / "lm-registers-144-200").rglob("*.txt"))]
+    assert len(texts) == len(set(texts)) == 144 + 4 + 4
     assert task.splits.embedded
     assert task.splits.details["texts"] == "registers"
     assert "python" not in task.splits.details
@@ -64,11 +64,11 @@ def test_asked_places_are_the_surnames_of_people_named_before_in_the_block(task)
     for row, example in enumerate(examples):
         words = [task.tokenizer.decode(example.tokens[i : i + 1]).decode().strip() for i in range(len(example.tokens))]
         seen, expected = set(), []
-        for place in range(len(words)):
-            if place and words[place - 1] in FIRST_NAMES:
-                if words[place - 1] in seen:
+        for place, word in enumerate(words[:-1], start=1):
+            if word in FIRST_NAMES:
+                if word in seen:
                     expected.append(place)
-                seen.add(words[place - 1])
+                seen.add(word)
         assert asked[row].nonzero()[:, 0].tolist() == expected
     assert asked.sum() > 40
 
