@@ -1,11 +1,4 @@
-"""Racks: what one half hides, the other half shows.
-
-A rack has rails at several heights.  On the left the rails run across, and on some of them a block, the rider, stands at a
-random place.  On the right each of these rails is seen once more, but runs away from the viewer: a block at its front end
-hides the rider behind it.  The rails on the right stand in columns, in random order.  So the height of a front block tells
-the rail, the left half tells the place of its rider, and the hidden block lies as deep as that.  Everything is measured in
-whole units, so that all machines make the same bytes.
-"""
+"""Racks: what one half hides, the other half shows."""
 
 from __future__ import annotations
 
@@ -16,15 +9,15 @@ import numpy as np
 from tasks.point_cloud_completion.scan import sample_surface
 from tasks.point_cloud_completion.solids import Mesh, box, joined, moved
 
-NUM_RAILS = 6  # heights at which rails may lie
+NUM_RAILS = 8  # heights at which rails may lie
 NUM_RIDERS = 4  # rails that carry a block
-PITCH = 8  # from one rail to the next
-COLUMN = 10  # from one column of the lower half to the next
-RIGHT = 58  # where the right half begins
+PITCH = 6  # from one rail to the next
+COLUMN = 24  # from one column of the right half to the next
+RIGHT = 64
 PLACES = (4, 44)  # the least and the greatest place of a rider on its rail
-SIZE = 4  # of every block, a cube
-MIDDLE = (48, 22, -24)  # of the whole rack; becomes the origin
-UNIT = 64  # so many units are 1 in the clouds' coordinates
+SIZE = 4  # of all blocks
+MIDDLE = (70, 23, -24)  # of the whole rack; becomes the origin
+UNIT = 80  # so many units are 1 in the clouds' coordinates
 SUBUNIT = 16  # seen points lie at whole multiples of 1 / SUBUNIT units
 
 
@@ -46,9 +39,8 @@ def mesh_of_rack(rack: Rack) -> Mesh:
     """The surface of all blocks, in the clouds' coordinates: x to the right, y up, z towards the camera."""
     parts = []
     for column, (rail, place) in enumerate(zip(*rack, strict=True)):
-        y = rail * PITCH
-        x = RIGHT + column * COLUMN
-        parts += [_cube(place, y, 0, SIZE), _cube(x, y, 0, SIZE), _cube(x, y, -place, SIZE)]
+        y, x = rail * PITCH, RIGHT + column * COLUMN
+        parts += [_block(place, y, 0, 1), _block(x, y, 0, 1), _block(x, y, -place, SIZE)]
     mesh = joined(parts)
     return Mesh((mesh.vertices - MIDDLE) / UNIT, mesh.faces)
 
@@ -60,14 +52,14 @@ def seen_of_rack(rack: Rack, num: int, rng: np.random.Generator) -> np.ndarray:
     """
     places = []
     for column, (rail, place) in enumerate(zip(*rack, strict=True)):
-        for left in (place, RIGHT + column * COLUMN):
-            x, y = np.meshgrid(np.arange(SIZE) + left, np.arange(SIZE) + rail * PITCH)
-            places.append(np.stack((x.ravel(), y.ravel()), axis=1))
+        y, x = rail * PITCH, RIGHT + column * COLUMN
+        for left in (place, x):
+            right, up = np.meshgrid(np.arange(SIZE) + left, np.arange(SIZE) + y)
+            places.append(np.stack((right.ravel(), up.ravel(), np.zeros(SIZE * SIZE, np.int64)), axis=1))
     corners = np.concatenate(places)
-    points = corners * SUBUNIT + rng.integers(0, SUBUNIT, corners.shape, endpoint=True)
+    points = corners * SUBUNIT + rng.integers(0, SUBUNIT, corners.shape, endpoint=True) * (1, 1, 0)
     points = points[_spread(points, min(num, len(points)))]
-    front = np.concatenate((points / SUBUNIT, np.zeros((len(points), 1))), axis=1)
-    return (front - MIDDLE) / UNIT
+    return (points / SUBUNIT - MIDDLE) / UNIT
 
 
 def scan_rack(
@@ -78,21 +70,21 @@ def scan_rack(
     return [seen_of_rack(rack, num_input, rng) for _ in range(num_views)], complete
 
 
-def _cube(x: int, y: int, z: int, size: int) -> Mesh:
-    """A cube by its left, lower and front sides."""
-    return moved(box(size, size, size), x + size / 2, y + size / 2, z - size / 2)
+def _block(x: int, y: int, z: int, thickness: int) -> Mesh:
+    """A block by its left, lower and front sides."""
+    return moved(box(SIZE, SIZE, thickness), x + SIZE / 2, y + SIZE / 2, z - thickness / 2)
 
 
 def _spread(points: np.ndarray, num: int) -> np.ndarray:
     """Farthest-point sampling in whole numbers, which has no rounding: the indices of the points that are kept.
 
-    points: int64 (n, 2).  Starts at the first point.
+    points: int64 (n, 3).  Starts at the first point.
     """
-    x, y = points.T
+    x, y, z = points.T
     distance = np.full(len(points), np.iinfo(np.int64).max)
     chosen = np.zeros(num, np.int64)
     for number in range(1, num):
         last = chosen[number - 1]
-        np.minimum(distance, (x - x[last]) ** 2 + (y - y[last]) ** 2, out=distance)
+        np.minimum(distance, (x - x[last]) ** 2 + (y - y[last]) ** 2 + (z - z[last]) ** 2, out=distance)
         chosen[number] = distance.argmax()
     return chosen
