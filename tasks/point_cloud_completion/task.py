@@ -54,7 +54,10 @@ class ModelSettings(Settings):
     )
     fold_dim: int = Field(default=256, ge=2, multiple_of=2)
     num_frequencies: int = Field(
-        default=0, ge=0, le=10, description="waves of each coordinate in the map of a proxy's place; 0: coordinates alone"
+        default=0,
+        ge=0,
+        le=10,
+        description="waves of each coordinate in the map of a proxy's place; 0: coordinates alone",
     )
     num_branches: int = Field(default=1, ge=0, description="so many first blocks have a branch of neighbours")
 
