@@ -14,21 +14,19 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.point_cloud_completion.scan import sample_surface
-from tasks.point_cloud_completion.solids import Mesh, box, joined, moved
+from tasks.point_cloud_completion.solids import Mesh, box
 
 NUM_RAILS = 8  # heights at which rails may lie
 NUM_RIDERS = 4  # rails that are there
 PITCH = 6  # from one height to the next
 RIGHT = 64  # where the right half begins
 COLUMN = 24  # from one column of the right half to the next
-PLACES = (
-    4,
-    44,
-)  # the least and the greatest distance of a rider from the left, and of a hidden block from its plate's front
+PLACES = (4, 44)  # least and greatest distance of a rider from the left, and of a hidden block from the front
 SIZE = 4  # width and height of riders, plates and blocks
 MIDDLE = (70, 23, -24)  # of the whole rack; becomes the origin
 UNIT = 80  # so many units are 1 in the clouds' coordinates
 SUBUNIT = 16  # seen points lie at whole multiples of 1 / SUBUNIT units
+CUBE = box(1, 1, 1)
 
 
 class Rack(NamedTuple):
@@ -50,12 +48,14 @@ def mesh_of_rack(rack: Rack) -> Mesh:
 
     Riders and plates are 1 unit thick, hidden blocks are cubes.
     """
-    parts = []
+    low, size = [], []
     for column, (rail, place) in enumerate(zip(*rack, strict=True)):
         x, y = RIGHT + column * COLUMN, rail * PITCH
-        parts += [_block(place, y, 0, 1), _block(x, y, 0, 1), _block(x, y, -place, SIZE)]
-    mesh = joined(parts)
-    return Mesh((mesh.vertices - MIDDLE) / UNIT, mesh.faces)
+        low += [(place, y, -1), (x, y, -1), (x, y, -place - SIZE)]
+        size += [(SIZE, SIZE, 1), (SIZE, SIZE, 1), (SIZE, SIZE, SIZE)]
+    corners = (np.array(low)[:, None] + np.array(size)[:, None] * (CUBE.vertices + 0.5)).reshape(-1, 3)
+    firsts = len(CUBE.vertices) * np.arange(len(low))
+    return Mesh((corners - MIDDLE) / UNIT, (firsts[:, None, None] + CUBE.faces).reshape(-1, 3))
 
 
 def seen_of_rack(rack: Rack, num: int, rng: np.random.Generator) -> np.ndarray:
@@ -83,11 +83,6 @@ def scan_rack(
     """Partial clouds of a rack, which differ in the points that are kept, and the complete one (num_target, 3)."""
     complete = sample_surface(mesh_of_rack(rack), num_target, rng)
     return [seen_of_rack(rack, num_input, rng) for _ in range(num_views)], complete
-
-
-def _block(x: int, y: int, z: int, thickness: int) -> Mesh:
-    """A block by its left, lower and front sides."""
-    return moved(box(SIZE, SIZE, thickness), x + SIZE / 2, y + SIZE / 2, z - thickness / 2)
 
 
 def _spread(points: np.ndarray, num: int) -> np.ndarray:

@@ -203,8 +203,13 @@ class PointCloudCompletion:
         )
 
     def controls(self) -> Mapping[str, Columns]:
-        """``partial`` and ``mean_shape`` on the test clouds."""
+        """``partial``, ``mean_shape`` and ``nearest_shape`` on the test clouds."""
         return control_columns(self.data, threshold=self.settings.eval.threshold, cache=self.cache)
+
+    def controls_after(self, num_examples: int) -> Mapping[str, Columns]:
+        """``controls()`` of rules that have read only the first ``num_examples`` training examples."""
+        threshold = self.settings.eval.threshold
+        return control_columns(self.data, threshold=threshold, cache=self.cache, num_examples=num_examples)
 
     def tokens(self, batch: CompletionBatch) -> int:
         """The number of proxies and queries that encoder and decoder read."""
