@@ -41,6 +41,7 @@ class PoinTr(nn.Module):
     global_dim      width of the one feature that describes the whole cloud; 0: there is none, and the queries start from
                     learnt places and features, so that only the cross-attention tells them about the input
     fold_dim        width of the folding maps
+    num_frequencies so many waves of each coordinate stand beside it where a proxy's place is mapped
     num_branches    so many first blocks of encoder and decoder have a branch of neighbours beside the attention
     """
 
@@ -63,13 +64,15 @@ class PoinTr(nn.Module):
         global_dim: int = 1024,
         fold_dim: int = 256,
         num_branches: int = 1,
+        num_frequencies: int = 0,
     ) -> None:
         super().__init__()
         self.sizes = GroupSizes(num_centres, num_proxies, num_neighbours, QUERY_NEIGHBOURS)
         self.has_branches = num_branches > 0
         self.grouper = Grouper(group_dims)
         self.proxy_map = PointMap(group_dims[-1], embed_dim, embed_dim)
-        self.position_map = PointMap(3, 128, embed_dim)
+        self.num_frequencies = num_frequencies
+        self.position_map = PointMap(3 + 6 * num_frequencies, 128, embed_dim)
 
         def site(pattern: Pattern, max_length: int, layer: int) -> NeighbourAttention:
             attention = attention_for(
@@ -107,7 +110,8 @@ class PoinTr(nn.Module):
         if groups is None:
             groups = find_groups(points, self.sizes, padding=padding)
         features, at_proxies, padding = self.grouper(points, padding, groups, self.sizes.num_proxies)
-        x, position = self.proxy_map(features, padding), self.position_map(at_proxies, padding)
+        x = self.proxy_map(features, padding)
+        position = self.position_map(with_waves(at_proxies, self.num_frequencies), padding)
         for block in self.encoder:
             x = block(x + position, groups.among_proxies, padding)  # (b, m, e)
 
@@ -366,6 +370,18 @@ class FoldMap(nn.Module):
         of_seed, of_feature = self.map.weight.split((self.seed_dim, features.shape[-1]), dim=1)
         hidden = F.linear(seeds, of_seed) + F.linear(features, of_feature, self.map.bias)[:, :, None]
         return self.rest(hidden.flatten(0, 2)).unflatten(0, seeds.shape[:3])
+
+
+def with_waves(points: Tensor, num: int) -> Tensor:
+    """The coordinates, then sine and cosine of them times π, 2 π, 4 π, …, ``num`` frequencies (Tancik et al., 2020).
+
+    Places that are close together differ little in their coordinates, but much in waves of a high frequency.
+    points: (b, n, 3).  Returns (b, n, 3 + 6 · num).
+    """
+    if not num:
+        return points
+    angles = points[..., None] * (torch.pi * 2 ** torch.arange(num, device=points.device))
+    return torch.cat((points, angles.sin().flatten(2), angles.cos().flatten(2)), dim=2)
 
 
 def _maximum(x: Tensor, padding: Tensor | None) -> Tensor:

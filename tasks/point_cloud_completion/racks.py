@@ -1,10 +1,10 @@
-"""Racks: what one half hides, the other half shows.
+"""Racks: the place of a hidden block is seen elsewhere.
 
-A rack has rails at several heights.  On the left the rails run across, and on some of them a block, the rider, stands at a
-random place.  On the right each of these rails is seen once more, but runs away from the viewer: a block at its front end
-hides the rider behind it.  The rails on the right stand in columns, in random order.  So the height of a front block tells
-the rail, the left half tells the place of its rider, and the hidden block lies as deep as that.  Everything is measured in
-whole units, so that all machines make the same bytes.
+A rack has rails at several heights.  On the left the rails run across, and on some of them stands a block, the rider.  On the
+right each of these rails is there once more, but runs away from the viewer: a plate at its front end hides a block behind it.
+These rails stand in columns, in random order.  A hidden block is as far from its plate as the rider of the same height is from
+the left end of its rail.  So the height of a plate tells the rail, and the rail's rider tells the hidden place.  Everything is
+measured in whole units, so that all machines make the same bytes.
 """
 
 from __future__ import annotations
@@ -14,57 +14,64 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.point_cloud_completion.scan import sample_surface
-from tasks.point_cloud_completion.solids import Mesh, box, joined, moved
+from tasks.point_cloud_completion.solids import Mesh, box
 
-NUM_RAILS = 6  # heights at which rails may lie
-NUM_RIDERS = 4  # rails that carry a block
-PITCH = 8  # from one rail to the next
-COLUMN = 10  # from one column of the lower half to the next
-RIGHT = 58  # where the right half begins
-PLACES = (4, 44)  # the least and the greatest place of a rider on its rail
-SIZE = 4  # of every block, a cube
-MIDDLE = (48, 22, -24)  # of the whole rack; becomes the origin
-UNIT = 64  # so many units are 1 in the clouds' coordinates
+NUM_RAILS = 8  # heights at which rails may lie
+NUM_RIDERS = 4  # rails that are there
+PITCH = 6  # from one height to the next
+RIGHT = 64  # where the right half begins
+COLUMN = 24  # from one column of the right half to the next
+PLACES = (4, 44)  # least and greatest distance of a rider from the left, and of a hidden block from the front
+SIZE = 4  # width and height of riders, plates and blocks
+MIDDLE = (70, 23, -24)  # of the whole rack; becomes the origin
+UNIT = 80  # so many units are 1 in the clouds' coordinates
 SUBUNIT = 16  # seen points lie at whole multiples of 1 / SUBUNIT units
+CUBE = box(1, 1, 1)
 
 
 class Rack(NamedTuple):
-    """The riders' rails and places, in the order of the lower half's columns."""
+    """The rails in the order of the columns on the right."""
 
-    rails: tuple[int, ...]
-    places: tuple[int, ...]
+    rails: tuple[int, ...]  # numbers of their heights, from the lowest
+    places: tuple[int, ...]  # of their riders and hidden blocks
 
 
 def make_rack(rng: np.random.Generator) -> Rack:
-    """A rack with random rails and places."""
+    """A rack with random rails, places and order."""
     rails = rng.permutation(NUM_RAILS)[:NUM_RIDERS].tolist()
     places = rng.integers(PLACES[0], PLACES[1], NUM_RIDERS, endpoint=True).tolist()
     return Rack(tuple(rails), tuple(places))
 
 
 def mesh_of_rack(rack: Rack) -> Mesh:
-    """The surface of all blocks, in the clouds' coordinates: x to the right, y up, z towards the camera."""
-    parts = []
+    """The surface of riders, plates and hidden blocks, in the clouds' coordinates: x to the right, y up, z towards the camera.
+
+    Riders and plates are 1 unit thick, hidden blocks are cubes.
+    """
+    low, size = [], []
     for column, (rail, place) in enumerate(zip(*rack, strict=True)):
-        y = rail * PITCH
-        x = RIGHT + column * COLUMN
-        parts += [_cube(place, y, 0, SIZE), _cube(x, y, 0, SIZE), _cube(x, y, -place, SIZE)]
-    mesh = joined(parts)
-    return Mesh((mesh.vertices - MIDDLE) / UNIT, mesh.faces)
+        x, y = RIGHT + column * COLUMN, rail * PITCH
+        low += [(place, y, -1), (x, y, -1), (x, y, -place - SIZE)]
+        size += [(SIZE, SIZE, 1), (SIZE, SIZE, 1), (SIZE, SIZE, SIZE)]
+    corners = (np.array(low)[:, None] + np.array(size)[:, None] * (CUBE.vertices + 0.5)).reshape(-1, 3)
+    firsts = len(CUBE.vertices) * np.arange(len(low))
+    return Mesh((corners - MIDDLE) / UNIT, (firsts[:, None, None] + CUBE.faces).reshape(-1, 3))
 
 
 def seen_of_rack(rack: Rack, num: int, rng: np.random.Generator) -> np.ndarray:
-    """What a camera in front of the rack sees.  float64 (n, 3), n at most num
+    """What a camera in front of the rack sees.  float64 (n, 3), n at most num, all at z = 0 of the rack
 
-    It sees a point in each square unit of the blocks' front sides; farthest-point sampling keeps ``num`` of them.
+    It sees a point in each square unit of the fronts of riders and plates; farthest-point sampling keeps ``num`` of them.
     """
-    places = []
-    for column, (rail, place) in enumerate(zip(*rack, strict=True)):
-        for left in (place, RIGHT + column * COLUMN):
-            x, y = np.meshgrid(np.arange(SIZE) + left, np.arange(SIZE) + rail * PITCH)
-            places.append(np.stack((x.ravel(), y.ravel()), axis=1))
-    corners = np.concatenate(places)
-    points = corners * SUBUNIT + rng.integers(0, SUBUNIT, corners.shape, endpoint=True)
+    # From the lowest rail to the highest, so that the order tells nothing about the columns.
+    riders = [(place, rail) for rail, place in sorted(zip(*rack, strict=True))]
+    plates = [(RIGHT + column * COLUMN, rail) for column, rail in enumerate(rack.rails)]
+    corners = []
+    for left, rail in (*riders, *plates):
+        x, y = np.meshgrid(np.arange(SIZE) + left, np.arange(SIZE) + rail * PITCH)
+        corners.append(np.stack((x.ravel(), y.ravel()), axis=1))
+    points = np.concatenate(corners) * SUBUNIT
+    points += rng.integers(0, SUBUNIT, points.shape, endpoint=True)
     points = points[_spread(points, min(num, len(points)))]
     front = np.concatenate((points / SUBUNIT, np.zeros((len(points), 1))), axis=1)
     return (front - MIDDLE) / UNIT
@@ -76,11 +83,6 @@ def scan_rack(
     """Partial clouds of a rack, which differ in the points that are kept, and the complete one (num_target, 3)."""
     complete = sample_surface(mesh_of_rack(rack), num_target, rng)
     return [seen_of_rack(rack, num_input, rng) for _ in range(num_views)], complete
-
-
-def _cube(x: int, y: int, z: int, size: int) -> Mesh:
-    """A cube by its left, lower and front sides."""
-    return moved(box(size, size, size), x + size / 2, y + size / 2, z - size / 2)
 
 
 def _spread(points: np.ndarray, num: int) -> np.ndarray:

@@ -53,6 +53,12 @@ class ModelSettings(Settings):
         description="width of the feature of the whole cloud; 0: none, and the queries start from learnt places",
     )
     fold_dim: int = Field(default=256, ge=2, multiple_of=2)
+    num_frequencies: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="waves of each coordinate in the map of a proxy's place; 0: coordinates alone",
+    )
     num_branches: int = Field(default=1, ge=0, description="so many first blocks have a branch of neighbours")
 
     @model_validator(mode="after")
@@ -197,8 +203,13 @@ class PointCloudCompletion:
         )
 
     def controls(self) -> Mapping[str, Columns]:
-        """``partial`` and ``mean_shape`` on the test clouds."""
+        """``partial``, ``mean_shape`` and ``nearest_shape`` on the test clouds."""
         return control_columns(self.data, threshold=self.settings.eval.threshold, cache=self.cache)
+
+    def controls_after(self, num_examples: int) -> Mapping[str, Columns]:
+        """``controls()`` of rules that have read only the first ``num_examples`` training examples."""
+        threshold = self.settings.eval.threshold
+        return control_columns(self.data, threshold=threshold, cache=self.cache, num_examples=num_examples)
 
     def tokens(self, batch: CompletionBatch) -> int:
         """The number of proxies and queries that encoder and decoder read."""

@@ -146,7 +146,7 @@ def test_pcn_s_layout_with_several_views(make_task, tmp_path):
     assert batch.groups is None
     model = task.build_model(softmax_sites())
     assert torch.isfinite(task.loss(model, batch).total)
-    assert set(task.controls()) == {"partial", "mean_shape"}
+    assert set(task.controls()) == {"partial", "mean_shape", "nearest_shape"}
     np.save(root / "test" / "partial" / "0269" / "b" / "00.npy", cloud(3, 0))
     with pytest.raises(ValueError, match=r"test/partial.*|0269/b/00\.npy: the partial cloud has 3 points, at least 16"):
         make_task(None, data={"folder": str(root)}).data.parts[2][1]

@@ -1,5 +1,7 @@
 """The model: its size, padding, the order of points, its shortcuts, learning by heart."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 
 from benchmark.multihead import AttentionSites
 from tasks.point_cloud_completion.metrics import chamfer_l1
-from tasks.point_cloud_completion.pointr import EdgeConvolution, FoldMap, NeighbourAttention, PoinTr
+from tasks.point_cloud_completion.pointr import EdgeConvolution, FoldMap, NeighbourAttention, PoinTr, with_waves
 
 from .conftest import SMALL_MODEL, softmax_sites
 
@@ -151,6 +153,16 @@ def test_a_handful_of_clouds_is_learnt_by_heart():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05 * first, (first, loss.item())
+
+
+def test_waves_are_sines_and_cosines_of_doubling_frequency():
+    points = cloud(2, 5).double()
+    made = with_waves(points, 3)
+    assert made.shape == (2, 5, 3 + 6 * 3)
+    for row, point in zip(made[1].tolist(), points[1].tolist(), strict=True):
+        angles = [math.pi * 2**number * coordinate for coordinate in point for number in range(3)]
+        assert row == pytest.approx([*point, *map(math.sin, angles), *map(math.cos, angles)], abs=1e-6)
+    assert with_waves(points, 0) is points
 
 
 @pytest.mark.slow
