@@ -160,9 +160,10 @@ class LAVOAttention(nn.Module):
             return self._attend_in_parts(q, k, v, mask)
         basis = self.basis()
         window = self.window if self.dissect and self.pattern.endswith("self") else 1
-        self.kernel = resolve_backend(
+        backend = resolve_backend(
             backend, q, window, 0 if basis is None else self.rank, window_overlap=self.window_overlap
         )
+        self.kernel = backend
         if self.pattern.endswith("cross"):
             if k.shape != v.shape:
                 raise ValueError(f"k and v must have one shape, got {tuple(k.shape)} and {tuple(v.shape)}")

@@ -24,6 +24,7 @@ Shapes are those of a block (blocks.py): g heads, ``rows`` rows of the batch, an
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +44,12 @@ def in_basis(x: Tensor, basis: Tensor | None, name: str, work: Workspace) -> Ten
     return x if basis is None else torch.bmm(x, basis.mT, out=work.take(name, *x.shape[:2], basis.shape[1]))
 
 
+@cache
+def triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns a lower triangle of ones, (size, size), which is made only once."""
+    return torch.ones(size, size, dtype=dtype, device=device).tril_()
+
+
 class RunningMean:
     """The mean over all tokens so far, for each token of a chunk; ``backward`` applies the transpose of this linear map.
 
@@ -57,7 +64,7 @@ class RunningMean:
         first, tokens = start + chunk.tokens.start + 1, chunk.shape[1]
         count = torch.arange(first, first + tokens, dtype=carry_dtype(work.device), device=work.device)
         self.weight = count.reciprocal_().to(work.dtype).view(-1, self.span, 1)
-        self.ones = torch.ones(self.span, self.span, dtype=work.dtype, device=work.device).tril_()
+        self.ones = triangle(self.span, work.dtype, work.device)
 
     def forward(self, c: Tensor, before: Tensor, out: Tensor) -> Tensor:
         """Writes the means of c to ``out``, both (g, R, r), and returns the sum of c after the chunk, (g, rows, r).
