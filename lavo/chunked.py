@@ -128,8 +128,10 @@ class _Causal(torch.autograd.Function):
         sums = torch.zeros(
             *q.shape[:2], q.shape[3] if basis is None else basis.shape[1], dtype=carry_dtype(q.device), device=q.device
         )
-        kept = Local.like(q, output) if bias is not None and any(ctx.needs_input_grad) else None
         cut, keeping = chunks(q, size_of(bias)), is_short(ctx, q)
+        # The backward pass reads e to compute H again, for the gradient of the basis, and for that of the share in "joint".
+        reads_e = not keeping or basis is not None or needs_lse(output)
+        kept = Local.like(q, output) if bias is not None and any(ctx.needs_input_grad) and reads_e else None
         inputs = Inputs(Tokens(q, k, v), basis, bias, output)
         out, before, computed = causal_forward(inputs, sums, 0, cut, kept=kept, keeping=keeping)
         ctx.save_for_backward(

@@ -234,7 +234,9 @@ def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor 
     tensors: by name; all must fit the first one.  The mask belongs to the last one, whose length is the source length.
     """
     first, q = next(iter(tensors.items()))
-    if mask is None and basis is None and _alike(list(tensors.values())):  # a token is decoded in less time than the rest takes
+    if (
+        mask is None and basis is None and _alike(list(tensors.values()))
+    ):  # a token is decoded in less time than the rest takes
         return
     for name, x in tensors.items():
         if x.ndim != 4 or not x.is_floating_point():
