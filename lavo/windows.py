@@ -37,23 +37,26 @@ def bias_matrix(bias: Tensor | None, size: int, window: int, causal: bool, q: Te
         bias = torch.zeros(1, window if causal else 2 * window - 1, dtype=dtype, device=q.device)
     bias = bias.to(dtype)
     entries = bias[:, :size] if causal else bias[:, window - size : window + size - 1]
-    return _BiasMatrix.apply(entries, size, causal).expand(num_heads, -1, -1)
+    matrix = _BiasMatrix.apply(entries, size, causal) if entries.requires_grad else _all_pairs(entries, size, causal)
+    return matrix.expand(num_heads, -1, -1)
+
+
+def _all_pairs(entries: Tensor, size: int, causal: bool) -> Tensor:
+    """Returns P[t - j], (h, size, size), from the entries of P, (h, size) if ``causal``, else (h, 2 size - 1)."""
+    # One row holds all distances t - j, the largest first; row t of the matrix is the part that starts at size - 1 - t.
+    row = entries.flip(1)
+    if causal:
+        row = torch.nn.functional.pad(row, (0, size - 1), value=float("-inf"))
+    return row.unfold(1, size, 1).flip(1)
 
 
 class _BiasMatrix(torch.autograd.Function):
-    """Returns P[t - j], (h, size, size), from the entries of P, (h, size) if ``causal``, else (h, 2 size - 1).
-
-    Autograd's own gradient of these steps takes 0.1 ms for 8 heads and 64 entries, and this one takes 0.04 ms.
-    """
+    """``_all_pairs`` with a gradient of its own: for 8 heads and 64 entries autograd's takes 0.1 ms, and this one 0.04 ms."""
 
     @staticmethod
     def forward(ctx: Any, entries: Tensor, size: int, causal: bool) -> Tensor:
         ctx.size, ctx.causal = size, causal
-        # One row holds all distances t - j, the largest first; row t of the matrix is the part that starts at size - 1 - t.
-        row = entries.flip(1)
-        if causal:
-            row = torch.nn.functional.pad(row, (0, size - 1), value=float("-inf"))
-        return row.unfold(1, size, 1).flip(1)
+        return _all_pairs(entries, size, causal)
 
     @staticmethod
     @once_differentiable
