@@ -122,7 +122,7 @@ class LAVOAttention(nn.Module):
         self.window_overlap = window_overlap and pattern.endswith("self")
         self.kernel = resolve_backend(backend, window_overlap=self.window_overlap)
         self.causal = pattern == "causal_self"
-        self.basis_kind = basis
+        self.basis_kind, self.identity = basis, basis == "identity" and rank == head_dim
         self.sequence_part: Part | None = None  # see lavo.parallel.sequence_part
         self.basis = make_basis(basis, num_heads=num_heads, rank=rank, head_dim=head_dim, seed=basis_seed)
         self.bias: nn.Parameter | None = None
@@ -160,9 +160,10 @@ class LAVOAttention(nn.Module):
             return self._attend_in_parts(q, k, v, mask)
         basis = self.basis()
         window = self.window if self.dissect and self.pattern.endswith("self") else 1
-        self.kernel = resolve_backend(
+        backend = resolve_backend(
             backend, q, window, 0 if basis is None else self.rank, window_overlap=self.window_overlap
         )
+        self.kernel = backend
         if self.pattern.endswith("cross"):
             if k.shape != v.shape:
                 raise ValueError(f"k and v must have one shape, got {tuple(k.shape)} and {tuple(v.shape)}")
@@ -234,10 +235,9 @@ class LAVOAttention(nn.Module):
         keys, values = (
             torch.zeros(batch_size, self.num_heads, window, self.head_dim, device=device, dtype=dtype) for _ in range(2)
         )
-        sums = torch.zeros(batch_size, self.num_heads, self.rank, device=device, dtype=carry_dtype(device))
-        return SelfState(keys, values, sums, 0, [0])
+        mean = torch.zeros(batch_size, self.num_heads, 1, self.rank, device=device, dtype=carry_dtype(device))
+        return SelfState(keys, values, mean, 0, [0])
 
-    @torch.no_grad()
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: SelfState) -> tuple[Tensor, SelfState]:
         """Reads any number of new tokens (0, 1 or more) after those that ``state`` has read.  Computes no gradients.
 
@@ -249,23 +249,31 @@ class LAVOAttention(nn.Module):
         self._check_batch(q, state.keys)
         if q.shape != k.shape:
             raise ValueError(f"q and k must be the same new tokens, got {q.shape[2]} and {k.shape[2]} of them")
-        with full_precision(q):
-            basis, output = self.basis(), self.output if self.dissect else "memory"
-            form, tokens = Form(basis, self.bias, output, self.window_overlap), Tokens(q, k, v)
-            window = self.window if self.dissect else 1
-            self.kernel = resolve_backend(
-                self.backend, q, window, 0 if basis is None else self.rank, window_overlap=self.window_overlap
-            )
-            if self.kernel == "triton":
-                from lavo import fused_streaming
+        # Entering these contexts takes a tenth of the time of a step, and a decoder is usually in them already.
+        if not torch.is_grad_enabled() and not torch.is_autocast_enabled(q.device.type):
+            return self._extend(Tokens(q, k, v), state)
+        with torch.no_grad(), full_precision(q):
+            return self._extend(Tokens(q, k, v), state)
 
-                found = fused_streaming.extend(tokens, form, state)
-                if found is not None:
-                    return found
+    def _extend(self, tokens: Tokens, state: SelfState) -> tuple[Tensor, SelfState]:
+        basis = None if self.identity else self.basis()
+        form = Form(basis, self.bias, self.output if self.dissect else "memory", self.window_overlap)
+        window = self.window if self.dissect else 1
+        kernel = resolve_backend(
+            self.backend, tokens.q, window, 0 if basis is None else self.rank, window_overlap=self.window_overlap
+        )
+        if kernel == "triton":
+            from lavo import fused_streaming
+
+            found = fused_streaming.extend(tokens, form, state)
+            if found is not None:
+                self.kernel = kernel
+                return found
+        if self.kernel != "torch":  # to set an attribute of a module takes longer than to compare it
             self.kernel = "torch"
-            if basis is not None:
-                form = form._replace(basis=basis.to(accumulation_dtype(q)))
-            return streaming.extend(tokens, form, state)
+        if basis is not None:
+            form = form._replace(basis=basis.to(accumulation_dtype(tokens.q)))
+        return streaming.extend(tokens, form, state)
 
     def init_cross(self, k: Tensor, v: Tensor, key_padding_mask: Tensor | None = None) -> CrossState:
         """Reads the whole source once and returns the state (only for ``causal_cross``).

@@ -21,9 +21,10 @@ ROWS_ON_DEVICE = 262_144  # on any other device
 # Temporaries in the same line are never needed at the same time, so they share one buffer.  Fewer buffers take less of the
 # cache.  Every temporary that is not listed has a buffer of its own.
 SHARED_BUFFERS = (
-    ("scores", "c", "x", "dH"),
+    ("scores", "softmax"),
+    ("c", "x", "dH"),
     ("dscores", "H"),
-    ("dx", "de"),
+    ("dx", "da", "de"),
     ("grad_e", "dsoftmax", "dc"),
 )
 BUFFER_OF = {name: names[0] for names in SHARED_BUFFERS for name in names}

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lavo.blocks import Chunk, Tokens, Workspace, accumulation_dtype, blocks, carry_dtype, chunks, store
-from lavo.memory import CausalMemory, Gradients, Memory, Read
+from lavo.memory import CausalMemory, Gradients, Memory, Read, no_sums
 from lavo.windows import Local, LocalGradients, Windows, bias_matrix, needs_lse
 
 # On a CPU, up to this number of rows (batch x heads x tokens) nothing is computed twice.  The kept results take some 14 MB in
@@ -57,6 +57,9 @@ def self_attention(
     basis = None if basis is None else basis.to(accumulation_dtype(q))
     matrix = bias_matrix(bias, min(window, q.shape[2]), window, causal, q) if dissect else None
     output = output if dissect else "memory"
+    if causal and not torch.is_grad_enabled():
+        inputs = Inputs(Tokens(q, k, v), basis, matrix, output)
+        return causal_forward(inputs, no_sums(q, basis), 0, chunks(q, size_of(matrix))).out
     if causal:
         return _Causal.apply(q, k, v, basis, matrix, output)
     return _Noncausal.apply(q, k, v, basis, matrix, output, lengths)
@@ -125,13 +128,12 @@ class _Causal(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, basis: Tensor | None, bias: Tensor | None, output: str
     ) -> Tensor:
-        sums = torch.zeros(
-            *q.shape[:2], q.shape[3] if basis is None else basis.shape[1], dtype=carry_dtype(q.device), device=q.device
-        )
-        kept = Local.like(q, output) if bias is not None and any(ctx.needs_input_grad) else None
         cut, keeping = chunks(q, size_of(bias)), is_short(ctx, q)
+        # The backward pass reads e to compute H again, for the gradient of the basis, and for that of the share in "joint".
+        reads_e = not keeping or basis is not None or needs_lse(output)
+        kept = Local.like(q, output) if bias is not None and any(ctx.needs_input_grad) and reads_e else None
         inputs = Inputs(Tokens(q, k, v), basis, bias, output)
-        out, before, computed = causal_forward(inputs, sums, 0, cut, kept=kept, keeping=keeping)
+        out, before, computed = causal_forward(inputs, no_sums(q, basis), 0, cut, kept=kept, keeping=keeping)
         ctx.save_for_backward(
             q, k, v, basis, bias, *(kept or (None, None)), *before, *(flat(computed) if keeping else ())
         )

@@ -234,6 +234,10 @@ def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor 
     tensors: by name; all must fit the first one.  The mask belongs to the last one, whose length is the source length.
     """
     first, q = next(iter(tensors.items()))
+    if (
+        mask is None and basis is None and _alike(list(tensors.values()))
+    ):  # a token is decoded in less time than the rest takes
+        return
     for name, x in tensors.items():
         if x.ndim != 4 or not x.is_floating_point():
             raise ValueError(
@@ -265,6 +269,15 @@ def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor 
             f"key_padding_mask must be boolean, (batch, source length) = {expected}, True where padded, "
             f"got {mask.dtype} {tuple(mask.shape)}"
         )
+
+
+def _alike(tensors: list[Tensor]) -> bool:
+    """Returns whether all are floating, of one shape (batch, heads, length, head_dim), dtype and device."""
+    q, *others = tensors
+    shape, dtype, device = q.shape, q.dtype, q.device
+    if len(shape) != 4 or shape[3] < 1 or not dtype.is_floating_point:
+        return False
+    return all(x.shape == shape and x.dtype == dtype and x.device == device for x in others)
 
 
 def full_precision(q: Tensor) -> AbstractContextManager:

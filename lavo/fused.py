@@ -22,6 +22,7 @@ from lavo.blocks import Tokens
 from lavo.cross import source_mean
 from lavo.launch import BLOCK, OUTPUTS, Launch, autotuned, power_of_two
 from lavo.one_pass import attend_in_one_pass
+from lavo.windows import by_distance
 
 _SHAPE = ["BLOCK", "TILES", "D", "CAUSAL"]
 _sums = autotuned(kernels.sums_kernel, _SHAPE)
@@ -282,16 +283,6 @@ def windows_backward(launch: Launch, *, bias_wanted: bool, **tensors: Tensor | N
     grid = (programs, launch.tiles, launch.rows)
     launch.run(_keys_backward, grid, **tensors, dpairs_ptr=dpairs, span=span, BIAS_GRADIENT=bias_wanted)
     return by_distance(dpairs.sum((0, 2)), launch.window, launch.causal) if bias_wanted else None
-
-
-def by_distance(pairs: Tensor, window: int, causal: bool) -> Tensor:
-    """Adds up the pairs of equal distance t - j: (h, side, side) -> (h, window) if ``causal``, else (h, 2 window - 1)."""
-    pairs = pairs[:, :window, :window].flip(2)
-    # Pairs of one distance are on one diagonal.  Each row is padded to 2 window numbers, and the numbers are then read as rows
-    # of 2 window - 1.  So each row moves one place further to the right than the row before, and diagonals become columns.
-    flat = torch.nn.functional.pad(pairs, (0, window)).flatten(1)[:, : window * (2 * window - 1)]
-    sums = flat.view(-1, window, 2 * window - 1).sum(1)  # entry i for the distance i - (window - 1)
-    return sums[:, window - 1 :] if causal else sums
 
 
 class _SelfAttention(torch.autograd.Function):

@@ -30,10 +30,10 @@ def _decode(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfS
     """Reads one token."""
     q, k, v = tokens
     basis, bias = form.basis, form.bias
-    out, keys, values, sums = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, state.keys, state.values, state.sums)
+    out, keys, values, mean = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, state.keys, state.values, state.mean)
     )
-    rank, window = state.sums.shape[2], state.keys.shape[2]
+    rank, window = state.mean.shape[3], state.keys.shape[2]
     launch = Launch(
         q,
         out,
@@ -55,15 +55,15 @@ def _decode(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfS
         bias_ptr=None if bias is None else bias.float().contiguous(),
         keys_ptr=state.keys.contiguous(),
         values_ptr=state.values.contiguous(),
-        sums_ptr=state.sums.contiguous(),
+        mean_ptr=state.mean.contiguous(),
         new_keys_ptr=keys,
         new_values_ptr=values,
-        new_sums_ptr=sums,
+        new_mean_ptr=mean,
         out_ptr=out,
         num_read=state.num_read,
     )
     num_read = state.num_read + 1
-    return out, SelfState(keys, values, sums, num_read, [form.num_kept(num_read, window)])
+    return out, SelfState(keys, values, mean, num_read, [form.num_kept(num_read, window)])
 
 
 def _begin(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfState]:
@@ -73,7 +73,7 @@ def _begin(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfSt
         tokens.q, form.basis, form.bias, window or BLOCK, True, form.output, bool(window)
     )
     found = fused.attend(Tokens(*fused.alike(*tokens)), basis, bias, None, fused_form)
-    sums = found.sums.sum(2, dtype=state.sums.dtype)
+    sums = found.sums.sum(2, dtype=state.mean.dtype)
     if basis is not None:
         sums = torch.einsum("bhd,hrd->bhr", sums, basis.to(sums.dtype))
     return found.out, after_new_blocks(tokens, form, state, sums)

@@ -287,15 +287,16 @@ def decode_kernel(
     q_ptr, k_ptr, v_ptr,  # (b, h, d)
     basis_ptr, bias_ptr,
     keys_ptr, values_ptr,  # (b, h, window, d)
-    sums_ptr,  # (b, h, r), float64
-    new_keys_ptr, new_values_ptr, new_sums_ptr, out_ptr,
+    mean_ptr,  # (b, h, r), float64
+    new_keys_ptr, new_values_ptr, new_mean_ptr, out_ptr,
     num_read, window, num_heads, d, r, scale,
     BLOCK: tl.constexpr, D: tl.constexpr, R: tl.constexpr, BIASED: tl.constexpr, IDENTITY: tl.constexpr,
     OUTPUT: tl.constexpr,
 ):
     """Writes the output for one token, and the state after it to new tensors, because a state is never changed.
 
-    A program computes one sequence.  Names as in ``_within_window`` of streaming.py.
+    A program computes one sequence.  Names as in ``_within_block`` of streaming.py.  The places of a window are filled from the
+    last to the first, so the token at step s of the window is at the place window - 1 - s.
     """
     row = tl.program_id(0).to(tl.int64)
     head, filled = row % num_heads, num_read % window
@@ -308,7 +309,7 @@ def decode_kernel(
     e = tl.zeros((D,), tl.float32)
     for start in range(0, window, BLOCK):
         steps = start + tl.arange(0, BLOCK)
-        at = (row * window + steps)[:, None] * d + columns[None, :]
+        at = (row * window + window - 1 - steps)[:, None] * d + columns[None, :]
         stored = (steps < window)[:, None] & inside[None, :]
         newest = (steps == filled)[:, None]
         keys = tl.where(newest, k[None, :], tl.load(keys_ptr + at, mask=stored, other=0.0))
@@ -333,9 +334,10 @@ def decode_kernel(
     else:
         basis = load_basis(basis_ptr, head, r, d, R, D).to(tl.float32)
         c, a = tl.sum(basis * e[None, :], 1), tl.sum(basis * q[None, :], 1)
-    sums = tl.load(sums_ptr + row * r + units, mask=known, other=0.0) + c.to(tl.float64)
-    tl.store(new_sums_ptr + row * r + units, sums, mask=known)
-    H = (sums / (num_read + 1)).to(tl.float32)
+    before = tl.load(mean_ptr + row * r + units, mask=known, other=0.0)
+    mean = before + (c.to(tl.float64) - before) / (num_read + 1)
+    tl.store(new_mean_ptr + row * r + units, mean, mask=known)
+    H = mean.to(tl.float32)
     scores = tl.where(known, a * H * scale, float("-inf"))
     peak = tl.max(scores, 0)
     if OUTPUT == JOINT:

@@ -24,6 +24,7 @@ Shapes are those of a block (blocks.py): g heads, ``rows`` rows of the batch, an
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +44,19 @@ def in_basis(x: Tensor, basis: Tensor | None, name: str, work: Workspace) -> Ten
     return x if basis is None else torch.bmm(x, basis.mT, out=work.take(name, *x.shape[:2], basis.shape[1]))
 
 
+@cache
+def triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns a lower triangle of ones, (size, size), which is made only once."""
+    return torch.ones(size, size, dtype=dtype, device=device).tril_()
+
+
+@lru_cache(maxsize=64)
+def reciprocals(first: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns 1 / first, 1 / (first + 1), …, (count,).  The last results are kept, because training repeats its lengths."""
+    numbers = torch.arange(first, first + count, dtype=carry_dtype(device), device=device)
+    return numbers.reciprocal_().to(dtype)
+
+
 class RunningMean:
     """The mean over all tokens so far, for each token of a chunk; ``backward`` applies the transpose of this linear map.
 
@@ -54,10 +68,9 @@ class RunningMean:
     def __init__(self, chunk: Chunk, start: int, work: Workspace) -> None:
         """start: the number of tokens that were read before the sequence that the chunk is cut from."""
         self.span = next((s for s in range(16, chunk.window) if chunk.window % s == 0), chunk.window)
-        first, tokens = start + chunk.tokens.start + 1, chunk.shape[1]
-        count = torch.arange(first, first + tokens, dtype=carry_dtype(work.device), device=work.device)
-        self.weight = count.reciprocal_().to(work.dtype).view(-1, self.span, 1)
-        self.ones = torch.ones(self.span, self.span, dtype=work.dtype, device=work.device).tril_()
+        first = start + chunk.tokens.start + 1
+        self.weight = reciprocals(first, chunk.shape[1], work.dtype, work.device).view(-1, self.span, 1)
+        self.ones = triangle(self.span, work.dtype, work.device)
 
     def forward(self, c: Tensor, before: Tensor, out: Tensor) -> Tensor:
         """Writes the means of c to ``out``, both (g, R, r), and returns the sum of c after the chunk, (g, rows, r).
@@ -295,6 +308,12 @@ class CausalMemory:
         de = work.take("de", *local.e.shape) if de is None else de
         combine(dc, basis, None if self.memory.output == "memory" else gradients.out, share, de)
         return LocalGradients(de, dlse)
+
+
+def no_sums(q: Tensor, basis: Tensor | None) -> Tensor:
+    """Returns the sum of B e before the first token, zeros of (b, h, r)."""
+    rank = q.shape[3] if basis is None else basis.shape[1]
+    return torch.zeros(*q.shape[:2], rank, dtype=carry_dtype(q.device), device=q.device)
 
 
 class CausalRead(torch.autograd.Function):

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lavo.blocks import accumulation_dtype, carry_dtype
-from lavo.memory import CausalRead
+from lavo.memory import CausalRead, no_sums
 from lavo.windows import Local
 
 SPAN_ROWS = 16384  # rows (batch x heads x tokens) that are computed at a time, so that temporaries stay small
@@ -50,9 +50,7 @@ def self_attention(
     basis = None if basis is None else basis.to(dtype)
     e, lse = local_summaries(q, k, v, bias, window=window, causal=causal, lengths=lengths)
     if causal:
-        rank = q.shape[3] if basis is None else basis.shape[1]
-        before = torch.zeros(*q.shape[:2], rank, dtype=carry_dtype(q.device), device=q.device)
-        return CausalRead.apply(q, e, lse, before, basis, output, 0, window // 2)
+        return CausalRead.apply(q, e, lse, no_sums(q, basis), basis, output, 0, window // 2)
     if lengths is None:
         mean = e.sum(2, dtype=carry_dtype(q.device)) / q.shape[2]
     else:

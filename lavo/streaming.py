@@ -5,6 +5,7 @@ A state stays valid, so any number of continuations can start from the same one.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -18,17 +19,20 @@ from lavo.windows import bias_matrix
 
 
 class SelfState(NamedTuple):
-    """The state of a causal sequence: keys and values that the next token can see, and the sum of B e over all tokens.
+    """The state of a causal sequence: keys and values that the next token can see, and the mean of B e over all tokens.
 
-    The first ``num_kept`` places of ``keys`` and ``values`` are filled.  Without windows there are no places.  Several states may
-    share these buffers: a state and its continuations.  ``written`` is a list of one number, the places that have been
-    written so far, and all states on these buffers share the list object.  A state that has kept so many tokens may append
-    in place, because no other state uses the places after its own.  Any other state copies its tokens first.
+    The places of a window are filled from the last to the first, so that they run from the newest token to the oldest, as the
+    entries of the bias do.  ``Form.num_kept`` places are filled.  Without windows there are none.
+
+    Several states may share these buffers: a state and its continuations.  ``written`` is a list of one number, the places
+    that have been written so far, and all states on these buffers share the list object.  A state that has kept so many
+    tokens may append in place, because no other state uses the places beyond its own.  Any other state copies its tokens
+    first.
     """
 
     keys: Tensor  # (batch, heads, window, head_dim)
     values: Tensor  # (batch, heads, window, head_dim)
-    sums: Tensor  # (batch, heads, rank), in blocks.carry_dtype
+    mean: Tensor  # (batch, heads, 1, rank), in blocks.carry_dtype; zeros before the first token
     num_read: int  # the number of tokens that were read, the same for all rows of the batch
     written: list[int]
 
@@ -79,86 +83,122 @@ def extend(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfSt
 def _within_block(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, SelfState]:
     """Does what ``extend`` does, for tokens that all belong to the current block.
 
-    The parts below are "local", "compress", "read" and "output" of docs/notation.md.
+    The parts below are "local", "compress", "read" and "output" of docs/notation.md.  For one token each call of torch costs
+    more than its arithmetic, so there are as few as possible: tensors are (b h, n, d), which torch multiplies without a copy,
+    and views and conversions are made only where they change something.
     """
     q, k, v = tokens
-    n, d = q.shape[2:]
+    b, h, n, d = q.shape
     dtype, scale, basis = accumulation_dtype(q), d**-0.5, form.basis
     kept = form.num_kept(state.num_read, state.keys.shape[2])
     keys, values, written = _appended(state, kept, k, v)
-    query = q.to(dtype) * scale
-    key, value = keys.narrow(2, 0, kept + n).to(dtype), values.narrow(2, 0, kept + n).to(dtype)
+    query, key, value = q.flatten(0, 1), _newest(keys, kept + n), _newest(values, kept + n)
+    if q.dtype != dtype:
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
 
-    scores = query @ key.mT
-    if n > 1 or form.bias is not None:
-        scores += _bias_by_key(form.bias, kept, n, scores)
-    e = scores.softmax(-1) @ value
+    bias = _bias_by_key(form.bias, kept, n, query)
+    scores = torch.baddbmm(bias if bias.shape[0] == 1 or b == 1 else bias.repeat(b, 1, 1), query, key.mT, alpha=scale)
+    e = torch.bmm(scores.softmax(-1), value)
 
-    c, a = (e, query) if basis is None else (e @ basis.mT, query @ basis.mT)
-    if n == 1:
-        sums = state.sums.unsqueeze(2) + c
-        H = (sums / (state.num_read + 1)).to(dtype)
+    if basis is None:
+        c, a = e, query
     else:
-        sums = state.sums.unsqueeze(2) + c.cumsum(2, dtype=state.sums.dtype)
-        H = (sums / torch.arange(state.num_read + 1, state.num_read + n + 1, device=q.device)[:, None]).to(dtype)
+        basis = basis if b == 1 else basis.repeat(b, 1, 1)
+        c, a = torch.bmm(e, basis.mT), torch.bmm(query, basis.mT)
+    means = _means(state, c.view(b, h, n, -1))
+    H = means.to(dtype).flatten(0, 1)
 
-    unit_scores = a * H
+    unit_scores = torch.addcmul(zero(dtype, q.device), a, H, value=scale)
     if form.output == "joint":
         weights = torch.cat([unit_scores, scores.logsumexp(-1, keepdim=True)], -1).softmax(-1)
         weights, e = weights[..., :-1], e * weights[..., -1:]
     else:
         weights = unit_scores.softmax(-1)
     if form.output == "memory":
-        out = weights * H if basis is None else (weights * H) @ basis
+        out = weights * H if basis is None else torch.bmm(weights * H, basis)
     else:
-        out = torch.addcmul(e, weights, H) if basis is None else e + (weights * H) @ basis
-    state = _settled(SelfState(keys, values, sums[:, :, -1], state.num_read + n, written), kept + n, form)
-    return out.to(q.dtype), state
+        out = torch.addcmul(e, weights, H) if basis is None else torch.baddbmm(e, weights * H, basis)
+    out = out.view(b, h, n, d)
+    state = SelfState(keys, values, means if n == 1 else means[:, :, -1:], state.num_read + n, written)
+    return out if out.dtype == q.dtype else out.to(q.dtype), _settled(state, kept + n, form)
+
+
+def _newest(places: Tensor, count: int) -> Tensor:
+    """Returns the newest tokens of a contiguous buffer, as one matrix a head: (b, h, window, d) -> (b h, count, d)."""
+    b, h, window, d = places.shape
+    return places.as_strided((b * h, count, d), (window * d, d, 1), places.storage_offset() + (window - count) * d)
+
+
+def _means(state: SelfState, c: Tensor) -> Tensor:
+    """Returns the mean after each of the new tokens, (b, h, n, r), in the dtype of the state's.  c: B e of the new tokens."""
+    if c.shape[2] == 1:
+        return torch.lerp(state.mean, c.to(state.mean.dtype), 1 / (state.num_read + 1))
+    count = torch.arange(state.num_read + 1, state.num_read + 1 + c.shape[2], device=c.device)
+    return (state.mean * state.num_read + c.cumsum(2, dtype=state.mean.dtype)) / count[:, None]
+
+
+@cache
+def zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns a zero without dimensions, which is made only once."""
+    return torch.zeros((), dtype=dtype, device=device)
 
 
 def _appended(state: SelfState, kept: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-    """Returns keys, values and ``written`` of a state whose first ``kept`` places are those of ``state``, and k and v follow."""
+    """Returns keys, values and ``written`` of a state that has kept ``kept`` tokens of ``state``, and then k and v."""
     keys, values, written = state.keys, state.values, state.written
     if written[0] != kept or keys.dtype != k.dtype or keys.is_inference() != torch.is_inference_mode_enabled():
         keys, values = (torch.empty_like(old, dtype=new.dtype) for old, new in ((keys, k), (values, v)))
         if kept:
-            keys[:, :, :kept], values[:, :, :kept] = state.keys[:, :, :kept], state.values[:, :, :kept]
+            first = keys.shape[2] - kept
+            keys[:, :, first:], values[:, :, first:] = state.keys[:, :, first:], state.values[:, :, first:]
         written = [kept]
     n = k.shape[2]
-    keys.narrow(2, kept, n).copy_(k)
-    values.narrow(2, kept, n).copy_(v)
+    first = keys.shape[2] - kept - n
+    keys.narrow(2, first, n).copy_(k if n == 1 else k.flip(2))
+    values.narrow(2, first, n).copy_(v if n == 1 else v.flip(2))
     written[0] = kept + n
     return keys, values, written
 
 
 def _settled(state: SelfState, filled: int, form: Form) -> SelfState:
-    """Returns the state with its tokens in the first places of new buffers, if the last token was the end of a block.
+    """Returns the state with its tokens in new buffers if the last token was the end of a block, and some are seen no more.
 
     filled: the number of places that hold tokens.
     """
-    kept = form.num_kept(state.num_read, state.keys.shape[2])
-    return state if kept == filled else state_after(state, kept, state.keys[:, :, :filled], state.values[:, :, :filled])
+    window = state.keys.shape[2]
+    kept = form.num_kept(state.num_read, window)
+    if kept == filled:
+        return state
+    first = window - filled
+    return keeping(state, state.keys[:, :, first : first + kept], state.values[:, :, first : first + kept])
 
 
-def state_after(state: SelfState, kept: int, k: Tensor, v: Tensor) -> SelfState:
-    """Returns the state with the last ``kept`` of these keys and values in new buffers.  k, v: (b, h, at least kept, d)."""
+def keeping(state: SelfState, k: Tensor, v: Tensor) -> SelfState:
+    """Returns the state with these keys and values in new buffers.  k, v: (b, h, kept, d), from the newest to the oldest."""
+    kept = k.shape[2]
     keys, values = (torch.empty_like(state.keys, dtype=x.dtype) for x in (k, v))
-    first = k.shape[2] - kept
-    keys[:, :, :kept], values[:, :, :kept] = k[:, :, first:], v[:, :, first:]
+    if kept:
+        first = keys.shape[2] - kept
+        keys[:, :, first:], values[:, :, first:] = k, v
     return state._replace(keys=keys, values=values, written=[kept])
 
 
-def _bias_by_key(bias: Tensor | None, kept: int, n: int, scores: Tensor) -> Tensor:
-    """Returns P[t - j] of the new queries against all keys that they may see; minus infinity for keys of the future.
+def _bias_by_key(bias: Tensor | None, kept: int, n: int, query: Tensor) -> Tensor:
+    """Returns P[t - j] of the new queries against the keys that are kept and new ones; minus infinity for keys of the future.
 
     kept: the number of keys before the new ones.  n: the number of new tokens.
-    Returns (h, n, kept + n), or (1, n, kept + n) if there is no bias.
+    Returns (h, n, kept + n), or (1, n, kept + n) if there is no bias.  Keys are in the order of their places.
     """
-    if n == 1 and bias is not None:
-        return bias[:, None, : kept + 1].flip(2).to(scores.dtype)
-    steps = torch.arange(kept + n, device=scores.device)
-    distance = steps[kept:, None] - steps[None, :]
-    matrix = scores.new_zeros(1, *distance.shape) if bias is None else bias.to(scores.dtype)[:, distance.clamp_min(0)]
+    if n == 1:
+        if bias is None:
+            return zero(query.dtype, query.device).view(1, 1, 1)
+        row = bias.narrow(1, 0, kept + 1).unsqueeze(1)
+        return row if row.dtype == query.dtype else row.to(query.dtype)
+    distance = torch.arange(kept + n, device=query.device) + torch.arange(1 - n, 1, device=query.device)[:, None]
+    if bias is None:
+        matrix = query.new_zeros(1, *distance.shape)
+    else:
+        matrix = bias.to(query.dtype)[:, distance.clamp_min(0)]
     return matrix.masked_fill(distance < 0, float("-inf"))
 
 
@@ -168,16 +208,18 @@ def _new_blocks(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor, S
     This is the causal form of a sequence that continues from the sums of the state.
     """
     n, window = tokens.q.shape[2], state.keys.shape[2]
+    sums = (state.mean * state.num_read)[:, :, 0]
     if form.overlap:
-        before = (state.keys[:, :, : window // 2], state.values[:, :, : window // 2]) if state.num_read else None
+        before = None
+        if state.num_read:
+            before = state.keys[:, :, window // 2 :].flip(2), state.values[:, :, window // 2 :].flip(2)
         local = local_summaries(*tokens, form.bias, window=window, causal=True, before=before)
-        sums = state.sums + _sum_of_units(local.e, form.basis, state.sums.dtype)
-        out = CausalRead.apply(tokens.q, *local, state.sums, form.basis, form.output, state.num_read, window // 2)
+        out = CausalRead.apply(tokens.q, *local, sums, form.basis, form.output, state.num_read, window // 2)
+        sums = sums + _sum_of_units(local.e, form.basis, sums.dtype)
     else:
         matrix = bias_matrix(form.bias, min(window, n), window, True, tokens.q) if window else None
-        sums, cut = state.sums.clone(), chunks(tokens.q, window or None)
         inputs = Inputs(tokens, form.basis, matrix, form.output)
-        out = causal_forward(inputs, sums, state.num_read, cut).out
+        out = causal_forward(inputs, sums, state.num_read, chunks(tokens.q, window or None)).out
     return out, after_new_blocks(tokens, form, state, sums)
 
 
@@ -194,8 +236,8 @@ def after_new_blocks(tokens: Tokens, form: Form, state: SelfState, sums: Tensor)
     n, window = tokens.q.shape[2], state.keys.shape[2]
     num_read = state.num_read + n
     kept = form.num_kept(num_read, window)
-    k, v = tokens.k, tokens.v
-    if kept > n:  # windows overlap, and some tokens of the block before are still seen
-        old = form.num_kept(state.num_read, window)
-        k, v = (torch.cat([x[:, :, :old].to(y.dtype), y], 2) for x, y in ((state.keys, k), (state.values, v)))
-    return state_after(state._replace(sums=sums, num_read=num_read), kept, k, v)
+    k, v = (x[:, :, max(0, n - kept) :].flip(2) for x in (tokens.k, tokens.v))
+    if kept > n:  # windows overlap, and the block before is still seen
+        first = window - (kept - n)
+        k, v = (torch.cat([y, x[:, :, first:].to(y.dtype)], 2) for x, y in ((state.keys, k), (state.values, v)))
+    return keeping(state._replace(mean=(sums / num_read)[:, :, None], num_read=num_read), k, v)

@@ -122,7 +122,8 @@ class GPTDecoder(FairseqIncrementalDecoder):
             block.attention.select(layer, new_order)
             for block, layer in zip(self.backbone.blocks, state.layers, strict=True)
         )
-        self.set_incremental_state(incremental_state, STATE, GPTState(state.position, layers))
+        selected = GPTState(state.position, layers, state.recent.index_select(0, new_order))
+        self.set_incremental_state(incremental_state, STATE, selected)
 
     def max_positions(self) -> int:
         """Returns the longest input; fairseq calls this."""

@@ -1,18 +1,23 @@
 """Measures how many times faster LAVO is than exact attention: ``python -m studies.versus_exact``.
 
-LAVO with its defaults (window 64, rank 64, output joint, learned basis) and in its folded form (basis identity) is compared
-with ``scaled_dot_product_attention(is_causal=True)``: batch 1, 8 heads of 64, causal, float32, one line for each length and
+LAVO with its defaults (window 64, rank 64, output sum, basis identity) and with a learned basis is compared with
+``scaled_dot_product_attention(is_causal=True)``: batch 1, 8 heads of 64, causal, float32, one line for each length and
 contender.  The contenders take turns in every round, so that a busy machine slows all of them.  A turn lasts some 50 ms, so
 that it does not matter whose data is in the cache when it begins.  The ratio is that of the medians over rounds.  The spread
 is the range of the middle half of the rounds.
+
+On a machine that does other work, ``--cpu-time --threads 1`` compares the CPU time of one thread.  It leaves out the time in
+which other processes run, but not what they take of the caches.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -24,6 +29,7 @@ from benchmark.measuring.memory import keep_freed_memory
 from benchmark.registry import build_attention
 
 Step = Callable[[], object]
+Clock = Callable[..., float]
 
 POINTS = [
     ("forward", 1024),
@@ -43,9 +49,9 @@ def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
-def lavo(basis: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Returns LAVO with this basis, and defaults for all other options."""
-    return build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, basis=basis)
+def lavo(**options: Any) -> Any:
+    """Returns LAVO with these options, and defaults for all others."""
+    return build_attention("lavo", pattern="causal_self", num_heads=NUM_HEADS, head_dim=HEAD_DIM, **options)
 
 
 def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], mode: str, length: int) -> Step:
@@ -63,18 +69,29 @@ def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], mode: str, length: 
     return lambda: torch.autograd.grad(attend(*(x.view_as(x) for x in inputs)), [*inputs, *parameters], grad)
 
 
-def interleaved(steps: dict[str, Step], *, rounds: int, turn_seconds: float = 0.05) -> dict[str, list[float]]:
+def interleaved(
+    steps: dict[str, Step], *, rounds: int, turn_seconds: float = 0.05, seconds_of: Clock = timing.call_seconds
+) -> dict[str, list[float]]:
     """Returns for each step the seconds of a call in every round.
 
     In a round each step has one turn, which is so many calls that it lasts ``turn_seconds``; the mean of these calls counts.
     A step whose call takes longer than LONG_SECONDS has only its first call.
+    seconds_of: takes the time of a call, as ``timing.call_seconds`` does.
     """
-    first = {name: timing.call_seconds(run) for name, run in steps.items()}
+    first = {name: seconds_of(run) for name, run in steps.items()}
     seconds = {name: [taken] if taken > LONG_SECONDS else [] for name, taken in first.items()}
     short = {name: run for name, run in steps.items() if not seconds[name]}
-    calls = {name: max(1, round(turn_seconds / timing.call_seconds(run))) for name, run in short.items()}
-    turns = {name: partial(timing.call_seconds, run, repeats=calls[name]) for name, run in short.items()}
+    calls = {name: max(1, round(turn_seconds / seconds_of(run))) for name, run in short.items()}
+    turns = {name: partial(seconds_of, run, repeats=calls[name]) for name, run in short.items()}
     return seconds | timing.interleaved(turns, range(rounds))
+
+
+def cpu_seconds(call: Step, *, repeats: int = 1) -> float:
+    """Returns the CPU seconds that this process takes for one call, the mean of ``repeats`` calls in a row."""
+    started = time.process_time()
+    for _ in range(repeats):
+        call()
+    return (time.process_time() - started) / repeats
 
 
 def milliseconds(values: list[float]) -> str:
@@ -90,22 +107,28 @@ def main(
         int, typer.Option(help="Number of rounds at 1,024 tokens; longer lengths have fewer, but at least 5.")
     ] = 30,
     threads: Annotated[int, typer.Option(help="Number of threads of torch; 0 does not change it.")] = 0,
+    longest: Annotated[int, typer.Option(help="Lengths above this number of tokens are left out.")] = 131_072,
+    cpu_time: Annotated[bool, typer.Option(help="Compare CPU time instead of the clock's.")] = False,
 ) -> None:
     """Prints the times of all contenders at all lengths, and how many times faster LAVO is."""
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch 1, {NUM_HEADS} heads of {HEAD_DIM}"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch 1, {NUM_HEADS} heads of {HEAD_DIM}, "
+        f"{'CPU time' if cpu_time else 'clock'}, load {os.getloadavg()[0]:.1f} at the start"
     )
+    forms = {"exact": exact, "lavo": lavo(), "lavo, learned basis": lavo(basis="learned")}
     for mode, length in POINTS:
-        forms = {"exact": exact, "lavo": lavo("learned"), "lavo, folded": lavo("identity")}
+        if length > longest:
+            continue
         steps = {name: step(attend, mode, length) for name, attend in forms.items()}
-        seconds = interleaved(steps, rounds=max(5, rounds * 1024 // length))
+        seconds_of = cpu_seconds if cpu_time else timing.call_seconds
+        seconds = interleaved(steps, rounds=max(5, rounds * 1024 // length), seconds_of=seconds_of)
         median = {name: statistics.median(values) for name, values in seconds.items()}
         for name, values in seconds.items():
             ratio = "" if name == "exact" else f"  {median['exact'] / median[name]:6.1f} times as fast as exact"
-            print(f"{mode:17} {length:6} tokens  {name:13} {milliseconds(values)}{ratio}", flush=True)
+            print(f"{mode:17} {length:6} tokens  {name:19} {milliseconds(values)}{ratio}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from benchmark.interface import Splits
-from benchmark.settings import Settings
-from tasks.forecasting.series import Duplicates, Missing, Series, check_known, describe_step, parse_step, read_series
-from tasks.forecasting.synthetic import HOUR, START, make_series
+from tasks.forecasting.series import Missing, Series, describe_step
+from tasks.forecasting.settings import DataSettings
+from tasks.forecasting.sources import load_series
+from tasks.forecasting.synthetic import HOUR
 
 # Name and features -> horizon -> seq_len and label_len, from Informer's scripts (github zhouhaoyi/Informer2020,
 # scripts/{ETTh1,…}.sh).
@@ -30,73 +29,10 @@ LENGTHS: dict[tuple[str, str], dict[int, tuple[int, int]]] = {
     ("WTH", "M"): {24: (168, 168), 48: (96, 96), 168: (336, 168), 336: (720, 168), 720: (720, 336)},
     ("WTH", "S"): {24: (720, 168), 48: (720, 168), 168: (168, 168), 336: (336, 336), 720: (720, 336)},
 }
-DEFAULT_FILE = "ETTh1.csv"  # with a data root
 TARGETS = {"WTH": "WetBulbCelsius", "ECL": "MT_320"}
 MONTH = 30 * 24 * HOUR
 ROUNDING = 1e-12  # of a column's largest size: sums of doubles differ by less where their true values are equal
 MOST_DEVIATIONS = 1e6  # of a value from the training part's mean; errors on larger ones would hide all others
-
-
-class DataSettings(Settings):
-    """Which series is read, and how it is split and cut into windows."""
-
-    file: str | None = Field(
-        default=None, description="in lstf/ of the data root, or a path; null: ETTh1.csv if there is a data root"
-    )
-    date: str = Field(default="date", description="column of the time stamps")
-    date_format: str | None = Field(default=None, description="strptime format of the time stamps; null: ISO 8601")
-    columns: tuple[str, ...] | None = Field(default=None, description="columns to read; null: all but the date")
-    target: str | None = Field(
-        default=None, description="the column of features=S and of the plots; null: by data set, else the last"
-    )
-    features: Literal["M", "S"] = Field(default="M", description="M: all columns forecast all; S: only the target")
-    step: str | None = Field(
-        default=None, description="time between rows, such as 1h or 15min; null: the most frequent one"
-    )
-    missing: Missing = Field(default="refuse", description="what to do with empty cells and missing time stamps")
-    duplicates: Duplicates = Field(default="refuse", description="what to do with time stamps that occur twice")
-    split: Literal["auto", "months", "ratio"] = Field(
-        default="auto", description="auto: months for ETT files, ratio for others"
-    )
-    ratio: tuple[float, float, float] = Field(
-        default=(0.7, 0.1, 0.2), description="shares of train, validation and test for split=ratio"
-    )
-    pred_len: int = Field(default=24, ge=1, description="the horizon, in steps")
-    seq_len: int | None = Field(
-        default=None, ge=1, description="steps of history for the encoder; null: as published for the horizon"
-    )
-    label_len: int | None = Field(
-        default=None, ge=1, description="last steps of the history for the decoder; null: as published for the horizon"
-    )
-    num_rows: int = Field(default=4000, ge=100, description="hours of the embedded series")
-    num_columns: int = Field(default=5, ge=1, description="columns of the embedded series")
-    seed: int = Field(default=0, ge=0, description="seed of the embedded series")
-
-    @field_validator("columns")
-    @classmethod
-    def _columns_are_named_once(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if columns is not None and (not columns or len(set(columns)) < len(columns)):
-            raise ValueError(f"{', '.join(columns) or 'none'}: names of columns are needed, each once")
-        return columns
-
-    @field_validator("step")
-    @classmethod
-    def _step_is_known(cls, step: str | None) -> str | None:
-        if step is not None:
-            parse_step(step)
-        return step
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> DataSettings:
-        if (self.seq_len is None) != (self.label_len is None):
-            raise ValueError("seq_len and label_len are given together, or both left to the table of horizons")
-        if self.seq_len is not None and self.label_len is not None and self.label_len > self.seq_len:
-            raise ValueError(
-                f"label_len {self.label_len} is more than seq_len {self.seq_len}, but it is the end of that history"
-            )
-        if min(self.ratio) <= 0 or abs(sum(self.ratio) - 1) > 1e-6:
-            raise ValueError(f"ratio {self.ratio}: three positive numbers that sum to 1 are needed")
-        return self
 
 
 class Lengths(NamedTuple):
@@ -178,7 +114,7 @@ def load_forecast_data(
     stride     takes every stride-th window of validation and test; 1 takes all
     drop_last  keeps a multiple of this many test windows, as the published loader does; 0 keeps all
     """
-    series, name, embedded = _load_series(settings, data_root)
+    series, name, embedded = load_series(settings, data_root)
     target = _target(settings, series, name)
     lengths = _lengths(settings, name, embedded)
     if settings.features == "S":
@@ -209,6 +145,7 @@ def load_forecast_data(
         "duplicates": settings.duplicates,
         **series.notes,
         "constant_columns": constant,
+        **({"series": settings.name} if embedded else {}),
         "mean": mean.tolist(),
         "deviation": deviation.tolist(),
     }
@@ -266,57 +203,6 @@ def _standardise(
                 f"than {MOST_DEVIATIONS:g}; allowed is a file without it, or data.columns without the column"
             )
     return torch.from_numpy(standardised.astype(np.float32))
-
-
-def _load_series(settings: DataSettings, data_root: Path | None) -> tuple[Series, str, bool]:
-    """The series, its name, and whether it is the embedded one."""
-    if settings.file is None and data_root is None:
-        return _embedded(settings), "embedded", True
-    path, label = _find(settings.file or DEFAULT_FILE, data_root)
-    series = read_series(
-        path,
-        label=label,
-        date=settings.date,
-        date_format=settings.date_format,
-        columns=settings.columns,
-        step=parse_step(settings.step) if settings.step else None,
-        missing=settings.missing,
-        duplicates=settings.duplicates,
-    )
-    name = path.name[:-3] if path.suffix.lower() == ".gz" else path.name
-    return series, name.rsplit(".", 1)[0], False
-
-
-def _embedded(settings: DataSettings) -> Series:
-    """The embedded series, or the columns of it that the settings name."""
-    if (
-        settings.date != "date"
-        or settings.date_format is not None
-        or (settings.step and parse_step(settings.step) != HOUR)
-    ):
-        raise ValueError(
-            "data.date, data.date_format and data.step are for a file: the embedded series has an hour a row; "
-            "give data.file or a data root"
-        )
-    values = make_series(settings.num_rows, settings.num_columns, settings.seed)
-    columns: tuple[str, ...] = (*(f"c{i + 1}" for i in range(values.shape[1] - 1)), "target")
-    if settings.columns is not None:
-        check_known("data.columns: the embedded series", settings.columns, columns)
-        values = values[:, [columns.index(name) for name in settings.columns]]
-        columns = settings.columns
-    fingerprint = hashlib.sha256(values.tobytes()).hexdigest()
-    return Series(values, START + HOUR * np.arange(len(values)), columns, HOUR, fingerprint, {})
-
-
-def _find(file: str, data_root: Path | None) -> tuple[Path, str]:
-    """The file in lstf/ of the data root if it exists there, else the path itself; and its name in messages."""
-    path = Path(file)
-    if data_root is None or path.is_absolute():
-        return path, path.name
-    inside = data_root / "lstf" / path
-    if inside.exists() or not path.exists():
-        return inside, f"lstf/{path.as_posix()}"
-    return path, path.name
 
 
 def _target(settings: DataSettings, series: Series, name: str) -> str:

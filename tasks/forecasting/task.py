@@ -15,9 +15,11 @@ from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Splits, mean_of
 from benchmark.settings import Settings
 from tasks.forecasting.controls import control_errors
-from tasks.forecasting.data import DEFAULT_FILE, DataSettings, ForecastData, Window, Windows, load_forecast_data
+from tasks.forecasting.data import ForecastData, Window, Windows, load_forecast_data
 from tasks.forecasting.informer import Informer
 from tasks.forecasting.metrics import mae, mse
+from tasks.forecasting.settings import DataSettings
+from tasks.forecasting.sources import default_file
 
 
 class ModelSettings(Settings):
@@ -98,8 +100,7 @@ class Forecasting:
 
     def sources(self, data_root: Path) -> Collection[str]:
         """The file that these settings read, if it is one of ``sources.yaml``."""
-        del data_root
-        return {f"lstf/{self.settings.data.file or DEFAULT_FILE}"}
+        return {f"lstf/{self.settings.data.file or default_file(data_root)}"}
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
         """The windows of the three parts; real data from ``lstf/`` of the root, or from the file that the settings name.

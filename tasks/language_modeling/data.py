@@ -1,7 +1,7 @@
 """Reads the texts, tokenises them into memory-mapped files, and cuts them into blocks.
 
-A document is a book of ``<data root>/lm/{train,validation,test}/*.txt``, or a module of the running interpreter's
-standard library (the embedded data).  No block crosses from one document into the next.
+A document is a book of ``<data root>/lm/{train,validation,test}/*.txt``, or, of the embedded data, a register or a module of the
+running interpreter's standard library.  No block crosses from one document into the next.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import numpy as np
 
 from benchmark.files import replacing, write_bytes
 from tasks.folders import files_in, is_companion
+from tasks.language_modeling.registers import make_registers
 from tasks.language_modeling.tokens import (
     AnyTokenizer,
     ByteTokenizer,
     load_bpe,
     load_gpt2,
     train_bpe,
+    words_in,
 )
 from tasks.text_files import read_content
 
@@ -129,6 +131,26 @@ def find_books(data_root: Path) -> Sources:
     return _read_all(parts, name="books", embedded=False)
 
 
+def find_registers(num_texts: int, num_words: int, cache: Path) -> Sources:
+    """The registers, written to the cache: ``num_texts`` for training, and a 36th as many for validation and for test.
+
+    The parts are disjoint pieces of one series of texts, those for validation and test first: more texts for training leave
+    them as they are only if ``num_texts`` stays.
+    """
+    sizes = {"train": num_texts, "validation": max(1, num_texts // 36), "test": max(1, num_texts // 36)}
+    folder = cache / f"lm-registers-{num_texts}-{num_words}"
+    texts = iter(make_registers(sum(sizes.values()), num_words, 0))
+    parts = {}
+    for part, size in sizes.items():
+        parts[part] = [(f"registers/{part}/{i:04d}.txt", folder / part / f"{i:04d}.txt") for i in range(size)]
+        for _, path in parts[part]:
+            content = next(texts).encode()
+            if not path.is_file() or path.read_bytes() != content:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(path, content)
+    return _read_all(parts, name="embedded", embedded=True)
+
+
 def find_modules() -> Sources:
     """The modules of the running interpreter's standard library; a digest of a module's path chooses its part.
 
@@ -229,11 +251,13 @@ def make_tokenizer(
 ) -> AnyTokenizer:
     """The tokeniser of this kind.
 
-    kind: bytes, bpe or gpt2.  documents: the texts that BPE is trained on.  cached: gives the path of a file in the cache.
+    kind: bytes, words, bpe or gpt2.  documents: the texts that BPE is trained on, or whose words are the tokens.  cached: gives the path of a file in the cache.
     Raises ValueError if the files of gpt2 are missing or damaged.
     """
     if kind == "bytes":
         return ByteTokenizer()
+    if kind == "words":
+        return words_in((read_document(document) for document in documents), vocab_size)
     if kind == "gpt2":
         if data_root is None:
             raise ValueError(

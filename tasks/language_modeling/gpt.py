@@ -19,10 +19,11 @@ from tasks.cross_entropy import LOGITS_AT_ONCE, projected_nats
 
 
 class GPTState(NamedTuple):
-    """The number of tokens read, and the state of each attention layer."""
+    """The number of tokens read, the state of each attention layer, and the last tokens, as many as ``token_shift``."""
 
     position: int
     layers: tuple[Any, ...]
+    recent: Tensor  # (batch, up to token_shift) int64
 
 
 class GPT(nn.Module):
@@ -31,6 +32,7 @@ class GPT(nn.Module):
     context_length  the training length; ``learned`` positions have as many entries
     max_length      the longest length that the model will meet, for attentions that must know it
     positions       "sinusoidal", "learned" or "rotary": the backbone adds them if the attention encodes none itself
+    token_shift     the input of a token also has the embeddings of so many tokens before it, each times a learned vector
     embedding_std   standard deviation of the embeddings at the start, embed_dim**-0.5 if None; the inputs are the
                     embeddings times sqrt(embed_dim)
     checkpointing   in training, the backward pass computes each block again, so that the activations of one block are held
@@ -52,6 +54,7 @@ class GPT(nn.Module):
         max_length: int | None = None,
         feed_forward_dim: int | None = None,
         positions: str = "sinusoidal",
+        token_shift: int = 0,
         dropout: float = 0.0,
         embedding_std: float | None = None,
         checkpointing: bool = False,
@@ -74,7 +77,7 @@ class GPT(nn.Module):
             positions if positions == "rotary" and attentions[0].rotary else "attention" if encoded else positions
         )
         self.max_length = context_length if self.positions == "learned" else None
-        self.embed_dim = embed_dim
+        self.embed_dim, self.token_shift = embed_dim, token_shift
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         self.position_embedding = nn.Embedding(context_length, embed_dim) if self.positions == "learned" else None
         self.dropout = nn.Dropout(dropout)
@@ -87,22 +90,32 @@ class GPT(nn.Module):
         nn.init.normal_(self.embedding.weight, std=std)
         if self.position_embedding is not None:
             nn.init.normal_(self.position_embedding.weight, std=std)
+        self.shifts: Any = None
+        if token_shift:
+            # One row a distance.  Random signs keep the embedding of a token before apart from the token's own, at equal size.
+            self.shifts = nn.Parameter(torch.randint(2, (token_shift, embed_dim)) * 2.0 - 1.0)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (batch, length).  Returns logits (batch, length, vocab_size): entry t predicts token t + 1."""
-        return self._logits(self._hidden(tokens))
+    def forward(self, tokens: Tensor, before: Tensor | None = None) -> Tensor:
+        """tokens: (batch, length).  Returns logits (batch, length, vocab_size): entry t predicts token t + 1.
 
-    def nats(self, tokens: Tensor, targets: Tensor, *, at_once: int = LOGITS_AT_ONCE) -> Tensor:
+        before: the tokens before these, (batch, up to token_shift), where ``tokens`` are a later part of a sequence.
+        """
+        return self._logits(self._hidden(tokens, before))
+
+    def nats(
+        self, tokens: Tensor, targets: Tensor, before: Tensor | None = None, *, at_once: int = LOGITS_AT_ONCE
+    ) -> Tensor:
         """-ln p of every target, 0 where it is PADDED: ``token_nats`` of the logits, which are never held all at once.
 
-        tokens, targets: (batch, length) int64.  Returns (batch, length) float32.  at_once: logits in one piece.
+        tokens, targets: (batch, length) int64.  before: as in ``forward``.  Returns (batch, length) float32.
+        at_once: logits in one piece.
         """
-        hidden = self._hidden(tokens)
+        hidden = self._hidden(tokens, before)
         vocab_size = self.embedding.num_embeddings
         return projected_nats(self._logits, hidden, targets, vocab_size=vocab_size, at_once=at_once)
 
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        x = self._embed(tokens, self.blocks[0].attention.first_position)
+    def _hidden(self, tokens: Tensor, before: Tensor | None) -> Tensor:
+        x = self._embed(tokens, self.blocks[0].attention.first_position, before)
         for block in self.blocks:
             if self.checkpointing and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
@@ -112,36 +125,53 @@ class GPT(nn.Module):
 
     def init_state(self, batch_size: int) -> GPTState:
         """The state before the first token."""
-        return GPTState(0, tuple(block.attention.init_state(batch_size) for block in self.blocks))
+        recent = torch.empty(batch_size, 0, dtype=torch.int64, device=self.embedding.weight.device)
+        return GPTState(0, tuple(block.attention.init_state(batch_size) for block in self.blocks), recent)
 
     def extend(self, tokens: Tensor, state: GPTState) -> tuple[Tensor, GPTState]:
         """Reads any number of new tokens after those that the state has read.
 
         tokens: (batch, new tokens).  Returns their logits, as ``forward`` does, and the state after them.
         """
-        x = self._embed(tokens, state.position)
+        x = self._embed(tokens, state.position, state.recent)
         layers = []
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x, layer = block.extend(x, layer)
             layers.append(layer)
-        return self._logits(x), GPTState(state.position + tokens.shape[1], tuple(layers))
+        read = torch.cat((state.recent, tokens), dim=1)
+        recent = read[:, max(0, read.shape[1] - self.token_shift) :]
+        return self._logits(x), GPTState(state.position + tokens.shape[1], tuple(layers), recent)
 
     def state_bytes(self, state: GPTState) -> int:
         """Bytes of the attentions' states."""
         return sum(block.attention.state_bytes(layer) for block, layer in zip(self.blocks, state.layers, strict=True))
 
-    def _embed(self, tokens: Tensor, start: int) -> Tensor:
+    def _embed(self, tokens: Tensor, start: int, before: Tensor | None) -> Tensor:
         stop = start + tokens.shape[1]
         if self.max_length is not None and stop > self.max_length:
             raise ValueError(
                 f"{stop} tokens: learned positions end at {self.max_length}; sinusoidal and rotary ones don't"
             )
         x = self.embedding(tokens) * math.sqrt(self.embed_dim)
+        if self.shifts is not None:
+            x = x + self._shifted(x, before)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[start:stop] * math.sqrt(self.embed_dim)
         elif self.positions == "sinusoidal":
             x = x + sinusoids(start, stop, self.embed_dim, device=x.device).to(x.dtype)
         return self.dropout(x)
+
+    def _shifted(self, x: Tensor, before: Tensor | None) -> Tensor:
+        """The inputs of the tokens before each token, weighted and summed.  x: (b, n, e), without positions."""
+        known = x
+        if before is not None:
+            known = torch.cat((self.embedding(before) * math.sqrt(self.embed_dim), x), dim=1)
+        num_before = known.shape[1] - x.shape[1]
+        total = torch.zeros_like(x)
+        for distance, weight in enumerate(self.shifts, start=1):
+            late = F.pad(known, (0, 0, distance, 0))  # zero where no token is so far before
+            total = total + weight * late[:, num_before : num_before + x.shape[1]]
+        return total
 
     def _logits(self, x: Tensor) -> Tensor:
         return F.linear(self.norm(x), self.embedding.weight)

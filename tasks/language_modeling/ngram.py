@@ -43,6 +43,28 @@ class NGram:
             p = np.where(total > 0, (seen + kind * p) / np.maximum(total + kind, 1), p)
         return -np.log(p)
 
+    def likeliest(self, contexts: Sequence[np.ndarray], order: int) -> np.ndarray:
+        """The likeliest token after each context by the estimate of this order, the lowest number among equals.  (contexts,)
+
+        contexts: arrays of tokens, of which the last ``order`` count; a shorter one begins a block.
+        """
+        # Each token in turn follows on each context, as one block: its last entry has the probability that is wanted.
+        tokens = np.arange(self.vocab_size)
+        p = np.full((len(contexts), self.vocab_size), 1 / (self.vocab_size - 1))
+        for j in range(order + 1):
+            padded = np.array(
+                [[self.begin] * max(0, j - len(c)) + [*c[max(0, len(c) - j) :]] for c in contexts], dtype=np.int64
+            )
+            context = np.zeros(len(contexts), dtype=np.int64)
+            for column in padded.reshape(len(contexts), j).T:
+                context = context * self.vocab_size + column
+            pairs, pair_counts, known, totals, kinds = self.tables[j]
+            seen = _look_up(pairs, pair_counts, context[:, None] * self.vocab_size + tokens)
+            total, kind = (_look_up(known, values, context)[:, None] for values in (totals, kinds))
+            p = np.where(total > 0, (seen + kind * p) / np.maximum(total + kind, 1), p)
+        p[:, self.begin] = 0
+        return p.argmax(1)
+
     def _contexts(self, blocks: Sequence[np.ndarray], j: int) -> tuple[np.ndarray, np.ndarray]:
         """The j tokens before each token, as one number, and the token itself.  (tokens,) each"""
         padded = np.full(sum(len(block) + j for block in blocks), self.begin, dtype=np.int64)

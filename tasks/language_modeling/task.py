@@ -14,12 +14,13 @@ from torch import Tensor
 from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, SequencePart, Splits
 from benchmark.settings import Settings
-from tasks.cross_entropy import PADDED
+from tasks.cross_entropy import PADDED, token_nats
 from tasks.language_modeling import data, metrics
 from tasks.language_modeling.binarised import JOINS, FairseqTokens, load_binarised
 from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.lengths import length_row, position_curve, shift, streamed_loss
 from tasks.language_modeling.ngram import NGram
+from tasks.language_modeling.recall import asked_places, name_tokens, recall_columns, recall_of_ngrams
 from tasks.language_modeling.tokens import AnyTokenizer, TextCounter
 
 BLOCKS_BEGIN = (
@@ -31,10 +32,18 @@ CONTROL_TOKENS = 4_000_000
 
 
 class DataSettings(Settings):
-    """The tokens and the length of the blocks.  A limit takes the middles of some documents (``data.limit_documents``)."""
+    """The texts, their tokens and the length of the blocks.
 
-    tokens: Literal["bytes", "bpe", "gpt2", "fairseq", "fairseq_subword_nmt", "fairseq_sentencepiece"] = "bytes"
-    vocab_size: int = Field(default=8192, ge=258, le=2**20)  # of bpe, begin token included
+    A limit takes the middles of some documents (``data.limit_documents``).
+    """
+
+    name: Literal["registers", "standard_library"] = "standard_library"  # the embedded texts, without a data root
+    num_texts: int = Field(default=192, ge=1)  # registers for training
+    text_words: int = Field(default=2_048, ge=16)  # of a register, at least
+    tokens: Literal["bytes", "words", "bpe", "gpt2", "fairseq", "fairseq_subword_nmt", "fairseq_sentencepiece"] = (
+        "bytes"
+    )
+    vocab_size: int = Field(default=8192, ge=258, le=2**20)  # of bpe, begin token included; of words at most
     context_length: int = Field(ge=1)  # tokens of a training block
     max_train_bytes: int | None = Field(default=None, ge=64)
     max_validation_bytes: int | None = Field(default=None, ge=64)
@@ -50,6 +59,7 @@ class ModelSettings(Settings):
     num_heads: int = Field(ge=1)
     feed_forward_dim: int | None = Field(default=None, ge=1)  # 4 embed_dim if left out
     positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    token_shift: int = Field(default=0, ge=0)  # so many tokens before it are in a token's input too
     dropout: float = Field(default=0.0, ge=0, lt=1)
     embedding_std: float | None = Field(default=None, gt=0)  # at the start; embed_dim^-0.5 if left out
     checkpointing: bool = False  # the backward pass computes blocks again, so that long contexts need little memory
@@ -100,6 +110,7 @@ class TokenBatch(NamedTuple):
     num_tokens: Tensor  # (b,) int64
     num_bytes: Tensor  # (b,) int64
     num_words: Tensor  # (b,) int64
+    before: Tensor  # (b, up to token_shift) int64, the tokens before a later part of the blocks
 
 
 def _ratio(function: Any, count: str, unit: str, card: str) -> Metric:
@@ -124,6 +135,13 @@ class LanguageModeling:
         "perplexity": _ratio(metrics.perplexity, "num_tokens", "per token", "exp(nats / number of tokens)"),
         "bits_per_byte": _ratio(metrics.bits_per_byte, "num_bytes", "bits/byte", "nats / (ln 2 · bytes of the text)"),
         "word_perplexity": _ratio(metrics.word_perplexity, "num_words", "per word", "exp(nats / number of words)"),
+        "recall": Metric(
+            "%",
+            True,
+            lambda columns: 100 * float(columns["recalled"].sum() / columns["asked"].sum()),
+            lambda columns: int(columns["asked"].sum()),
+            "registers only: surnames that are the likeliest token, of those after a first name that the block had before",
+        ),
     }
     selection = "loss"
 
@@ -133,11 +151,12 @@ class LanguageModeling:
         self.tokenizer: AnyTokenizer | FairseqTokens
         self.counter: data.AnyCounter
         self.bytes_known = True
+        self.is_name: Tensor | None = None  # (vocabulary,), for the metric recall; None where texts are no registers
         self.parts: dict[str, data.TokenizedPart]
         self.splits: Splits
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
-        """Blocks of the books in ``data_root`` or, without one, of the standard library; ``cache`` keeps their tokens.
+        """Blocks of the books in ``data_root`` or, without one, of the embedded texts; ``cache`` keeps their tokens.
 
         With one of the ``fairseq`` values of ``data.tokens``, blocks of what ``fairseq-preprocess`` wrote to ``data_root``.
         Raises ValueError with one line for texts that can't be used.
@@ -145,7 +164,12 @@ class LanguageModeling:
         options = self.settings.data
         if options.tokens in JOINS:
             return self._load_binarised(data_root)
-        sources = data.find_books(data_root) if data_root else data.find_modules()
+        if data_root is not None:
+            sources = data.find_books(data_root)
+        elif options.name == "registers":
+            sources = data.find_registers(options.num_texts, options.text_words, cache)
+        else:
+            sources = data.find_modules()
         limits = {part: getattr(options, f"max_{part}_bytes") for part in data.PARTS}
         documents = {
             part: data.limit_documents(sources.parts[part], limits[part], options.excerpt_bytes) for part in data.PARTS
@@ -176,8 +200,14 @@ class LanguageModeling:
             }
             for part in data.PARTS
         }
-        python = {"python": platform.python_version()} if sources.embedded else {}
-        return self._split(sources.name, sources.fingerprint, sources.embedded, self._details(sizes) | python)
+        registers = sources.embedded and options.name == "registers"
+        if registers and options.tokens == "words":
+            self.is_name = name_tokens(tokenizer)
+        python = {"python": platform.python_version()} if sources.embedded and not registers else {}
+        embedded = {"texts": options.name} if sources.embedded else {}
+        return self._split(
+            sources.name, sources.fingerprint, sources.embedded, self._details(sizes) | embedded | python
+        )
 
     def _load_binarised(self, data_root: Path | None) -> Splits:
         options = self.settings.data
@@ -185,13 +215,14 @@ class LanguageModeling:
         texts = load_binarised(data_root, options.tokens, limits)
         self.tokenizer, self.counter, self.parts = texts.tokenizer, texts.counter, texts.parts
         self.bytes_known = texts.bytes_unknown is None
-        if not self.bytes_known:  # a wrong figure would be worse than none
-            self.metrics = {name: metric for name, metric in self.metrics.items() if name != "bits_per_byte"}
         details = self._details(texts.sizes) | {"no_bits_per_byte": texts.bytes_unknown}
         return self._split(texts.name, texts.fingerprint, False, details)
 
     def _split(self, name: str, fingerprint: str, embedded: bool, details: dict[str, Any]) -> Splits:
         self._check_lengths()
+        # A wrong figure would be worse than none.
+        known = {"bits_per_byte": self.bytes_known, "recall": self.is_name is not None}
+        self.metrics = {key: metric for key, metric in self.metrics.items() if known.get(key, True)}
         train, validation, test = (self.blocks(part, self.settings.data.context_length) for part in data.PARTS)
         self.splits = Splits(train, validation, test, name, fingerprint, embedded, details=details)
         return self.splits
@@ -205,7 +236,7 @@ class LanguageModeling:
         inputs, targets = shift(examples, self.tokenizer.begin)
         counts = np.array([(len(example.tokens), example.num_bytes, example.num_words) for example in examples])
         num_tokens, num_bytes, num_words = inputs.new_tensor(counts.T)
-        return TokenBatch(inputs, targets, num_tokens, num_bytes, num_words)
+        return TokenBatch(inputs, targets, num_tokens, num_bytes, num_words, inputs[:, :0])
 
     def build_model(self, attention_for: AttentionFactory) -> GPT:
         """The GPT for the vocabulary of the data and for the longest length of the curves."""
@@ -221,6 +252,7 @@ class LanguageModeling:
             max_length=self.settings.eval.lengths[-1] * context_length,
             feed_forward_dim=options.feed_forward_dim,
             positions=options.positions,
+            token_shift=options.token_shift,
             dropout=options.dropout,
             embedding_std=options.embedding_std,
             checkpointing=options.checkpointing,
@@ -228,7 +260,7 @@ class LanguageModeling:
 
     def loss(self, model: GPT, batch: TokenBatch) -> LossSum:
         """The nats of all tokens of the batch, and the number of tokens."""
-        return LossSum(model.nats(batch.inputs, batch.targets).sum(), batch.num_tokens.sum())
+        return LossSum(model.nats(batch.inputs, batch.targets, batch.before).sum(), batch.num_tokens.sum())
 
     def sequence_length(self, batch: TokenBatch) -> int:
         """Tokens of the longest block of the batch."""
@@ -241,17 +273,30 @@ class LanguageModeling:
         """
         inputs, targets = (x.narrow(1, part.start, part.lengths[part.rank]) for x in (batch.inputs, batch.targets))
         first = int(part.rank == 0)
-        return TokenBatch(inputs, targets, (targets != PADDED).sum(1), batch.num_bytes * first, batch.num_words * first)
+        before = batch.inputs[:, max(0, part.start - self.settings.model.token_shift) : part.start]
+        num_tokens = (targets != PADDED).sum(1)
+        return TokenBatch(inputs, targets, num_tokens, batch.num_bytes * first, batch.num_words * first, before)
 
     def score(self, model: GPT, batch: TokenBatch) -> Mapping[str, Tensor]:
-        """The nats of each block, and its numbers of tokens, bytes and words, by which the metrics divide them."""
-        nats = model.nats(batch.inputs, batch.targets)
+        """The nats of each block, and its numbers of tokens, bytes and words, by which the metrics divide them.
+
+        Of registers also the columns of ``recall``.
+        """
+        recall: Mapping[str, Tensor] = {}
+        if self.is_name is None:
+            nats = model.nats(batch.inputs, batch.targets)
+        else:
+            logits = model(batch.inputs)
+            nats = token_nats(logits, batch.targets)
+            asked = asked_places(batch.inputs, batch.targets, self.is_name)
+            recall = recall_columns(logits.argmax(-1) == batch.targets, asked)
         num_bytes = {"num_bytes": batch.num_bytes} if self.bytes_known else {}
         return {
             "nats": nats.double().sum(-1),
             "num_tokens": batch.num_tokens,
             **num_bytes,
             "num_words": batch.num_words,
+            **recall,
         }
 
     def tokens(self, batch: TokenBatch) -> int:
@@ -260,10 +305,19 @@ class LanguageModeling:
 
     def controls(self) -> Mapping[str, Columns]:
         """A uniform guess, and n-gram estimates from 0, 1, … up to ``eval.control_order`` tokens of context."""
+        return self.controls_after(len(self.splits.train))
+
+    def controls_after(self, num_examples: int) -> Mapping[str, Columns]:
+        """The controls, counted on as many training blocks as a model that has drawn ``num_examples`` has seen.
+
+        The blocks are evenly chosen from the whole training part, as the model draws from all of it, and have CONTROL_TOKENS
+        tokens at most.
+        """
         train, test = self.splits.train, self.splits.test
-        step = max(1, len(self.parts["train"].tokens) // CONTROL_TOKENS)
+        mean_length = len(self.parts["train"].tokens) / len(train)
+        count = max(1, min(len(train), num_examples, int(CONTROL_TOKENS / mean_length)))
         model = NGram(
-            [train[index].tokens for index in range(0, len(train), step)],
+            [train[i * len(train) // count].tokens for i in range(count)],
             order=min(self.settings.eval.control_order, _highest_order(self.tokenizer.vocab_size)),
             vocab_size=self.tokenizer.vocab_size,
             begin=self.tokenizer.begin,
@@ -278,8 +332,13 @@ class LanguageModeling:
         firsts = np.concatenate([[0], counts["num_tokens"].cumsum()[:-1]])
         orders = {"uniform": -1, "unigram": 0, "bigram": 1} | {f"order_{j}": j for j in range(2, model.order + 1)}
         texts = [example.tokens for example in examples]
+        recall: dict[str, dict[str, np.ndarray]] = {name: {} for name in orders}
+        if self.is_name is not None:
+            inputs, targets = shift(examples, self.tokenizer.begin)
+            asked = asked_places(inputs, targets, self.is_name)
+            recall = {name: recall_of_ngrams(model, order, inputs, targets, asked) for name, order in orders.items()}
         return {
-            name: {"nats": np.add.reduceat(model.nats(texts, order), firsts), **counts}
+            name: {"nats": np.add.reduceat(model.nats(texts, order), firsts), **counts, **recall[name]}
             for name, order in orders.items()
         }
 

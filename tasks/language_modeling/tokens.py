@@ -1,4 +1,4 @@
-"""Lossless tokenisers: bytes, byte-level BPE trained on the training part, and GPT-2's vocabulary.
+"""Lossless tokenisers: bytes, whole words, byte-level BPE trained on the training part, and GPT-2's vocabulary.
 
 Each tokeniser has ``kind``, ``pieces`` (the bytes of every token), ``begin`` (the token that opens a block and is never
 predicted), ``vocab_size`` (``begin`` included), ``encode(texts) -> list of arrays`` and ``decode(tokens) -> bytes``.
@@ -7,6 +7,7 @@ predicted), ``vocab_size`` (``begin`` included), ``encode(texts) -> list of arra
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tasks.text_files import decoded, parse_json, read_content, split_lines
 
+WORD = re.compile(r"\s?\w+|\s?[^\w\s]|\s")  # every character of a text is in one match
 SPACE = frozenset(b" \t\n\r\v\f")  # ASCII only, so that words can be counted in pieces of a text
 
 
@@ -75,7 +77,58 @@ class PieceTokenizer:
         return b"".join([self.pieces[token] for token in tokens])
 
 
-AnyTokenizer = ByteTokenizer | PieceTokenizer
+class WordTokenizer:
+    """Each word and each other sign is a token, together with the white space before it, if any.
+
+    pieces: the tokens of the training part.  Other words can't be encoded, so this is for texts of few words.
+    """
+
+    kind = "words"
+
+    def __init__(self, pieces: tuple[bytes, ...]) -> None:
+        self.pieces = (*pieces, b"")
+        self.begin = len(pieces)
+        self.vocab_size = len(pieces) + 1
+        self._numbers = {piece.decode(): number for number, piece in enumerate(pieces)}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the pieces."""
+        return hashlib.sha256(b"\0".join((b"words", *self.pieces))).hexdigest()
+
+    def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+        """The tokens of each text, uint32 (tokens,).  Raises ValueError for a word that the training part lacks."""
+        try:
+            return [
+                np.array([self._numbers[word] for word in WORD.findall(text.decode("utf-8"))], dtype=np.uint32)
+                for text in texts
+            ]
+        except KeyError as error:
+            raise ValueError(
+                f"data.tokens words: {error.args[0]!r:.40} is not in the training part; allowed are texts of the same few words, "
+                "or tokens bytes or bpe"
+            ) from None
+
+    def decode(self, tokens: np.ndarray) -> bytes:
+        """The text of some tokens."""
+        return b"".join([self.pieces[token] for token in tokens])
+
+
+AnyTokenizer = ByteTokenizer | PieceTokenizer | WordTokenizer
+
+
+def words_in(texts: Iterable[bytes], vocab_size: int) -> WordTokenizer:
+    """The tokeniser of the words of these texts, in alphabetical order.
+
+    Raises ValueError if they and the begin token are more than ``vocab_size``.
+    """
+    words = {word for text in texts for word in WORD.findall(text.decode("utf-8"))}
+    if len(words) >= vocab_size:
+        raise ValueError(
+            f"data.tokens words: the training part has {len(words):,} different words, data.vocab_size allows "
+            f"{vocab_size - 1:,}; allowed are a larger one, or tokens bytes or bpe"
+        )
+    return WordTokenizer(tuple(sorted(word.encode() for word in words)))
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> PieceTokenizer:

@@ -1,4 +1,4 @@
-"""Controls without a model: the partial cloud as it is, and the mean shape of the category."""
+"""Controls without a model: the partial cloud as it is, the mean shape of the category, the nearest training shape."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from benchmark.files import replacing
-from tasks.point_cloud_completion.data import CompletionData
+from tasks.point_cloud_completion.data import CompletionData, Example
 from tasks.point_cloud_completion.geometry import nearest_both
 from tasks.point_cloud_completion.metrics import chamfer_l1_of, chamfer_l2_of, f_score_of, nearest_distances
 
-MEAN_SHAPE_VERSION = 1  # raised when the mean shapes change; their file's name in the cache depends on it
+CONTROLS_VERSION = 2  # raised when the controls change; their file's name in the cache depends on it
 SHAPES, POINTS = 64, 8192  # at most so many training shapes of a category, and so many of their points together
 ROUNDS = 8  # of k-means
+CANDIDATES, COMPARED = 512, 128  # nearest shape: at most so many training clouds, and so many points of each
 UNIT = 1000.0  # tables show Chamfer distances times this
 
 
@@ -38,15 +39,19 @@ def columns_of(
     }
 
 
-def control_columns(data: CompletionData, *, threshold: float, cache: Path) -> Mapping[str, Mapping[str, np.ndarray]]:
-    """Control -> column -> one value a test cloud, for the controls ``partial`` and ``mean_shape``.
+def control_columns(
+    data: CompletionData, *, threshold: float, cache: Path, num_examples: int | None = None
+) -> Mapping[str, Mapping[str, np.ndarray]]:
+    """Control -> column -> one value a test cloud, for the controls ``partial``, ``mean_shape`` and ``nearest_shape``.
 
     They are kept in ``cache``, because every cell on the same data needs them.
+    num_examples: how many training examples the rules may read, in the order of the training part; None: all.
     """
-    key = json.dumps([MEAN_SHAPE_VERSION, data.key, threshold, [len(part) for part in data.parts]])
+    num_examples = min(len(data.parts[0]), len(data.parts[0]) if num_examples is None else num_examples)
+    key = json.dumps([CONTROLS_VERSION, data.key, threshold, [len(part) for part in data.parts], num_examples])
     path = cache / f"pcc-controls-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
     if not path.is_file():
-        measured = _measured(data, threshold)
+        measured = _measured(data, threshold, num_examples)
         with replacing(path) as file:
             np.savez(file, **measured)  # type: ignore[arg-type]
     with np.load(path, allow_pickle=False) as stored:
@@ -57,34 +62,62 @@ def control_columns(data: CompletionData, *, threshold: float, cache: Path) -> M
     return columns
 
 
-def _measured(data: CompletionData, threshold: float) -> dict[str, np.ndarray]:
-    """The columns of both controls, by "<control>.<column>"."""
+def _measured(data: CompletionData, threshold: float, num_examples: int) -> dict[str, np.ndarray]:
+    """The columns of all controls, by "<control>.<column>"."""
     test = data.parts[2]
-    means = mean_shapes(data)
+    means, known = mean_shapes(data, num_examples), KnownShapes(data, num_examples)
     found: dict[str, list[np.ndarray]] = {}
     for index in range(len(test)):
         example = test[index]
-        at_home = [x * example.scale + example.centre for x in (example.partial, means[test.category_of(index)])]
+        clouds = {
+            "partial": example.partial[~example.padding],
+            "mean_shape": means[test.category_of(index)],
+            "nearest_shape": known.nearest(example),
+        }
         target = (example.complete * example.scale + example.centre)[None]
-        seen = at_home[0][~example.padding]
-        for control, cloud in (("partial", seen), ("mean_shape", at_home[1])):
-            for column, value in columns_of(cloud[None], target, threshold=threshold).items():
+        for control, cloud in clouds.items():
+            at_home = (cloud * example.scale + example.centre)[None]
+            for column, value in columns_of(at_home, target, threshold=threshold).items():
                 found.setdefault(f"{control}.{column}", []).append(value.numpy())
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def mean_shapes(data: CompletionData) -> list[Tensor]:
+class KnownShapes:
+    """Training examples among which the control ``nearest_shape`` looks."""
+
+    def __init__(self, data: CompletionData, num_examples: int) -> None:
+        train = data.parts[0]
+        examples = [train[index] for index in range(min(num_examples, CANDIDATES))]
+        self.partial = torch.stack([example.partial[:COMPARED] for example in examples])
+        self.padding = torch.stack([example.padding[:COMPARED] for example in examples])
+        self.complete = [example.complete for example in examples]
+
+    def nearest(self, example: Example) -> Tensor:
+        """The complete cloud (num_target, 3) of the example with the most similar partial cloud, measured by CD-L1.
+
+        All clouds are in the model's frame.
+        """
+        partial, padding = (
+            x[:COMPARED].expand(len(self.partial), *x[:COMPARED].shape) for x in (example.partial, example.padding)
+        )
+        distances = nearest_distances(self.partial, partial, predicted_padding=self.padding, target_padding=padding)
+        return self.complete[int(chamfer_l1_of(distances).argmin())]
+
+
+def mean_shapes(data: CompletionData, num_examples: int) -> list[Tensor]:
     """One cloud (num_target, 3) for each category, in the frame that a partial cloud gives.
 
     Its points are the means of k-means over the points of the category's training shapes: a (locally) best cloud of this
-    size, measured by the mean squared distance from those points to it.
+    size, measured by the mean squared distance from those points to it.  A category of which the first num_examples have no
+    shape gets the mean of all categories.
     """
     train = data.parts[0]
-    everything = range(0, len(train), max(1, len(train) // SHAPES))
-    return [
-        _mean_shape([train[i].complete for i in train.shapes_of(category, SHAPES) or everything])
-        for category in range(len(data.categories))
-    ]
+    everything = range(0, num_examples, max(1, num_examples // SHAPES))
+    means = []
+    for category in range(len(data.categories)):
+        own = [index for index in train.shapes_of(category, SHAPES) if index < num_examples]
+        means.append(_mean_shape([train[index].complete for index in own or everything]))
+    return means
 
 
 def _mean_shape(clouds: Sequence[Tensor]) -> Tensor:

@@ -16,10 +16,13 @@ from torch import Tensor
 from benchmark.files import replacing
 from benchmark.interface import Splits
 from benchmark.settings import Settings
+from benchmark.settings.messages import shortened
+from tasks.folders import folders_in
 from tasks.point_cloud_completion.grouping import Groups, GroupSizes, find_groups
+from tasks.point_cloud_completion.racks import make_rack, scan_rack
 from tasks.point_cloud_completion.scan import sample_surface, view_direction, visible_points
 from tasks.point_cloud_completion.solids import SOLIDS, Mesh, make_solid, unit_box
-from tasks.point_cloud_completion.sources import PARTS, Shape, ShapeSet, find_shapes, read_pair
+from tasks.point_cloud_completion.sources import PARTS, Shape, ShapeSet, find_shapes, is_shape_set, read_pair
 
 DATA_VERSION = 1  # raised when the same settings give other clouds; the cached file's name depends on it
 MIN_POINTS = 16  # of a partial cloud; a neighbourhood of the published grouper has as many
@@ -29,8 +32,12 @@ MAX_RESOLUTION = 1024
 class DataSettings(Settings):
     """Which shapes are read or made, how many of their points, and the model's frame of coordinates."""
 
+    name: Literal["solids", "racks"] = Field(
+        default="solids", description="the embedded shapes, which serve where there is neither a data root nor a folder"
+    )
     folder: str | None = Field(
-        default=None, description="in pcc/ of the data root, or a path; null: sweethome3d if there is a data root"
+        default=None,
+        description="in pcc/ of the data root, or a path; null: sweethome3d of the data root, or the only set that it has",
     )
     num_shapes: int = Field(default=512, ge=1, description="number of embedded shapes for training")
     num_eval_shapes: int = Field(default=64, ge=1, description="number of embedded shapes for validation, and for test")
@@ -150,7 +157,7 @@ def load_completion_data(
     found = find_shapes(folder, data_root if is_inside else None)
     counts = {part: len(found.parts[part]) for part in PARTS}
     details = {"layout": found.layout, "shapes": counts, **found.notes, **_details(settings)}
-    key = [found.fingerprint, settings.model_dump(exclude={"folder", "num_shapes", "num_eval_shapes"})]
+    key = [found.fingerprint, settings.model_dump(exclude={"name", "folder", "num_shapes", "num_eval_shapes"})]
     parts: tuple[Prepared | OnDemand, ...]
     if found.layout != "meshes":
         parts = tuple(OnDemand(found.parts[part], found.categories, settings) for part in PARTS)
@@ -200,16 +207,31 @@ def check_partial(partial: np.ndarray, origin: str) -> None:
 
 def _folder(settings: DataSettings, data_root: Path | None) -> Path | None:
     """The folder of the real data; None for the embedded data."""
-    if data_root is None and settings.folder is None:
-        return None
-    name = settings.folder or "sweethome3d"
+    if settings.folder is None:
+        return None if data_root is None else _default_folder(data_root)
+    name = settings.folder
     inside = None if data_root is None else data_root / "pcc" / name
     if inside is not None and inside.is_dir():
         return inside
-    if settings.folder is not None and Path(name).is_dir():
+    if Path(name).is_dir():
         return Path(name)
     where = "no such folder" if data_root is None else f"no such folder in {Path(data_root.name) / 'pcc'}"
     raise ValueError(f"data.folder {name}: {where}; give a folder there, or a path")
+
+
+def _default_folder(data_root: Path) -> Path:
+    """The set of a data root that serves where no setting names one: sweethome3d, or else the only set in ``pcc/``."""
+    inside = data_root / "pcc"
+    if (inside / "sweethome3d").is_dir():
+        return inside / "sweethome3d"
+    sets = [folder for folder in folders_in(inside) if is_shape_set(folder)]
+    if len(sets) == 1:
+        return sets[0]
+    where = Path(data_root.name) / "pcc"
+    if not sets:
+        raise ValueError(f"data.folder: no set of shapes in {where}; give a folder there, or a path")
+    names = shortened(", ".join(folder.name for folder in sets), 120)
+    raise ValueError(f"data.folder: {where} has {len(sets)} sets, {names}; choose one with data.folder")
 
 
 class Scan(NamedTuple):
@@ -249,16 +271,17 @@ def _coarse(points: np.ndarray) -> np.ndarray:
 
 def _embedded(settings: DataSettings, sizes: GroupSizes, cache: Path) -> CompletionData:
     key = ["embedded", settings.model_dump(exclude={"folder"}), sizes]
-    arrays = _cached(cache, key, lambda: _scan_all(_solids(settings), settings, sizes))
+    make, categories, layout = EMBEDDED[settings.name]
+    arrays = _cached(cache, key, lambda: _scan_all(make(settings), settings, sizes))
     parts = tuple(Prepared(_of_part(arrays, part), settings.frame) for part in PARTS)
     digest = hashlib.sha256()
     for part in parts:
         for array in (part.partial, part.counts, part.complete, part.shape, part.category):
             digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).tobytes())
-    details = {"layout": "procedural solids", **_details(settings), **_counts(parts)}
+    details = {"layout": layout, **_details(settings), **_counts(parts)}
     train, validation, test = parts
     splits = Splits(train, validation, test, "embedded", digest.hexdigest(), True, details)
-    return CompletionData(splits, parts, tuple(SOLIDS), _digest(key))
+    return CompletionData(splits, parts, categories, _digest(key))
 
 
 def _solids(settings: DataSettings) -> Iterator[tuple[str, Scan]]:
@@ -271,6 +294,24 @@ def _solids(settings: DataSettings) -> Iterator[tuple[str, Scan]]:
             mesh = make_solid(names[index % len(names)], rng)
             partials, complete = scan_mesh(mesh, views, settings, rng)
             yield part, Scan(partials, complete, index % len(names), "embedded")
+
+
+def _racks(settings: DataSettings) -> Iterator[tuple[str, Scan]]:
+    """The part and the scan of each rack."""
+    for number, part in enumerate(PARTS):
+        views = settings.num_views if part == "train" else 1
+        for index in range(settings.num_shapes if part == "train" else settings.num_eval_shapes):
+            rng = np.random.default_rng([settings.seed, number, index])
+            partials, complete = scan_rack(make_rack(rng), settings.num_input, settings.num_target, views, rng)
+            # Seen points are multiples of a power of 1/2, which single precision holds exactly.
+            yield part, Scan([seen.astype(np.float32) for seen in partials], _coarse(complete), 0, "embedded")
+
+
+# name -> what makes the scans, the categories, and the layout as records name it
+EMBEDDED: dict[str, tuple[Callable[[DataSettings], Iterator[tuple[str, Scan]]], tuple[str, ...], str]] = {
+    "solids": (_solids, tuple(SOLIDS), "procedural solids"),
+    "racks": (_racks, ("rack",), "procedural racks of bars"),
+}
 
 
 def _read_meshes(found: ShapeSet, settings: DataSettings) -> Iterator[tuple[str, Scan]]:

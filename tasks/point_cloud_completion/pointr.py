@@ -38,8 +38,10 @@ class PoinTr(nn.Module):
     num_centres, num_proxies, num_neighbours   sizes of the grouper (``GroupSizes``)
     group_dims      widths of the grouper's input map and of its four edge convolutions
     num_queries     number of coarse points; each becomes a patch of fold_size² points
-    global_dim      width of the one feature that describes the whole cloud
+    global_dim      width of the one feature that describes the whole cloud; 0: there is none, and the queries start from
+                    learnt places and features, so that only the cross-attention tells them about the input
     fold_dim        width of the folding maps
+    num_frequencies so many waves of each coordinate stand beside it where a proxy's place is mapped
     num_branches    so many first blocks of encoder and decoder have a branch of neighbours beside the attention
     """
 
@@ -62,13 +64,15 @@ class PoinTr(nn.Module):
         global_dim: int = 1024,
         fold_dim: int = 256,
         num_branches: int = 1,
+        num_frequencies: int = 0,
     ) -> None:
         super().__init__()
         self.sizes = GroupSizes(num_centres, num_proxies, num_neighbours, QUERY_NEIGHBOURS)
-        self.num_queries = num_queries
+        self.has_branches = num_branches > 0
         self.grouper = Grouper(group_dims)
         self.proxy_map = PointMap(group_dims[-1], embed_dim, embed_dim)
-        self.position_map = PointMap(3, 128, embed_dim)
+        self.num_frequencies = num_frequencies
+        self.position_map = PointMap(3 + 6 * num_frequencies, 128, embed_dim)
 
         def site(pattern: Pattern, max_length: int, layer: int) -> NeighbourAttention:
             attention = attention_for(
@@ -86,19 +90,11 @@ class PoinTr(nn.Module):
             return DecoderBlock(own, cross, Mlp(embed_dim, int(embed_dim * mlp_ratio)), embed_dim, drop_path)
 
         self.encoder = nn.ModuleList(map(encoder_block, range(num_encoder_layers)))
-        self.global_map = PointMap(embed_dim, global_dim, global_dim)
-        self.coarse_head = nn.Sequential(
-            nn.Linear(global_dim, global_dim), nn.ReLU(), nn.Linear(global_dim, 3 * num_queries)
-        )
-        self.query_head = nn.Sequential(
-            nn.Linear(global_dim + 3, global_dim),
-            nn.LeakyReLU(SLOPE),
-            nn.Linear(global_dim, global_dim),
-            nn.LeakyReLU(SLOPE),
-            nn.Linear(global_dim, embed_dim),
+        self.queries = (
+            QueriesOfCloud(num_queries, embed_dim, global_dim) if global_dim else Queries(num_queries, embed_dim)
         )
         self.decoder = nn.ModuleList(map(decoder_block, range(num_decoder_layers)))
-        self.result_map = PointMap(embed_dim, global_dim, global_dim)
+        self.result_map = PointMap(embed_dim, global_dim, global_dim) if global_dim else None
         self.reduce = nn.Linear(global_dim + embed_dim + 3, embed_dim)
         self.fold = Fold(embed_dim, fold_dim, fold_size)
 
@@ -114,22 +110,62 @@ class PoinTr(nn.Module):
         if groups is None:
             groups = find_groups(points, self.sizes, padding=padding)
         features, at_proxies, padding = self.grouper(points, padding, groups, self.sizes.num_proxies)
-        x, position = self.proxy_map(features, padding), self.position_map(at_proxies, padding)
+        x = self.proxy_map(features, padding)
+        position = self.position_map(with_waves(at_proxies, self.num_frequencies), padding)
         for block in self.encoder:
             x = block(x + position, groups.among_proxies, padding)  # (b, m, e)
 
-        cloud = _maximum(self.global_map(x, padding), padding)  # (b, global_dim)
-        coarse = rearrange(self.coarse_head(cloud), "b (q c) -> b q c", c=3).float()
-        q = self.query_head(_beside(cloud, coarse.to(cloud.dtype)))
-        among_queries = neighbours(coarse, coarse, QUERY_NEIGHBOURS)
-        of_queries = neighbours(coarse, at_proxies, QUERY_NEIGHBOURS, source_padding=padding)
+        coarse, q = self.queries(x, padding)
+        among_queries = neighbours(coarse, coarse, QUERY_NEIGHBOURS) if self.has_branches else None
+        of_queries = (
+            neighbours(coarse, at_proxies, QUERY_NEIGHBOURS, source_padding=padding) if self.has_branches else None
+        )
         for block in self.decoder:
             q = block(q, x, among_queries, of_queries, padding)  # (b, q, e)
 
-        cloud = _maximum(self.result_map(q), None)
-        q = self.reduce(torch.cat((_beside(cloud, q), coarse.to(q.dtype)), dim=2))
+        if self.result_map is not None:
+            q = _beside(_maximum(self.result_map(q), None), q)
+        q = self.reduce(torch.cat((q, coarse.to(q.dtype)), dim=2))
         patches = self.fold(q).float() + coarse[:, :, None]
         return Completion(coarse, patches.flatten(1, 2))
+
+
+class QueriesOfCloud(nn.Module):
+    """PoinTr's queries: the maximum over proxies gives one feature of the cloud, and this gives places and features."""
+
+    def __init__(self, num_queries: int, embed_dim: int, global_dim: int) -> None:
+        super().__init__()
+        self.global_map = PointMap(embed_dim, global_dim, global_dim)
+        self.coarse_head = nn.Sequential(
+            nn.Linear(global_dim, global_dim), nn.ReLU(), nn.Linear(global_dim, 3 * num_queries)
+        )
+        self.query_head = nn.Sequential(
+            nn.Linear(global_dim + 3, global_dim),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(global_dim, global_dim),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(global_dim, embed_dim),
+        )
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The coarse points, float32 (b, q, 3), and the queries (b, q, e).  x: (b, m, e).  padding: bool (b, m)."""
+        cloud = _maximum(self.global_map(x, padding), padding)  # (b, global_dim)
+        coarse = rearrange(self.coarse_head(cloud), "b (q c) -> b q c", c=3).float()
+        return coarse, self.query_head(_beside(cloud, coarse.to(cloud.dtype)))
+
+
+class Queries(nn.Module):
+    """Queries that are the same for every cloud: learnt places and features."""
+
+    def __init__(self, num_queries: int, embed_dim: int) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.rand(num_queries, 3) - 0.5)
+        self.features = nn.Parameter(torch.randn(num_queries, embed_dim))
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """The coarse points, float32 (b, q, 3), and the queries (b, q, e).  x: (b, m, e), of which only the size counts."""
+        coarse, q = (values.expand(len(x), -1, -1) for values in (self.places.float(), self.features.to(x.dtype)))
+        return coarse, q
 
 
 class Grouper(nn.Module):
@@ -240,13 +276,12 @@ class NeighbourAttention(nn.Module):
         self.map = nn.Linear(2 * embed_dim, embed_dim) if branch else None
         self.merge = nn.Linear(2 * embed_dim, embed_dim) if branch else None
 
-    def forward(self, query: Tensor, source: Tensor, neighbours: Tensor, padding: Tensor | None) -> Tensor:
-        """query: (b, n, e).  source: (b, m, e).  neighbours: (b, n, k), indices into source.  padding: bool (b, m).
-
-        Returns (b, n, e).
+    def forward(self, query: Tensor, source: Tensor, neighbours: Tensor | None, padding: Tensor | None) -> Tensor:
+        """query: (b, n, e).  source: (b, m, e).  neighbours: (b, n, k), indices into source; a layer without
+        branch needs none.  padding: bool (b, m).  Returns (b, n, e).
         """
         attended = self.attention(query, source, key_padding_mask=padding)
-        if self.map is None or self.merge is None:
+        if self.map is None or self.merge is None or neighbours is None:
             return attended
         ahead, own = self.map.weight.chunk(2, dim=1)  # the map takes (f_j − f_i, f_i), as in EdgeConvolution
         near = gather(F.linear(source, ahead), neighbours).amax(2) + F.linear(query, own - ahead, self.map.bias)
@@ -281,7 +316,7 @@ class DecoderBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, q: Tensor, source: Tensor, among_queries: Tensor, of_queries: Tensor, padding: Tensor | None
+        self, q: Tensor, source: Tensor, among_queries: Tensor | None, of_queries: Tensor | None, padding: Tensor | None
     ) -> Tensor:
         """q: (b, n, e).  source: (b, m, e).  padding: bool (b, m), of the source.  Returns (b, n, e).
 
@@ -335,6 +370,18 @@ class FoldMap(nn.Module):
         of_seed, of_feature = self.map.weight.split((self.seed_dim, features.shape[-1]), dim=1)
         hidden = F.linear(seeds, of_seed) + F.linear(features, of_feature, self.map.bias)[:, :, None]
         return self.rest(hidden.flatten(0, 2)).unflatten(0, seeds.shape[:3])
+
+
+def with_waves(points: Tensor, num: int) -> Tensor:
+    """The coordinates, then sine and cosine of them times π, 2 π, 4 π, …, ``num`` frequencies (Tancik et al., 2020).
+
+    Places that are close together differ little in their coordinates, but much in waves of a high frequency.
+    points: (b, n, 3).  Returns (b, n, 3 + 6 · num).
+    """
+    if not num:
+        return points
+    angles = points[..., None] * (torch.pi * 2 ** torch.arange(num, device=points.device))
+    return torch.cat((points, angles.sin().flatten(2), angles.cos().flatten(2)), dim=2)
 
 
 def _maximum(x: Tensor, padding: Tensor | None) -> Tensor:

@@ -54,6 +54,14 @@ class ShapeSet(NamedTuple):
     notes: dict[str, Any]
 
 
+def is_shape_set(folder: Path) -> bool:
+    """Whether a folder looks like a set of shapes in one of the three layouts; its files are not read."""
+    lists = folder / "ShapeNet-55" if (folder / "ShapeNet-55").is_dir() else folder
+    if (folder / "train" / "complete").is_dir() or (lists / "train.txt").is_file():
+        return True
+    return any((category / "train").is_dir() for category in folders_in(folder))
+
+
 def find_shapes(folder: Path, top: Path | None = None) -> ShapeSet:
     """The shapes of a folder, whose layout is recognised.
 

@@ -47,8 +47,18 @@ class ModelSettings(Settings):
     group_dims: tuple[int, ...] = Field(default=(8, 32, 64, 64, 128), min_length=5, max_length=5)
     num_queries: int = Field(default=224, ge=1, description="coarse points: the decoder's tokens")
     fold_size: int = Field(default=8, ge=1, description="each query becomes a patch of fold_size² points")
-    global_dim: int = Field(default=1024, ge=1)
+    global_dim: int = Field(
+        default=1024,
+        ge=0,
+        description="width of the feature of the whole cloud; 0: none, and the queries start from learnt places",
+    )
     fold_dim: int = Field(default=256, ge=2, multiple_of=2)
+    num_frequencies: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="waves of each coordinate in the map of a proxy's place; 0: coordinates alone",
+    )
     num_branches: int = Field(default=1, ge=0, description="so many first blocks have a branch of neighbours")
 
     @model_validator(mode="after")
@@ -106,7 +116,7 @@ class PointCloudCompletion:
     """The task; ``load_data`` comes before all other methods."""
 
     name = "point_cloud_completion"
-    version = 1
+    version = 2
     backbones = {"pointr": ("noncausal_self", "noncausal_cross")}
     settings_of = {"pointr": CompletionSettings}
     metrics = {
@@ -193,8 +203,13 @@ class PointCloudCompletion:
         )
 
     def controls(self) -> Mapping[str, Columns]:
-        """``partial`` and ``mean_shape`` on the test clouds."""
+        """``partial``, ``mean_shape`` and ``nearest_shape`` on the test clouds."""
         return control_columns(self.data, threshold=self.settings.eval.threshold, cache=self.cache)
+
+    def controls_after(self, num_examples: int) -> Mapping[str, Columns]:
+        """``controls()`` of rules that have read only the first ``num_examples`` training examples."""
+        threshold = self.settings.eval.threshold
+        return control_columns(self.data, threshold=threshold, cache=self.cache, num_examples=num_examples)
 
     def tokens(self, batch: CompletionBatch) -> int:
         """The number of proxies and queries that encoder and decoder read."""

@@ -17,10 +17,12 @@ from benchmark.files import replacing, write_bytes
 from benchmark.interface import Splits
 from benchmark.settings import Settings
 from benchmark.settings.messages import shortened
+from tasks.folders import folders_in, named
 from tasks.language_modeling.data import cache_key, find_modules
 from tasks.language_modeling.tokens import PieceTokenizer, load_bpe, train_bpe
+from tasks.summarization import reports
 from tasks.summarization.docstrings import Target, find_definitions
-from tasks.summarization.metrics import dropped_share
+from tasks.summarization.metrics import dropped_share, sentences
 from tasks.summarization.pairs import Pair
 from tasks.summarization.sources import (
     MULTI_NEWS_ADVICE,
@@ -33,7 +35,9 @@ from tasks.summarization.sources import (
 )
 
 Truncate = Literal["documents", "head"]
-LEAD_SENTENCES = {"embedded": 1, "scitldr": 1, "qmsum": 3, "multi_news": 3, "own": 3}  # what the control lead takes
+# How many sentences of each document the control lead takes; for other data, as many as their summaries usually have.
+LEAD_SENTENCES = {"reports": 1, "docstrings": 1, "scitldr": 1, "qmsum": 3, "multi_news": 3}
+EMBEDDED = ("reports", "docstrings")
 TRUNCATION = {
     "documents": "each document gives as many first tokens as the others, and what a shorter one leaves goes to them",
     "head": "the first tokens of question and documents in their order",
@@ -43,8 +47,8 @@ TRUNCATION = {
 class DataSettings(Settings):
     """Which pairs are read, and how they are tokenised and cut."""
 
-    name: Literal["auto", "embedded", "scitldr", "qmsum", "multi_news", "own"] = Field(
-        default="auto", description="auto: scitldr with a data root, embedded without one"
+    name: Literal["auto", "reports", "docstrings", "scitldr", "qmsum", "multi_news", "own"] = Field(
+        default="auto", description="auto: reports without a data root; with one scitldr, or the only set in its sum/"
     )
     folder: str | None = Field(
         default=None,
@@ -52,8 +56,8 @@ class DataSettings(Settings):
     )
     source_column: str = Field(default="source", description="own data: column or key of the texts")
     target_column: str = Field(default="target", description="own data: column or key of the summaries")
-    target: Target = Field(default="sentence", description="embedded data: how much of a docstring is the summary")
-    signature: bool = Field(default=False, description="embedded data: put the def or class line before the body")
+    target: Target = Field(default="sentence", description="docstrings: how much of a docstring is the summary")
+    signature: bool = Field(default=False, description="docstrings: put the def or class line before the body")
     vocab_size: int = Field(default=4096, ge=259, le=2**20, description="of BPE, with begin and end mark")
     max_source_tokens: int = Field(ge=2, description="with the end mark")
     max_target_tokens: int = Field(ge=2, description="with the end mark; in training and in generation")
@@ -115,6 +119,7 @@ class Summaries(NamedTuple):
     splits: Splits
     tokenizer: PieceTokenizer
     end: int  # the end mark; ``tokenizer.begin`` is the begin mark
+    longest_source: int  # tokens
     lead_sentences: int  # how many sentences of each document the control takes
 
     @property
@@ -172,45 +177,93 @@ def load_summaries(settings: DataSettings, data_root: Path | None, cache: Path) 
         "rouge": "rouge-score 0.1.2, its tokenizer (a-z and 0-9), Porter stemmer, sentences by newlines and Punkt",
         "letters_unseen_by_rouge": dropped,
     }
-    embedded = texts.kind == "embedded"
+    embedded = texts.kind in EMBEDDED
     splits = Splits(
         examples["train"], examples["validation"], examples["test"], texts.name, texts.fingerprint, embedded, details
     )
-    return Summaries(splits, tokenizer, end, LEAD_SENTENCES[texts.kind])
+    longest = max(sizes[part]["source_longest"] for part in PARTS)
+    return Summaries(splits, tokenizer, end, longest, LEAD_SENTENCES.get(texts.kind) or _usual_sentences(texts))
+
+
+def _usual_sentences(texts: Texts) -> int:
+    """The median number of sentences of the validation part's summaries, at least 1."""
+    counts = [len(sentences(reference)) for pair in texts.parts["validation"] for reference in pair.references]
+    return max(1, int(np.median(counts)))
 
 
 def read_texts(settings: DataSettings, data_root: Path | None, cache: Path) -> Texts:
     """Reads the pairs that the settings name.  Raises ValueError where a folder or a data root is missing."""
-    kind = settings.name
+    kind: str = settings.name
+    only = None
     if kind == "auto":
-        kind = "embedded" if data_root is None else "scitldr"
-    _refuse_unread(settings, kind)
-    if kind == "embedded":
-        return _embedded(settings, cache)
+        _refuse_unread(settings, kind, "folder")
+        kind, only = ("reports", None) if data_root is None else find_set(data_root)
+    _refuse_unread(settings, kind, *READ_BY)
+    if kind == "reports":
+        return _reports(settings)
+    if kind == "docstrings":
+        return _docstrings(settings, cache)
     if kind in ("scitldr", "qmsum"):
         if data_root is None:
             raise ValueError(f"data.name {kind}: needs a data root with sum/{kind}/ (--data-root)")
         read = read_scitldr if kind == "scitldr" else read_qmsum
         return _limited(read(data_root), kind, kind, settings)
-    folder = _folder(settings.folder or ("multi_news" if kind == "multi_news" else None), data_root, kind)
+    name = settings.folder or only or ("multi_news" if kind == "multi_news" else None)
+    folder = _folder(name, data_root, kind)
     if kind == "multi_news":
         return _limited(read_multi_news(folder), kind, kind, settings)
     columns = (settings.source_column, settings.target_column)
     return _limited(read_own(folder, *columns), folder.name, kind, settings)._replace(chosen=columns)
 
 
-def _refuse_unread(settings: DataSettings, kind: str) -> None:
-    """Raises ValueError for a setting that says where the data are, and that data of this kind have no use for."""
-    for name, kinds in (
-        ("folder", ("multi_news", "own")),
-        ("source_column", ("own",)),
-        ("target_column", ("own",)),
-    ):
+def find_set(data_root: Path) -> tuple[str, str | None]:
+    """What ``auto`` takes from ``sum/`` of a data root: a value of ``data.name``, and the folder for those that need one.
+
+    It takes scitldr if that is there, else the only set.  Raises ValueError, which names what there is, if there are several
+    sets or none.
+    """
+    found = {path.name: kind for path in folders_in(data_root / "sum") if (kind := _kind_of(path)) is not None}
+    if "scitldr" in found:
+        return "scitldr", None
+    if not found:
+        raise ValueError(
+            "sum/ of the data root: has no set; scitldr/, qmsum/, or a folder with {train,validation,test}.jsonl, .csv, or "
+            ".src and .tgt is wanted there"
+        )
+    if len(found) > 1:
+        options = [f"data.name={kind}" + (f" data.folder={name}" * (kind != name)) for name, kind in found.items()]
+        raise ValueError(f"sum/ of the data root: has several sets; choose one: {shortened(' or '.join(options), 200)}")
+    ((name, kind),) = found.items()
+    return kind, name if kind in READ_BY["folder"] else None
+
+
+def _kind_of(folder: Path) -> str | None:
+    """The value of ``data.name`` that reads a folder; None for a folder without a training part."""
+    if folder.name in ("scitldr", "qmsum"):
+        return folder.name
+    if (folder / "train.src").is_file():
+        return "multi_news"
+    return "own" if any(named(folder, f"train{ending}") for ending in (".jsonl", ".csv")) else None
+
+
+# Settings that only some kinds of data read.
+READ_BY: dict[str, tuple[str, ...]] = {
+    "folder": ("multi_news", "own"),
+    "source_column": ("own",),
+    "target_column": ("own",),
+    "target": ("docstrings",),
+    "signature": ("docstrings",),
+}
+
+
+def _refuse_unread(settings: DataSettings, kind: str, *names: str) -> None:
+    """Raises ValueError if one of these settings is given, and data of this kind have no use for it."""
+    for name in names:
         value = getattr(settings, name)
-        if kind not in kinds and value != DataSettings.model_fields[name].default:
+        if kind not in READ_BY[name] and value != DataSettings.model_fields[name].default:
             raise ValueError(
                 f"data.{name} {shortened(repr(value))}: data.name {kind} doesn't read it; it is for data.name "
-                f"{' and '.join(kinds)}"
+                f"{' and '.join(READ_BY[name])}"
             )
 
 
@@ -247,7 +300,13 @@ def _limited(data: RealData, name: str, kind: str, settings: DataSettings) -> Te
     return Texts(parts, name, kind, data.fingerprint, {**data.details, "pairs_of_each_part": details})
 
 
-def _embedded(settings: DataSettings, cache: Path) -> Texts:
+def _reports(settings: DataSettings) -> Texts:
+    parts = reports.make_reports(_limits(settings))
+    details = {"source": "a line for each role", "summary": "four people, for one of four readers"}
+    return Texts(parts, "embedded", "reports", reports.fingerprint(parts), details)
+
+
+def _docstrings(settings: DataSettings, cache: Path) -> Texts:
     modules, limits = find_modules(), _limits(settings)
     key = cache_key("v2", modules.fingerprint, settings.target, settings.signature, limits)
     path = cache / f"sum-{key}.json"
@@ -264,7 +323,7 @@ def _embedded(settings: DataSettings, cache: Path) -> Texts:
     if settings.target == "docstring":
         details["summary"] = "the docstring"
     digest = hashlib.sha256(f"{modules.fingerprint} {key}".encode()).hexdigest()
-    return Texts(parts, "embedded", "embedded", digest, details)
+    return Texts(parts, "embedded", "docstrings", digest, details)
 
 
 def _tuples(value: Any) -> Any:

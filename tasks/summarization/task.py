@@ -110,7 +110,7 @@ class Summarization:
     """The task: the source is read once, the summary is written token by token (PROTOCOL.md)."""
 
     name = "summarization"
-    version = 1
+    version = 2
     backbones = {"transformer": ("noncausal_self", "causal_self", "causal_cross")}
     settings_of = {"transformer": SummarizationSettings}
     metrics = {
@@ -159,7 +159,7 @@ class Summarization:
         return Transformer(
             attention_for,
             vocab_size=self.data.vocab_size,
-            max_source_length=self.settings.data.max_source_tokens,
+            max_source_length=self.data.longest_source,
             max_target_length=self.settings.data.max_target_tokens,
             **sizes,
         )
@@ -239,9 +239,10 @@ class Summarization:
     def _summaries(self, model: Any, memory: Tensor, padding: Tensor | None) -> dict[str, list[Hypothesis]]:
         """Suffix of the columns -> summaries: those that end by themselves, and those with a forced minimum length."""
         state, evaluation = model.init_state(memory, padding), self.settings.eval
-        found: dict[str, list[Hypothesis]] = {}
-        for suffix, min_length in (("", evaluation.min_tokens), ("_forced", evaluation.forced_min_tokens)):
-            found[suffix] = beam_search(
+        found: dict[int, list[Hypothesis]] = {}
+        wanted = {"": evaluation.min_tokens, "_forced": max(evaluation.min_tokens, evaluation.forced_min_tokens)}
+        for min_length in set(wanted.values()):
+            found[min_length] = beam_search(
                 model,
                 state,
                 len(memory),
@@ -249,10 +250,10 @@ class Summarization:
                 end=self.data.end,
                 beam_size=evaluation.beam_size,
                 length_penalty=evaluation.length_penalty,
-                min_length=max(min_length, evaluation.min_tokens),
+                min_length=min_length,
                 max_length=self.settings.data.max_target_tokens,
             )
-        return found
+        return {suffix: found[min_length] for suffix, min_length in wanted.items()}
 
 
 def lead(pair: Pair, count: int) -> str:

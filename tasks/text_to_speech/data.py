@@ -55,9 +55,14 @@ class DataSettings(Settings):
     longest_train_seconds: float | None = Field(
         default=None, gt=0, description="longer utterances are left out of training, never of validation or test"
     )
+    name: synthetic.Grammar = Field(
+        default="digits", description="of the embedded data: a name and two digits, or sentences of a small grammar"
+    )
     voices: tuple[str, ...] = Field(default=("f", "m"), description="of the embedded data")
     rates: tuple[str, ...] = Field(default=("slow", "plain", "fast"), description="of the embedded data")
-    long: bool = Field(default=False, description="embedded sentences have four parts, not three")
+    long: bool = Field(
+        default=False, description="embedded sentences have four parts, not three; digits have no long form"
+    )
     seed: int = Field(default=0, ge=0)
 
     @field_validator("voices", "rates")
@@ -157,7 +162,7 @@ _Loaded = tuple[_Source, _Parts, _Compared]
 
 def _load_embedded(settings: DataSettings, cache: Path, vocoders: Sequence[Vocoder]) -> _Loaded:
     sizes = (settings.num_train, settings.num_validation, settings.num_test)
-    chosen = {name: getattr(settings, name) for name in ("voices", "rates", "long", "text", "seed")}
+    chosen = {name: getattr(settings, name) for name in ("name", "voices", "rates", "long", "text", "seed")}
     key = _key("embedded", sizes, chosen, version(SPOKEN_FROM), pitch_method())
     path = cache / f"tts-{key}.npz"
     loaded = load_utterances(path)
@@ -193,7 +198,12 @@ def _load_embedded(settings: DataSettings, cache: Path, vocoders: Sequence[Vocod
 def _speak(settings: DataSettings) -> list[synthetic.Sentence]:
     count = settings.num_train + settings.num_validation + settings.num_test
     return synthetic.make_sentences(
-        settings.seed, count, voices=settings.voices, rates=settings.rates, long=settings.long
+        settings.seed,
+        count,
+        grammar=settings.name,
+        voices=settings.voices,
+        rates=settings.rates,
+        long=settings.long,
     )
 
 

@@ -1,11 +1,11 @@
-"""The embedded data: sentences of a small grammar, spoken by espeak-ng in several voices and at several rates.
+"""The embedded data: names with numbers, or sentences, spoken by espeak-ng in several voices and at several rates.
 
 Only the first symbol of an utterance tells voice and rate, so a model must look back to it until the end.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,11 @@ from tasks.text_to_speech.espeak import Espeak, Spoken
 VOICES = {"f": "en-us+f2", "m": "en-us+m3", "d": "en-us", "r": "en-gb-x-rp+f4"}
 RATES = {"slow": 150, "plain": 185, "fast": 220}
 PAUSE = "_"
+Grammar = Literal["digits", "sentences"]
 
+NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Frank", "Greta", "Henry", "Ida", "Jack", "Laura", "Max", "Nora"]
+NAMES += ["Oscar", "Paula", "Tom"]
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SUBJECTS = [
     "the old ship",
     "a grey whale",
@@ -51,9 +55,12 @@ class Sentence(NamedTuple):
     spoken: Spoken
 
 
-def sentence_texts(seed: int, count: int, *, long: bool) -> list[str]:
-    """Distinct sentences in random order.  Raises ValueError if the grammar has too few."""
-    groups = (SUBJECTS, VERBS, PLACES, ENDS) if long else (SUBJECTS, VERBS, PLACES)
+def sentence_texts(seed: int, count: int, *, grammar: Grammar, long: bool) -> list[str]:
+    """Distinct texts in random order: a name and two digits, or sentences of three parts (long: of four).
+
+    Raises ValueError if the grammar has too few.
+    """
+    groups = (NAMES, DIGITS, DIGITS) if grammar == "digits" else (SUBJECTS, VERBS, PLACES, ENDS)[: 3 + long]
     sizes = [len(group) for group in groups]
     total = int(np.prod(sizes))
     if count > total:
@@ -64,10 +71,10 @@ def sentence_texts(seed: int, count: int, *, long: bool) -> list[str]:
 
 
 def make_sentences(
-    seed: int, count: int, *, voices: tuple[str, ...], rates: tuple[str, ...], long: bool
+    seed: int, count: int, *, grammar: Grammar, voices: tuple[str, ...], rates: tuple[str, ...], long: bool
 ) -> list[Sentence]:
-    """Sentences with their sound; equal arguments give equal bytes.  Raises ValueError as ``sentence_texts`` does."""
-    texts = sentence_texts(seed, count, long=long)
+    """Texts with their sound; equal arguments give equal bytes.  Raises ValueError as ``sentence_texts`` does."""
+    texts = sentence_texts(seed, count, grammar=grammar, long=long)
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
     drawn = zip(generator.integers(len(voices), size=count), generator.integers(len(rates), size=count), strict=True)
     espeak = Espeak()

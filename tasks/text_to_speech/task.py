@@ -42,7 +42,7 @@ class TextToSpeech:
     """Speech from text alone, measured against recordings (PROTOCOL.md)."""
 
     name = "text_to_speech"
-    version = 1
+    version = 2
     backbones = {
         "fastspeech2": ("noncausal_self",),
         "transformer_tts": ("noncausal_self", "causal_self", "causal_cross"),
@@ -73,6 +73,11 @@ class TextToSpeech:
             unit="",
             card="absolute error of the standardised log-mel frames with the truth's durations or previous frames given, "
             "mean over frames and bands, then over utterances",
+        ),
+        "loss": mean_of(
+            "loss",
+            unit="",
+            card="the loss that training minimises, with the truth's durations or previous frames given, mean over utterances",
         ),
         "duration_error": mean_of(
             "duration_error", unit="%", card="|synthesised - reference frames| / reference frames, mean over utterances"
@@ -184,7 +189,8 @@ class TextToSpeech:
         named = zip(batch.numbers.tolist(), made, strict=True)
         rows = [self._distortions(self.everyone[number], one.mel) for number, one in named]
         columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
-        columns["mel_l1"] = model.teaching_loss(batch, batch.numbers).mel_error.double()
+        taught = model.teaching_loss(batch, batch.numbers)
+        columns["mel_l1"], columns["loss"] = taught.mel_error.double(), taught.loss.double()
         columns["unstopped"] = torch.tensor([not one.stopped for one in made], dtype=torch.float64)
         return columns
 
@@ -210,14 +216,18 @@ class TextToSpeech:
         }
 
     def controls(self) -> Mapping[str, Columns]:
-        """``mean_frame``, repeated as often as the reference has frames, and ``vocoded_truth``, the vocoder's own loss."""
+        """``mean_frame``, repeated as often as the reference has frames, and ``vocoded_truth``, the vocoder's own error.
+
+        Neither has a training loss, so that column is NaN.
+        """
         path = self.cache / f"tts-{self.speech.key}.{self.vocoders[1].key.replace(' ', '')}.controls.npz"
         rows = load_arrays(path)
         if rows is None:
             found = [self._mean_frame(utterance) for utterance in self.speech.parts[2]]
             rows = {column: np.array([row[column] for row in found]) for column in found[0]}
             save_arrays(path, rows)
-        return {"mean_frame": rows, "vocoded_truth": self._vocoded_truth()}
+        unknown = {"loss": np.full(len(self.speech.parts[2]), np.nan)}
+        return {"mean_frame": {**rows, **unknown}, "vocoded_truth": {**self._vocoded_truth(), **unknown}}
 
     def _mean_frame(self, utterance: Utterance) -> dict[str, float]:
         mel = self.mean.expand_as(utterance.mel)

@@ -35,6 +35,44 @@ def test_streaming_gives_the_logits_of_the_whole(sites, attention, options, posi
     torch.testing.assert_close(torch.cat(pieces, 1), model(tokens), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("splits", [[41], [1] * 41, [0, 7, 0, 1, 33, 0]])
+def test_streaming_carries_the_shifted_tokens(sites, splits):
+    model = build(sites(), token_shift=3).double()
+    tokens = some_tokens(3, 41)
+    state, pieces = model.init_state(3), []
+    for piece in tokens.split(splits, dim=1):
+        logits, state = model.extend(piece, state)
+        pieces.append(logits)
+    torch.testing.assert_close(torch.cat(pieces, 1), model(tokens), rtol=0, atol=1e-9)
+    assert state.recent.equal(tokens[:, -3:])
+
+
+def test_a_token_s_input_has_the_weighted_embeddings_of_the_tokens_before(sites):
+    model = build(sites(), token_shift=2)
+    tokens = some_tokens(2, 6)
+    table, weights = model.embedding.weight * 4, model.shifts  # sqrt(16)
+    model.positions = "attention"
+    found = model._embed(tokens, 0, None)
+    for row in range(2):
+        for place in range(6):
+            expected = table[tokens[row, place]].clone()
+            for distance in range(1, min(2, place) + 1):
+                expected += weights[distance - 1] * table[tokens[row, place - distance]]
+            torch.testing.assert_close(found[row, place], expected)
+    later = model._embed(tokens[:, 4:], 4, tokens[:, 2:4])
+    torch.testing.assert_close(later, found[:, 4:])
+
+
+def test_no_shift_has_no_parameter_and_draws_nothing(sites):
+    torch.manual_seed(3)
+    without = build(sites())
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert without.shifts is None
+    assert build(sites(), token_shift=0).shifts is None
+    assert torch.equal(torch.rand(1), drawn)
+
+
 def test_generating_token_by_token_is_a_loop_over_extend(sites):
     model = build(sites("lavo", window=8))
     prompt = some_tokens(1, 5)
@@ -49,13 +87,13 @@ def test_generating_token_by_token_is_a_loop_over_extend(sites):
 
 @pytest.mark.parametrize(("attention", "options"), ATTENTIONS)
 def test_a_later_token_changes_no_earlier_logit(sites, attention, options):
-    model = build(sites(attention, **options))
     tokens = some_tokens(1, 30)
     changed = tokens.clone()
     changed[:, 20] = (tokens[:, 20] + 1) % 20
-    before, after = model(tokens), model(changed)
-    torch.testing.assert_close(before[:, :20], after[:, :20])
-    assert (before[:, 20:] - after[:, 20:]).abs().amax((0, 2)).min() > 0
+    for model in (build(sites(attention, **options)), build(sites(attention, **options), token_shift=2)):
+        before, after = model(tokens), model(changed)
+        torch.testing.assert_close(before[:, :20], after[:, :20])
+        assert (before[:, 20:] - after[:, 20:]).abs().amax((0, 2)).min() > 0
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,14 @@ def test_blocks_know_nothing_of_each_other():
 def test_contexts_that_do_not_fit_an_integer_are_refused():
     with pytest.raises(ValueError, match="order 4: contexts of a vocabulary of 50257"):
         NGram([np.array([0])], order=4, vocab_size=50257, begin=50256)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_the_likeliest_token_has_the_highest_probability(order):
+    rng = np.random.default_rng(0)
+    model = NGram([rng.integers(0, 4, 300), rng.integers(1, 6, 60)], order=3, vocab_size=8, begin=7)
+    contexts = [np.array(context, dtype=np.int64) for context in ([], [0], [1, 2], [5, 5, 0], [6, 6, 6], [3, 2, 1, 0])]
+    found = model.likeliest(contexts, order)
+    for context, token in zip(contexts, found, strict=True):
+        nats = [model.nats([np.array([*context[-3:], other])], order)[-1] for other in range(7)]
+        assert nats[token] == pytest.approx(min(nats))

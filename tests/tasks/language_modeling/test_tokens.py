@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.language_modeling.tokens import ByteTokenizer, TextCounter, byte_characters, load_bpe, load_gpt2, train_bpe
+from tasks.language_modeling.tokens import (
+    ByteTokenizer,
+    TextCounter,
+    byte_characters,
+    load_bpe,
+    load_gpt2,
+    train_bpe,
+    words_in,
+)
 
 SAMPLES = [
     "",
@@ -130,3 +138,26 @@ def test_unusable_vocabulary_files_are_named(gpt2_folder, tmp_path, file, conten
 def test_bytes_are_numbers_below_the_begin_token():
     (tokens,) = ByteTokenizer().encode([bytes(range(128))])
     np.testing.assert_array_equal(tokens, np.arange(128))
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.text(), min_size=1, max_size=3))
+def test_words_give_back_the_texts_that_they_are_made_of(texts):
+    tokenizer = words_in(encoded(texts), 10_000)
+    for text, tokens in zip(texts, tokenizer.encode(encoded(texts)), strict=True):
+        assert tokenizer.decode(tokens) == text.encode()
+        assert tokenizer.begin not in tokens
+
+
+def test_words_are_words_and_signs_with_the_space_before():
+    tokenizer = words_in([b"The cow of Ada is lost. The goat is lost."], 300)
+    assert tokenizer.pieces == (b" Ada", b" The", b" cow", b" goat", b" is", b" lost", b" of", b".", b"The", b"")
+    assert (tokenizer.begin, tokenizer.vocab_size) == (9, 10)
+    assert TextCounter(tokenizer).num_words(tokenizer.encode([b"The cow is lost. The"])[0], None) == 5
+
+
+def test_words_beyond_the_training_part_or_the_vocabulary_are_refused():
+    with pytest.raises(ValueError, match=r"data\.tokens words: ' horse' is not in the training part"):
+        words_in([b"a cow"], 300).encode([b"a horse"])
+    with pytest.raises(ValueError, match=r"has 3 different words, data\.vocab_size allows 2"):
+        words_in([b"a cow."], 3)

@@ -1,5 +1,7 @@
 """Shapes, views and pairs: even sampling, occlusion, frames, layouts, caching."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -144,7 +146,7 @@ def test_pcn_s_layout_with_several_views(make_task, tmp_path):
     assert batch.groups is None
     model = task.build_model(softmax_sites())
     assert torch.isfinite(task.loss(model, batch).total)
-    assert set(task.controls()) == {"partial", "mean_shape"}
+    assert set(task.controls()) == {"partial", "mean_shape", "nearest_shape"}
     np.save(root / "test" / "partial" / "0269" / "b" / "00.npy", cloud(3, 0))
     with pytest.raises(ValueError, match=r"test/partial.*|0269/b/00\.npy: the partial cloud has 3 points, at least 16"):
         make_task(None, data={"folder": str(root)}).data.parts[2][1]
@@ -178,6 +180,25 @@ def test_bad_folders_are_one_line(make_task, tmp_path, mesh_root):
     (mesh_root / "pcc" / "own" / "chair" / "test" / "0.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"^pcc/own/chair/test/0\.npz: can't be read as NPZ"):
         make_task(mesh_root, data={"folder": "own"})
+
+
+def test_the_only_set_of_a_data_root_needs_no_option(make_task, mesh_root, tmp_path):
+    (mesh_root / "pcc" / "scans-alone" / "partial").mkdir(parents=True)  # no set: it has no training part
+    assert make_task(mesh_root).data.splits.name == "own"
+    (mesh_root / "pcc" / "own").rename(tmp_path / "own")
+    with pytest.raises(
+        ValueError, match=r"^data\.folder: no set of shapes in root/pcc; give a folder there, or a path$"
+    ):
+        make_task(mesh_root)
+    for name in ("first", "second"):
+        shutil.copytree(tmp_path / "own", mesh_root / "pcc" / name)
+    with pytest.raises(
+        ValueError, match=r"^data\.folder: root/pcc has 2 sets, first, second; choose one with data\.folder$"
+    ):
+        make_task(mesh_root)
+    assert make_task(mesh_root, data={"folder": "second"}).data.splits.name == "second"
+    (mesh_root / "pcc" / "second").rename(mesh_root / "pcc" / "sweethome3d")  # the one of shared/data
+    assert make_task(mesh_root).data.splits.name == "sweethome3d"
 
 
 def test_a_mesh_without_thickness_is_fine(mesh_root, make_task):

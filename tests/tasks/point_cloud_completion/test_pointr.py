@@ -1,5 +1,7 @@
 """The model: its size, padding, the order of points, its shortcuts, learning by heart."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 
 from benchmark.multihead import AttentionSites
 from tasks.point_cloud_completion.metrics import chamfer_l1
-from tasks.point_cloud_completion.pointr import EdgeConvolution, FoldMap, NeighbourAttention, PoinTr
+from tasks.point_cloud_completion.pointr import EdgeConvolution, FoldMap, NeighbourAttention, PoinTr, with_waves
 
 from .conftest import SMALL_MODEL, softmax_sites
 
@@ -54,8 +56,20 @@ def test_the_branches_stay_when_the_attention_is_replaced():
         assert all(branch.map.weight.grad.abs().sum() > 0 for branch in branches)
 
 
-def test_every_parameter_learns():
-    model = small_model(num_encoder_layers=2, num_decoder_layers=2)
+def test_without_a_global_feature_only_cross_attention_reads_the_input():
+    points = cloud(2, 48)
+    for attention, differs in (("softmax", True), ("none", False)):
+        sites = AttentionSites(attention, "noncausal_cross", {})
+        torch.manual_seed(0)
+        model = PoinTr(attention_for=sites, **{**SMALL_MODEL, "global_dim": 0, "num_branches": 0}).eval()
+        made = model(points)
+        assert torch.equal(made.coarse[0], made.coarse[1])
+        assert torch.equal(made.dense[0], made.dense[1]) != differs
+
+
+@pytest.mark.parametrize(("global_dim", "num_branches"), [(32, 1), (32, 0), (0, 1), (0, 0)])
+def test_every_parameter_learns(global_dim, num_branches):
+    model = small_model(num_encoder_layers=2, num_decoder_layers=2, global_dim=global_dim, num_branches=num_branches)
     made = model(cloud(3, 48))
     assert made.coarse.shape == (3, 16, 3)
     assert made.dense.shape == (3, 64, 3)
@@ -88,8 +102,9 @@ def test_a_cloud_s_completion_does_not_depend_on_its_batch(batch_size):
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
 
 
-def test_the_order_of_points_changes_nothing():
-    model, points = small_model().eval(), cloud(2, 48)
+@pytest.mark.parametrize("global_dim", [0, 32])
+def test_the_order_of_points_changes_nothing(global_dim):
+    model, points = small_model(global_dim=global_dim).eval(), cloud(2, 48)
     shuffled = points[:, torch.randperm(48, generator=torch.Generator().manual_seed(1))]
     torch.testing.assert_close(model(shuffled).dense, model(points).dense, atol=1e-6, rtol=0)
 
@@ -138,6 +153,16 @@ def test_a_handful_of_clouds_is_learnt_by_heart():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05 * first, (first, loss.item())
+
+
+def test_waves_are_sines_and_cosines_of_doubling_frequency():
+    points = cloud(2, 5).double()
+    made = with_waves(points, 3)
+    assert made.shape == (2, 5, 3 + 6 * 3)
+    for row, point in zip(made[1].tolist(), points[1].tolist(), strict=True):
+        angles = [math.pi * 2**number * coordinate for coordinate in point for number in range(3)]
+        assert row == pytest.approx([*point, *map(math.sin, angles), *map(math.cos, angles)], abs=1e-6)
+    assert with_waves(points, 0) is points
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import yaml
 from benchmark.interface import PRESETS
 from benchmark.running.trainer import evaluate
 from tasks.point_cloud_completion import task as task_module
-from tasks.point_cloud_completion.controls import mean_shapes
+from tasks.point_cloud_completion.controls import KnownShapes, mean_shapes
 from tasks.point_cloud_completion.figures import figures, seen_from_camera
 from tasks.point_cloud_completion.metrics import chamfer_l1
 from tasks.point_cloud_completion.packing import DRAWN_STEP, pack, unpack
@@ -85,7 +85,7 @@ def test_mirroring_moves_pairs_together_and_in_training_alone(make_task):
 def test_controls_score_the_input_and_are_kept_in_the_cache(make_task):
     task = make_task()
     controls = task.controls()
-    assert set(controls) == {"partial", "mean_shape"}
+    assert set(controls) == {"partial", "mean_shape", "nearest_shape"}
     example = task.data.splits.test[1]
     seen = example.partial[~example.padding] * example.scale + example.centre
     truth = example.complete * example.scale + example.centre
@@ -99,8 +99,36 @@ def test_a_mean_shape_of_equal_shapes_is_that_shape(make_task):
     train = task.data.parts[0]
     train.category[:] = 0
     train.shape[:] = 0
-    (mean, *_) = mean_shapes(task.data)
+    (mean, *_) = mean_shapes(task.data, len(train))
     torch.testing.assert_close(mean.sort(0).values, train[0].complete.sort(0).values)
+
+
+def test_the_nearest_shape_is_that_of_the_most_similar_partial_cloud(make_task):
+    task = make_task()
+    train, test = task.data.parts[0], task.data.parts[2]
+    known = KnownShapes(task.data, len(train))
+    for index in range(3):
+        seen = test[index].partial[~test[index].padding]
+        by_distance = [
+            chamfer_l1(example.partial[~example.padding].double(), seen.double()).item()
+            for example in (train[i] for i in range(len(train)))
+        ]
+        assert torch.equal(known.nearest(test[index]), train[int(np.argmin(by_distance))].complete)
+    assert all(torch.equal(known.nearest(train[i]), train[i].complete) for i in range(len(train)))
+
+
+def test_rules_read_no_more_examples_than_the_model(make_task):
+    task = make_task()
+    all_read, few_read = task.controls(), task.controls_after(2)
+    np.testing.assert_array_equal(few_read["partial"]["chamfer_l1"], all_read["partial"]["chamfer_l1"])
+    assert (
+        task.controls_after(10**6)["mean_shape"]["chamfer_l1"].tolist() == all_read["mean_shape"]["chamfer_l1"].tolist()
+    )
+    example, train = task.data.splits.test[0], task.data.parts[0]
+    target = example.complete * example.scale + example.centre
+    known = [1000 * chamfer_l1(train[i].complete * example.scale + example.centre, target).item() for i in range(2)]
+    assert any(few_read["nearest_shape"]["chamfer_l1"][0] == pytest.approx(value, rel=1e-4) for value in known)
+    assert not np.array_equal(few_read["mean_shape"]["chamfer_l1"], all_read["mean_shape"]["chamfer_l1"])
 
 
 def test_curves_draw_without_scoring_the_test_part(make_task):

@@ -85,8 +85,10 @@ def test_more_of_a_docstring_on_request():
     assert summary_of(text, "docstring") == text
 
 
-def test_embedded_parts_share_no_module_and_no_code(tmp_path):
-    splits = load_summaries(small(max_train=60, max_validation=20, max_test=20), None, tmp_path).splits
+def test_docstrings_parts_share_no_module_and_no_code(tmp_path):
+    splits = load_summaries(
+        small(name="docstrings", max_train=60, max_validation=20, max_test=20), None, tmp_path
+    ).splits
     assert splits.embedded
     parts = (splits.train, splits.validation, splits.test)
     assert [len(part) for part in parts] == [60, 20, 20]

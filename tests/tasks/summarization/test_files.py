@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tasks.summarization.data import load_summaries
+from tasks.summarization.data import find_set, load_summaries
 from tasks.summarization.sources import read_own, read_qmsum, read_scitldr
 
 from .conftest import write_lines
@@ -32,7 +32,9 @@ def test_other_columns_of_the_same_files_are_other_tokens(tmp_path):
     ("name", "settings"),
     [
         ("auto", {"folder": "mine"}),
-        ("embedded", {"folder": "mine"}),
+        ("reports", {"folder": "mine"}),
+        ("reports", {"target": "docstring"}),
+        ("docstrings", {"folder": "mine"}),
         ("scitldr", {"folder": "mine"}),
         ("qmsum", {"source_column": "text"}),
         ("multi_news", {"target_column": "text"}),
@@ -103,3 +105,51 @@ def test_a_meeting_with_a_key_twice_is_refused(tmp_path):
         ValueError, match=r"^sum/qmsum/train/m\.json, line 1: the key 'meeting_transcripts' is there twice"
     ):
         read_qmsum(tmp_path)
+
+
+def own_set(root, name):
+    """A folder of a user's own files in sum/ of a data root."""
+    for part in ("train", "validation", "test"):
+        rows = [{"source": f"{name} has words {i}. And more.", "target": f"{name} words {i}."} for i in range(5)]
+        write_lines(root / "sum" / name / f"{part}.jsonl", rows)
+
+
+def test_the_only_set_of_a_data_root_is_used_without_options(tmp_path):
+    own_set(tmp_path, "mine")
+    data = load_summaries(small(), tmp_path, tmp_path / "cache")
+    assert (data.splits.name, data.splits.embedded) == ("mine", False)
+    named = load_summaries(small(name="own", folder="mine"), tmp_path, tmp_path / "cache")
+    assert named.splits.fingerprint == data.splits.fingerprint
+    assert data.lead_sentences == 1  # as many as the summaries have
+
+
+def test_several_sets_are_named_with_the_options_that_choose_one(tmp_path):
+    own_set(tmp_path, "mine")
+    own_set(tmp_path, "yours")
+    (tmp_path / "sum" / "qmsum").mkdir()
+    with pytest.raises(ValueError, match=r"sum/ of the data root: has several sets; choose one: ") as caught:
+        load_summaries(small(), tmp_path, tmp_path / "cache")
+    for option in ("data.name=own data.folder=mine", "data.name=own data.folder=yours", "data.name=qmsum"):
+        assert option in str(caught.value)
+
+
+def test_scitldr_is_taken_from_among_several(tmp_path):
+    own_set(tmp_path, "mine")
+    (tmp_path / "sum" / "scitldr").mkdir()
+    assert find_set(tmp_path) == ("scitldr", None)
+
+
+def test_multi_news_is_known_by_its_files(tmp_path):
+    folder = tmp_path / "sum" / "news"
+    folder.mkdir(parents=True)
+    for part in ("train", "val", "test"):
+        (folder / f"{part}.src").write_text("one ||||| two\n")
+        (folder / f"{part}.tgt").write_text("three four\n")
+    assert find_set(tmp_path) == ("multi_news", "news")
+    assert load_summaries(small(), tmp_path, tmp_path / "cache").splits.name == "multi_news"
+
+
+def test_a_data_root_without_a_set_is_refused_with_what_is_wanted(tmp_path):
+    (tmp_path / "sum" / "empty").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"sum/ of the data root: has no set; scitldr/, qmsum/, or a folder with"):
+        load_summaries(small(), tmp_path, tmp_path / "cache")

@@ -141,3 +141,30 @@ def test_settings_that_do_not_fit_are_refused(groups, message):
 def test_another_backbone_is_refused():
     with pytest.raises(ValueError, match="backbone 'gpt': summarization has transformer"):
         Summarization(settings(), backbone="gpt")
+
+
+def test_the_loss_is_the_cross_entropy_of_the_first_reference_by_hand(own_task):
+    task = own_task(ROWS, model={"label_smoothing": 0.1})
+    model = model_of(task).eval()
+    columns = evaluate(task, model, task.data.splits.test, batch_size=5)
+    nats, counts = [], []
+    for example in task.data.splits.test:
+        target = [task.data.tokenizer.begin, *example.target.tolist()]
+        with torch.no_grad():
+            logits = model(torch.from_numpy(example.source)[None], torch.tensor(target[:-1])[None])[0].numpy()
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        nats.append(-sum(np.log(share[token]) for share, token in zip(shares, target[1:], strict=True)))
+        counts.append(len(example.target))
+    assert columns["nats"] == pytest.approx(nats, rel=1e-5)
+    figure = measured_metrics(task.metrics, columns)["loss"]
+    assert figure.value == pytest.approx(sum(nats) / sum(counts), rel=1e-5)
+    assert (figure.unit, figure.higher_is_better, figure.n) == ("nats/token", False, 5)
+
+
+def test_a_minimum_that_changes_nothing_is_searched_once(own_task):
+    task = own_task(ROWS, eval={"min_tokens": 4, "forced_min_tokens": 2})
+    columns = evaluate(task, model_of(task), task.data.splits.test, batch_size=5)
+    for name in (*TYPES, "length", "cut"):
+        assert columns[name].tolist() == columns[f"{name}_forced"].tolist()
+    assert columns["length_forced"].min() >= 4

@@ -1,5 +1,7 @@
 """Recordings of every kind, the spectrogram by its definition, pitch of known tones, and espeak-ng."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,9 +10,11 @@ import torch
 from tasks.text_to_speech import audio
 from tasks.text_to_speech.espeak import Espeak
 from tasks.text_to_speech.pitch import fill_gaps, pitch, yin
-from tasks.text_to_speech.synthetic import frame_durations, make_sentences
+from tasks.text_to_speech.synthetic import ENDS, frame_durations, make_sentences, sentence_texts
 
 from .conftest import tone
+
+SHA_256 = "7e228a32a8c5baf7e2d111070d9a7fc2a42ba2084bf3a34dbb28d83b7419a454"  # of all names with numbers, a line each
 
 
 @pytest.mark.parametrize(
@@ -119,8 +123,9 @@ def test_mp3_is_read_back():
     assert abs(len(found) - len(samples)) < 3000
 
 
-def test_espeak_says_the_same_again_and_knows_where_its_phonemes_are():
-    chosen = {"voices": ("f", "m"), "rates": ("slow", "fast"), "long": False}
+@pytest.mark.parametrize("grammar", ["digits", "sentences"])
+def test_espeak_says_the_same_again_and_knows_where_its_phonemes_are(grammar):
+    chosen = {"grammar": grammar, "voices": ("f", "m"), "rates": ("slow", "fast"), "long": False}
     first, again = (make_sentences(3, 4, **chosen) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         assert one.text == other.text
@@ -138,3 +143,21 @@ def test_espeak_says_the_same_again_and_knows_where_its_phonemes_are():
     with pytest.raises(ValueError, match="no voice 'xx-none'"):
         Espeak().speak("a", voice="xx-none")
     assert Espeak().phonemes("A ship, at sea.").startswith("ɐ ʃˈɪp")
+
+
+def test_names_with_numbers_are_distinct_and_their_words_stay():
+    texts = sentence_texts(0, 1600, grammar="digits", long=False)
+    assert len(set(texts)) == 1600
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    for text in texts:
+        name, *numbers = text.split()
+        assert name.istitle()
+        assert len(numbers) == 2
+        assert set(numbers) <= set(digits)
+    assert hashlib.sha256("\n".join(texts).encode()).hexdigest() == SHA_256
+    assert sentence_texts(0, 1600, grammar="digits", long=True) == texts
+    short, long = (sentence_texts(0, 1, grammar="sentences", long=long)[0] for long in (False, True))
+    assert not short.endswith(tuple(ENDS))
+    assert long.endswith(tuple(ENDS))
+    with pytest.raises(ValueError, match="1601 utterances: the embedded grammar has 1600 different sentences"):
+        sentence_texts(0, 1601, grammar="digits", long=False)
