@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -78,6 +79,13 @@ class Windows(Sequence[Window]):
             self.times[now - label_len : now + pred_len],
             self.values[now : now + pred_len],
         )
+
+    def thinned(self, count: int) -> Windows:
+        """At most ``count`` of these windows, at even distances; all of them if they are no more."""
+        starts = self.forecast_starts
+        thinner = copy.copy(self)
+        thinner.forecast_starts = starts[:: -(-len(starts) // max(1, min(count, len(starts))))]
+        return thinner
 
     def histories(self) -> Tensor:
         """The histories of all windows, as one view.  (windows, seq_len, columns)"""

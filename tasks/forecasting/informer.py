@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from benchmark.interface import AttentionFactory
 
+CALM = 1e-2  # added to a window's variance, in units of the training part's: a column at rest is not blown up
+
 
 class Informer(nn.Module):
     """Forecasts pred_len steps of num_columns columns from seq_len steps.
@@ -25,6 +27,8 @@ class Informer(nn.Module):
     label_len      the decoder sees so many last steps of the history before the steps to forecast
     distil         halves the sequence between encoder layers
     mix, circular  the faults of the published code, explained above
+    window_norm    each column of a window is shifted and scaled by its history's mean and deviation, and the forecast is
+                   shifted and scaled back (Kim et al., ICLR 2022, without their learned factors)
     """
 
     def __init__(
@@ -45,9 +49,10 @@ class Informer(nn.Module):
         distil: bool = True,
         mix: bool = False,
         circular: bool = False,
+        window_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.label_len, self.pred_len = label_len, pred_len
+        self.label_len, self.pred_len, self.window_norm = label_len, pred_len, window_norm
         decoder_len = label_len + pred_len
         embedding = (num_columns, num_time_features, embed_dim)
         self.encoder_embedding = SeriesEmbedding(*embedding, length=seq_len, dropout=dropout, circular=circular)
@@ -80,12 +85,18 @@ class Informer(nn.Module):
         history: (batch, seq_len, columns).  history_times: (batch, seq_len, time features).
         decoder_times: (batch, label_len + pred_len, time features).
         """
+        if self.window_norm:
+            mean, scale = history.mean(1, keepdim=True), (history.var(1, correction=0, keepdim=True) + CALM).sqrt()
+            return self._forecast((history - mean) / scale, history_times, decoder_times) * scale + mean
+        return self._forecast(history, history_times, decoder_times)
+
+    def _forecast(self, history: Tensor, history_times: Tensor, decoder_times: Tensor) -> Tensor:
         x = self.encoder_embedding(history, history_times)
         for layer in self.encoder:
             x = layer(x)
         source = self.encoder_norm(x)  # (b, m, e)
         known = history[:, history.shape[1] - self.label_len :]
-        unknown = known.new_zeros(len(known), self.pred_len, known.shape[2])  # 0 is the training mean
+        unknown = known.new_zeros(len(known), self.pred_len, known.shape[2])  # 0 is the mean
         x = self.decoder_embedding(torch.cat((known, unknown), dim=1), decoder_times)
         for layer in self.decoder:
             x = layer(x, source)

@@ -1,34 +1,38 @@
-"""Embedded data: hourly levels of a creek and of a snow-fed river, which gauges downstream repeat hours later."""
+"""Embedded data: hourly levels of three creeks and of a snow-fed river, which gauges downstream repeat hours later."""
 
 from __future__ import annotations
 
 import numpy as np
 
-COLUMNS: tuple[str, ...] = ("snow", "creek", "mill", "ford", "town")
-MILL_LATE, FORD_LATE = 10, 11  # hours from the creek to the mill and to the ford
-TOWN_LATE = 30  # hours from the snow to the town
-FINE, SLOW = 2, 10  # hours over which rain raises the creek, and melting the snow-fed river
+MILLS_LATE = {"mill": 10, "ford": 11, "lock": 12}  # gauge below each creek -> hours from the creek
+TOWNS_LATE = {"town": 30, "port": 32}  # gauge below the snow -> hours from the snow
+COLUMNS: tuple[str, ...] = ("snow", "north", "middle", "south", *MILLS_LATE, *TOWNS_LATE)
+FINE, SLOW = 2, 6  # hours over which rain raises a creek, and melting the snow-fed river
 MOST_WATER, MOST_NOISE = 100, 8  # millimetres an hour; millimetres of level either way
 
 
 def make_rivers(num_rows: int, seed: int) -> np.ndarray:
-    """The levels in whole millimetres, float64 (rows, 5), in the order of COLUMNS.
+    """The levels in whole millimetres, float64 (rows, 9), in the order of COLUMNS.
 
-    - ``snow`` and ``creek`` are the upper gauges: the water of the last SLOW and FINE hours, which is new every hour.
-    - ``mill`` and ``ford`` show the creek MILL_LATE and FORD_LATE hours later, with a little noise.
-    - ``town`` shows the snow TOWN_LATE hours later, with a little noise.
+    - ``snow``, ``north``, ``middle`` and ``south`` are the upper gauges: the water of the last SLOW hours (snow) or FINE hours
+      (the three creeks), which is new every hour.
+    - ``mill``, ``ford`` and ``lock`` show one creek each, in this order, 10, 11 and 12 hours later, with a little noise.
+    - ``town`` and ``port`` show the snow 30 and 32 hours later, with a little noise.
 
     All steps are in whole numbers, so the same arguments give the same bytes on every machine.
     """
     rng = np.random.default_rng(seed)
-    snow, creek = (_level(rng, hours, TOWN_LATE + num_rows) for hours in (SLOW, FINE))
-    noise = rng.integers(-MOST_NOISE, MOST_NOISE, (num_rows, 3), endpoint=True)
+    before = max(TOWNS_LATE.values())  # rows that the first hours of the lower gauges need
+    snow, *creeks = (_level(rng, hours, before + num_rows) for hours in (SLOW, FINE, FINE, FINE))
 
     def late(levels: np.ndarray, hours: int) -> np.ndarray:
-        return levels[TOWN_LATE - hours : TOWN_LATE - hours + num_rows]
+        return levels[before - hours : before - hours + num_rows]
 
-    lower = np.stack((late(creek, MILL_LATE), late(creek, FORD_LATE), late(snow, TOWN_LATE)), axis=1) + noise
-    return np.concatenate((late(snow, 0)[:, None], late(creek, 0)[:, None], lower), axis=1).astype(np.float64)
+    upper = [late(levels, 0) for levels in (snow, *creeks)]
+    lower = [late(creek, hours) for creek, hours in zip(creeks, MILLS_LATE.values(), strict=True)]
+    lower += [late(snow, hours) for hours in TOWNS_LATE.values()]
+    noise = rng.integers(-MOST_NOISE, MOST_NOISE, (len(lower), num_rows), endpoint=True)
+    return np.stack([*upper, *(np.stack(lower) + noise)], axis=1).astype(np.float64)
 
 
 def _level(rng: np.random.Generator, hours: int, num_rows: int) -> np.ndarray:

@@ -34,6 +34,9 @@ class ModelSettings(Settings):
     distil: bool = Field(default=True, description="halve the sequence between encoder layers")
     mix: bool = Field(default=False, description="fault: interleave heads and time behind the decoder's self-attention")
     circular: bool = Field(default=False, description="fault: convolutions join the ends of the series, and look ahead")
+    window_norm: bool = Field(
+        default=False, description="shift and scale each window by its history, and the forecast back"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelSettings:
@@ -140,8 +143,14 @@ class Forecasting:
 
     def controls(self) -> Mapping[str, Columns]:
         """``repeat``, ``seasonal_naive`` and ``dlinear`` on the test windows."""
+        return self.controls_after(len(self.data.parts[0]))
+
+    def controls_after(self, num_examples: int) -> Mapping[str, Columns]:
+        """The controls; DLinear learns from as many training windows as a model that has drawn ``num_examples`` has seen."""
         data = self.data
-        return control_errors(data.parts, season=data.season, fingerprint=data.splits.fingerprint, cache=self.cache)
+        train, validation, test = data.parts
+        parts = (train.thinned(num_examples), validation, test)
+        return control_errors(parts, season=data.season, fingerprint=data.splits.fingerprint, cache=self.cache)
 
     def tokens(self, batch: ForecastBatch) -> int:
         """The number of steps that encoder and decoder read."""

@@ -42,6 +42,17 @@ def test_rows_of_a_batch_are_independent_in_evaluation():
     torch.testing.assert_close(whole[1:2], one, atol=1e-6, rtol=0)
 
 
+def test_a_normalised_window_moves_and_grows_with_its_history():
+    model, (history, history_times, decoder_times) = informer(window_norm=True), inputs()
+    history *= 100  # so that the floor of the deviation is nothing beside it
+    forecast = model(history, history_times, decoder_times)
+    moved = model(7 * history + 500, history_times, decoder_times)
+    torch.testing.assert_close(moved, 7 * forecast + 500, atol=0.2, rtol=1e-3)
+    flat = model(torch.full_like(history, 3.0), history_times, decoder_times)
+    assert (flat - 3.0).abs().max() < 1  # nothing is divided by zero
+    assert informer()(7 * history, history_times, decoder_times).allclose(7 * forecast) is False
+
+
 def decoder_jacobian(model):
     """|d output step / d decoder input step|, a row for each output.  (decoder length, decoder length)"""
     model = model.double()

@@ -117,6 +117,18 @@ def test_controls_have_a_row_for_each_test_window(make_task):
         assert all(len(values) == len(task.data.splits.test) for values in columns.values())
 
 
+def test_dlinear_learns_from_as_many_windows_as_the_model(make_task):
+    task = make_task()
+    train = task.data.parts[0]
+    assert [len(train.thinned(count)) for count in (1, 10, len(train), 10**9)] == [1, 10, len(train), len(train)]
+    assert set(train.thinned(10).forecast_starts) < set(train.forecast_starts)
+    few, all_of_it = (task.controls_after(count) for count in (10, 10**9))
+    assert few["dlinear"]["mse"].mean() > all_of_it["dlinear"]["mse"].mean()
+    for name in ("repeat", "seasonal_naive"):
+        np.testing.assert_array_equal(few[name]["mse"], all_of_it[name]["mse"])
+    np.testing.assert_array_equal(task.controls()["dlinear"]["mse"], all_of_it["dlinear"]["mse"])
+
+
 def test_curves_are_strict_json_and_in_the_target_s_own_unit(make_task, write_csv):
     lines = csv_lines(400)
     task = make_task(data={"file": str(write_csv(lines)), "target": "a"})
