@@ -40,9 +40,10 @@ class DataSettings(Settings):
     name: Literal["registers", "standard_library"] = "standard_library"  # the embedded texts, without a data root
     num_texts: int = Field(default=192, ge=1)  # registers for training
     text_words: int = Field(default=2_048, ge=16)  # of a register, at least
-    tokens: Literal["bytes", "words", "bpe", "gpt2", "fairseq", "fairseq_subword_nmt", "fairseq_sentencepiece"] = (
-        "bytes"
-    )
+    # auto: words of the registers, bytes of all other texts.
+    tokens: Literal[
+        "auto", "bytes", "words", "bpe", "gpt2", "fairseq", "fairseq_subword_nmt", "fairseq_sentencepiece"
+    ] = "bytes"
     vocab_size: int = Field(default=8192, ge=258, le=2**20)  # of bpe, begin token included; of words at most
     context_length: int = Field(ge=1)  # tokens of a training block
     max_train_bytes: int | None = Field(default=None, ge=64)
@@ -175,8 +176,9 @@ class LanguageModeling:
             part: data.limit_documents(sources.parts[part], limits[part], options.excerpt_bytes) for part in data.PARTS
         }
         train_key = data.cache_key(sources.fingerprint, limits["train"], options.excerpt_bytes, options.vocab_size)
+        registers = sources.embedded and options.name == "registers"
         self.tokenizer = tokenizer = data.make_tokenizer(
-            options.tokens,
+            ("words" if registers else "bytes") if options.tokens == "auto" else options.tokens,
             options.vocab_size,
             documents["train"],
             data_root,
@@ -200,8 +202,7 @@ class LanguageModeling:
             }
             for part in data.PARTS
         }
-        registers = sources.embedded and options.name == "registers"
-        if registers and options.tokens == "words":
+        if registers and tokenizer.kind == "words":
             self.is_name = name_tokens(tokenizer)
         python = {"python": platform.python_version()} if sources.embedded and not registers else {}
         embedded = {"texts": options.name} if sources.embedded else {}
