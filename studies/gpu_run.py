@@ -4,7 +4,7 @@ Three parts run one after the other, each in its own process with its own time l
 run, and what it has written is kept:
 
 correctness  compares outputs and gradients of the kernels with the definition in float64: ``correctness.csv``
-speed        compares LAVO (with a learned basis, and with the identity) with flash attention: ``efficiency.csv``.  bfloat16,
+speed        compares LAVO (with its defaults, and with a learned basis) with flash attention: ``efficiency.csv``.  bfloat16,
              8 heads of 64, causal, lengths from 256 to 131,072, some 16,384 tokens in a batch, forward and forward+backward
 one-pass     compares the causal form in one pass (lavo/one_pass.py) with the usual one in two passes: ``one_pass.csv`` says
              whether the outputs agree, whether repeated runs give the same bits, and how long each takes.  It runs last,
@@ -51,18 +51,21 @@ ROUNDS, SECONDS_A_POINT = 20, 3.0
 # The cases of ``correctness``.  Each changes only a few settings of the first one, because new combinations of settings must be
 # compiled.
 CASES: list[dict[str, Any]] = [
-    {"pattern": pattern} | change
+    {"pattern": pattern, "output": "joint", "basis": "learned"} | change
     for pattern in ("causal_self", "noncausal_self")
     for change in (
         {},
         {"dtype": "float32"},
-        {"dtype": "float16", "basis": "identity"},
+        {"dtype": "float16", "output": "sum", "basis": "identity"},
         {"window": 256, "n": 1000},
         {"window": 48, "rank": 17, "head_dim": 80},
         {"head_dim": 128, "output": "sum"},
         {"padded": True},
     )
-] + [{"pattern": "causal_cross"}, {"pattern": "noncausal_cross", "padded": True, "dtype": "float32"}]
+] + [
+    {"pattern": "causal_cross", "basis": "learned"},
+    {"pattern": "noncausal_cross", "padded": True, "dtype": "float32"},
+]
 
 
 def main(
@@ -175,7 +178,7 @@ def speed(output: Path, device: torch.device) -> None:
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     write_peaks(output, measure_peaks(device, dtype))
-    contenders = {"flash": flash, "lavo": lavo("learned", device), "lavo:identity": lavo("identity", device)}
+    contenders = {"flash": flash, "lavo": lavo("identity", device), "lavo:learned": lavo("learned", device)}
     points: list[Point] = []
     for length in LENGTHS if device.type == "cuda" else LENGTHS[:3]:
         for mode in ("forward", "backward"):

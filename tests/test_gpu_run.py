@@ -18,7 +18,7 @@ def test_a_dry_run_goes_through_all_parts(tmp_path):
     assert said.startswith("correctness: completed\nspeed: completed\none-pass: completed\ncorrectness: 6 of 6 errors")
     points = read_points(tmp_path / "efficiency.csv")
     assert {(p.attention, p.mode) for p in points} == {
-        (attention, mode) for attention in ("flash", "lavo", "lavo:identity") for mode in ("forward", "backward")
+        (attention, mode) for attention in ("flash", "lavo", "lavo:learned") for mode in ("forward", "backward")
     }
     # four tensors forward; in the backward pass the four and seven more
     assert all(p.moved_bytes == (4 if p.mode == "forward" else 11) * p.length * p.batch * 8 * 64 * 4 for p in points)

@@ -73,7 +73,8 @@ def assert_same_training(got, want):
     assert got["validation"] == pytest.approx(want["validation"], rel=TOLERANCE)
     assert got["weights"].keys() == want["weights"].keys()
     for name, right in want["weights"].items():
-        assert (got["weights"][name] - right).norm() <= TOLERANCE * right.norm(), name
+        # A bias of the keys shifts all scores of a query alike, so its gradient, and its value, is rounding alone.
+        assert (got["weights"][name] - right).norm() <= TOLERANCE * max(right.norm().item(), 0.1), name
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ _KEY = COLUMNS[: COLUMNS.index("kernel")]  # two rows that agree in these column
 _WHOLE = {"batch", "length", "num_heads", "head_dim", "rounds", "base_bytes", "peak_bytes", "flops", "moved_bytes"}
 _DECIMAL = {"seconds", "seconds_low", "seconds_high", "compile_seconds"}
 _STATUSES = ("completed", "unsupported", "over_budget", "out_of_memory", "failed")
-# With ":" and "@", for an attention with options, as ``lavo:identity``.
+# With ":" and "@", for an attention with options, as ``lavo:learned``.
 _NAME = ("[a-z0-9_:@]{1,64}", "lower-case letters, digits, _, : and @")
 _TEXTS = {  # what a column of text may hold; a reason is an exception's, so any
     **dict.fromkeys(("mode", "pattern", "attention", "dtype"), _NAME),
