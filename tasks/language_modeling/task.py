@@ -127,7 +127,7 @@ class LanguageModeling:
     """Next-token prediction on whole texts (PROTOCOL.md)."""
 
     name = "language_modeling"
-    version = 1
+    version = 2
     backbones = {"gpt": ("causal_self",)}
     settings_of = {"gpt": LanguageModelingSettings}
     metrics = {
@@ -201,7 +201,7 @@ class LanguageModeling:
             for part in data.PARTS
         }
         registers = sources.embedded and options.name == "registers"
-        if registers and options.tokens == "words":
+        if registers:
             self.is_name = name_tokens(tokenizer)
         python = {"python": platform.python_version()} if sources.embedded and not registers else {}
         embedded = {"texts": options.name} if sources.embedded else {}
