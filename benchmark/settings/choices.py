@@ -59,11 +59,12 @@ def check_backbones_and_patterns(
 ) -> None:
     """Raises ConfigError for a backbone or pattern that none of the tasks has."""
     table = {task: task_declarations(task)["backbones"] for task in tasks}
+    of_tasks = "" if len(tasks) == len(TASKS) else f" in {', '.join(tasks)}"
     known_backbones = [backbone for task in tasks for backbone in table[task]]
     for backbone in backbones or []:
         if backbone not in known_backbones:
             raise ConfigError(
-                f"backbone {backbone!r}: not one of {', '.join(tasks)}{nearest(backbone, known_backbones)}; "
+                f"backbone {backbone!r}: unknown{of_tasks}{nearest(backbone, known_backbones)}; "
                 f"allowed: {', '.join(known_backbones)}"
             )
     known = {

@@ -78,7 +78,7 @@ class Forecasting:
     """The task; ``load_data`` comes before all other methods."""
 
     name = "forecasting"
-    version = 1
+    version = 2
     backbones = {"informer": ("noncausal_self", "causal_self", "noncausal_cross")}
     settings_of = {"informer": ForecastingSettings}
     metrics = {

@@ -8,12 +8,15 @@ from torch import Tensor
 
 from tasks.cross_entropy import PADDED
 from tasks.language_modeling.ngram import NGram
-from tasks.language_modeling.registers import FIRST_NAMES
+from tasks.language_modeling.registers import FIRST_NAMES, SURNAMES
 from tasks.language_modeling.tokens import AnyTokenizer
 
 
-def name_tokens(tokenizer: AnyTokenizer) -> Tensor:
-    """Whether each token is a first name.  bool (vocabulary,)"""
+def name_tokens(tokenizer: AnyTokenizer) -> Tensor | None:
+    """Whether each token is a first name, bool (vocabulary,); None if some names are not whole tokens, as in bytes."""
+    pieces = {piece.strip() for piece in tokenizer.pieces}
+    if not all(name.encode() in pieces for name in (*FIRST_NAMES, *SURNAMES)):
+        return None
     names = {name.encode() for name in FIRST_NAMES}
     return torch.tensor([piece.strip() in names for piece in tokenizer.pieces])
 

@@ -128,7 +128,7 @@ class LanguageModeling:
     """Next-token prediction on whole texts (PROTOCOL.md)."""
 
     name = "language_modeling"
-    version = 1
+    version = 2
     backbones = {"gpt": ("causal_self",)}
     settings_of = {"gpt": LanguageModelingSettings}
     metrics = {
@@ -202,7 +202,7 @@ class LanguageModeling:
             }
             for part in data.PARTS
         }
-        if registers and tokenizer.kind == "words":
+        if registers:
             self.is_name = name_tokens(tokenizer)
         python = {"python": platform.python_version()} if sources.embedded and not registers else {}
         embedded = {"texts": options.name} if sources.embedded else {}

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz_run_files import ODD_SETTINGS, SETTINGS, VALUES
 
-from benchmark import cli
+from benchmark.cli.commands import app
 
-COMMANDS: dict[str, Any] = dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 LEFT_OUT = {"--report", "--debug", "--help"}  # it would measure; they print tracebacks and help
 SOUND = {  # values that are right, so that a fuzz comes further than the first fault
     "--attention": ["lavo", "softmax,lavo", "none", "all"],

@@ -37,7 +37,7 @@ def evaluate(task, model, part, batch_size):
 
 
 def test_the_class_has_the_declarations_of_the_protocol():
-    assert (Forecasting.name, Forecasting.version, Forecasting.selection) == ("forecasting", 1, "mse")
+    assert (Forecasting.name, Forecasting.version, Forecasting.selection) == ("forecasting", 2, "mse")
     assert next(iter(Forecasting.metrics)) == "mse"
     assert set(Forecasting.metrics) == {"mse", "mae"}
     assert not any(metric.higher_is_better for metric in Forecasting.metrics.values())

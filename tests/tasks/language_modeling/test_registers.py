@@ -97,6 +97,18 @@ def test_whoever_reads_the_block_recalls_all_and_a_guess_almost_nothing(task):
         assert task.metrics["recall"].value(values) < 25, name
 
 
+def test_pieces_that_are_whole_names_have_the_same_recall_as_words(task, make_task):
+    pieces = make_task(
+        None, data={**REGISTERS, "tokens": "bpe", "vocab_size": 1024, "context_length": 200}, eval={"lengths": [1]}
+    )
+    words = make_task(None, data={**REGISTERS, "context_length": 200}, eval={"lengths": [1]})
+    counts = []
+    for one in (pieces, words):
+        batch = one.collate(list(one.splits.test))
+        counts.append(asked_places(batch.inputs, batch.targets, one.is_name).sum(1).tolist())
+    assert counts[0] == counts[1]
+
+
 def test_other_texts_and_tokens_have_no_recall(make_task, data_root, sites):
     for task in (make_task(data_root), make_task(None, data={**REGISTERS, "tokens": "bytes"})):
         assert "recall" not in task.metrics
