@@ -20,7 +20,9 @@ LEFT_OUT = {"--report", "--debug", "--help"}  # it would measure; they print tra
 SOUND = {  # values that are right, so that a fuzz comes further than the first fault
     "--attention": ["lavo", "softmax,lavo", "none", "all"],
     "--backbone": ["gpt", "informer", "gpt,informer"],
-    "--pattern": ["causal_self", "noncausal_self,causal_self"],
+    "--pattern": ["causal_self", "noncausal_self,causal_self", "every"],
+    "--grid": ["1/3,1,3", "1,2", "1", "0,1", "1/0,1", "nan,1", "inf,1", "-1,1"],
+    "--tuned": ["tuned", "plain", "nowhere"],
     "--preset": ["smoke"],
     "--seeds": ["0", "0,1", "0,0"],
     "--set": ["train.steps=3", "lm.train.steps=3", "attentions.lavo.window=8"],
@@ -42,9 +44,10 @@ SOUND = {  # values that are right, so that a fuzz comes further than the first 
     "--budget": ["0.1", "nan", "inf"],
 }
 ARGUMENTS = {
-    "list": ["tasks", "attentions", "presets"],
+    "list": ["tasks", "attentions", "presets", "sites"],
     "prepare": ["lstf"],
     "run": ["lm", "lstf", "language_modeling"],
+    "tune": ["lm", "lstf"],
     "check": ["lavo", "all"],
     "efficiency": [],
     "report": ["bare", "plain", "gone", "."],
@@ -70,7 +73,7 @@ def files(folder):
 def values_of(option: Any) -> st.SearchStrategy[str]:
     """Sound values and odd ones; for folders that would be made, only names inside the working folder."""
     sound = [value for name in option.opts for value in SOUND.get(name, [])]
-    makes = {"--output", "-o", "--cache"} & set(option.opts)
+    makes = {"--output", "-o", "--cache", "--tuned"} & set(option.opts)
     odd = st.sampled_from(ODD_NAMES).filter(lambda text: ".." not in text and "/" not in text) if makes else odd_texts
     return st.sampled_from(sound) | odd if sound else odd
 
@@ -96,7 +99,7 @@ def command_lines(draw: Any) -> list[str]:
     name = draw(st.sampled_from([*COMMANDS, "run", "run", "run", "efficiency"]))
     sound = ARGUMENTS[name]
     argument = st.sampled_from(sound) | odd_texts if sound else odd_texts
-    if name in ("prepare", "run"):
+    if name in ("prepare", "run", "tune"):
         argument = argument.filter(lambda text: text != "all")
     fewest = 2 if name == "compare" else 1 if sound else 0
     arguments = draw(st.lists(argument, min_size=draw(st.sampled_from([0, fewest, fewest])), max_size=max(fewest, 2)))
@@ -104,6 +107,8 @@ def command_lines(draw: Any) -> list[str]:
         arguments += ["--preset", "smoke"]
     if name == "run" and "smoke" not in arguments:
         arguments += ["--preset", "smoke", "-a", "lavo", "-o", "out"]
+    if name == "tune":
+        arguments += ["--preset", "smoke", "-a", "none", "-o", "out", "--tuned", "tuned"]
     given = draw(st.lists(options_of(name), max_size=3))
     return [name, *arguments, *(part for option in given for part in option)]
 
