@@ -105,16 +105,14 @@ def test_a_step_of_the_paper_model_fits_into_memory():
     assert 4 * held + at_full_length < 16 * 2**30  # weights, gradients and the two moments of Adam
 
 
-def test_small_is_the_model_of_the_first_evidence(sites):
-    settings, _ = merged("small")
-    model = GPT(
-        sites("lavo"),
-        vocab_size=257,
-        context_length=512,
-        **settings.model.model_dump(include={"embed_dim", "num_layers", "num_heads"}),
-    )
-    assert 0.55e6 < sum(parameter.numel() for parameter in model.parameters()) < 0.7e6
-    assert (settings.data.context_length, settings.model.num_layers, settings.model.num_heads) == (512, 3, 2)
+@pytest.mark.parametrize("name", ["quick", "small"])
+def test_the_tables_presets_have_three_seeds_and_the_shift_that_recall_needs(name):
+    settings, train = merged(name)
+    assert (settings.data.name, settings.model.token_shift >= 1) == ("registers", True)
+    assert settings.data.text_words >= 16 * settings.data.context_length or settings.data.tokens != "words"
+    presets = yaml.safe_load((FOLDER / "presets.yaml").read_text(encoding="utf-8"))
+    assert presets[name]["seeds"] == [0, 1, 2]
+    assert train.steps >= 300
 
 
 def test_the_card_states_what_a_reader_must_know():
