@@ -107,7 +107,7 @@ def test_a_step_of_the_paper_model_fits_into_memory():
 
 def test_quick_has_registers_with_the_shift_that_recall_needs_in_one_layer():
     settings, train = merged("quick")
-    assert (settings.data.name, settings.data.tokens, settings.model.token_shift) == ("registers", "words", 1)
+    assert (settings.data.name, settings.data.tokens, settings.model.token_shift) == ("registers", "auto", 1)
     assert settings.model.num_layers == 1
     assert settings.data.text_words >= 16 * settings.data.context_length
     assert train.steps * train.batch_size < settings.data.num_texts * 17  # no block is seen twice
