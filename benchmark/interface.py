@@ -19,6 +19,12 @@ PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
 EVERY = "every"
 """The pseudo-pattern of a cell in which every attention of the backbone is replaced."""
 
+REFERENCE = "softmax"
+"""The exact attention that every other site of a cell keeps, and with which the others are compared."""
+
+NOTHING = "none"
+"""The control with which softmax is compared at every site."""
+
 Preset = Literal["smoke", "quick", "small", "gpu", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 

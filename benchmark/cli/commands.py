@@ -212,8 +212,9 @@ def tune(
     cache: Cache = None,
 ) -> None:
     """Chooses the learning rate of each attention on validation data, from one grid for all; trials are not repeated."""
+    from benchmark.interface import NOTHING, REFERENCE
     from benchmark.running import command, runner
-    from benchmark.running.tune import NOTHING, Tuner
+    from benchmark.running.tune import Tuner
     from benchmark.settings.command import (
         cache_folder,
         device_of,
@@ -223,7 +224,6 @@ def tune(
         output_of,
         runs_of,
     )
-    from benchmark.settings.plan import REFERENCE
     from benchmark.settings.tuned import FOLDER as TUNED
     from benchmark.settings.tuned import read_rates
 

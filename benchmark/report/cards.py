@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from benchmark.interface import NOTHING
 from benchmark.report import numbers
 from benchmark.report.groups import Group, words
 from benchmark.report.tables import Printed, Row, Table, escape
@@ -16,8 +17,6 @@ Verdict = Literal["resolved", "transient", "redundant", "not_learnt"]
 
 DEVIATIONS = 3.0
 """How many standard deviations of the differences between paired seeds the gap of softmax to ``none`` must be."""
-
-NOTHING = "none"
 
 MEANING: Mapping[Verdict, str] = {
     "resolved": "softmax is ahead of none by at least three deviations",

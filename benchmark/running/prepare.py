@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.interface import EVERY, NamesSources
+from benchmark.interface import EVERY, REFERENCE, NamesSources
 from benchmark.registry import make_task, sites_of, task_declarations, task_folder
 from benchmark.running.downloads import fetch_missing
 from benchmark.settings.models import AttentionSpec, Override
@@ -36,7 +36,7 @@ def _distinct_settings(task: str, preset: str, overrides: Sequence[Override]) ->
     for backbone in task_declarations(task)["backbones"]:
         sites, seen = sites_of(task, backbone), []
         for pattern in sites:
-            settings = resolve(task, backbone, preset, AttentionSpec(name="softmax"), overrides, pattern).settings
+            settings = resolve(task, backbone, preset, AttentionSpec(name=REFERENCE), overrides, pattern).settings
             if EVERY not in sites or settings not in seen:
                 seen.append(settings)
                 yield backbone, pattern, settings

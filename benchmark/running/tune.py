@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmark.interface import NOTHING, REFERENCE
 from benchmark.registry import load_task
 from benchmark.results import Record, read_record
 from benchmark.running import runner
 from benchmark.settings.cell import Cell
 from benchmark.settings.command import Run
 from benchmark.settings.models import RunSettings
-from benchmark.settings.plan import REFERENCE, Planned, Planner, is_exact, planned
+from benchmark.settings.plan import Planned, Planner, is_exact, planned
 from benchmark.settings.tuned import (
     Chosen,
     RateKey,
@@ -26,9 +27,6 @@ from benchmark.settings.tuned import (
     rounded,
     write_tuned,
 )
-
-NOTHING = "none"
-"""The control with which softmax is compared at every site."""
 
 GRID = (1 / 3, 1.0, 3.0)
 """Factors of the preset's learning rate that are tried for every attention."""

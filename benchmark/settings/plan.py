@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from benchmark.interface import EVERY, Pattern, Splits, Task, UnsupportedPattern
+from benchmark.interface import EVERY, REFERENCE, Pattern, Splits, Task, UnsupportedPattern
 from benchmark.multihead import MultiHeadAttention
 from benchmark.registry import (
     build_attention,
@@ -28,9 +28,6 @@ from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import AttentionSpec, Override, RunSettings
 from benchmark.settings.resolve import Resolved, check_parallel, own_key, resolve
 from benchmark.settings.tuned import RateKey, Rates
-
-REFERENCE = "softmax"
-"""The exact attention that every other site of a cell keeps, and with which the others are compared."""
 
 
 def plan_cells(
@@ -304,7 +301,7 @@ def site_shapes(task: Task) -> list[SiteShape]:
     shapes: list[SiteShape] = []
 
     def record(pattern: Pattern, *, embed_dim: int, num_heads: int, max_length: int, **named: Any) -> nn.Module:
-        attention = build_attention("softmax", pattern=pattern, num_heads=num_heads, head_dim=embed_dim // num_heads)
+        attention = build_attention(REFERENCE, pattern=pattern, num_heads=num_heads, head_dim=embed_dim // num_heads)
         shapes.append(SiteShape(pattern, num_heads, embed_dim // num_heads, max_length))
         return MultiHeadAttention(embed_dim, num_heads, attention, **named)
 

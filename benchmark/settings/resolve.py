@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.interface import EVERY, PRESETS, PartsSequences
+from benchmark.interface import EVERY, PRESETS, REFERENCE, PartsSequences
 from benchmark.registry import (
     TASKS,
     attention_names,
@@ -33,7 +35,7 @@ def presets(task: str, preset: str, backbone: str, pattern: str | None = None) -
     pattern, the parts under ``patterns`` are left out.  Raises ConfigError for an unknown preset.
     """
     path = task_folder(task) / "presets.yaml"
-    content = read_yaml(path)
+    content = _read_once(path, path.stat().st_mtime_ns if path.is_file() else 0)
     for key in content:
         if key != "base" and key not in PRESETS:
             raise ConfigError(
@@ -49,6 +51,12 @@ def presets(task: str, preset: str, backbone: str, pattern: str | None = None) -
             own = {key: value for key, value in level.items() if key not in ("backbones", "patterns")}
             merged = merge(merged, own, level.get("patterns", {}).get(pattern, {}))
     return merged
+
+
+@lru_cache(maxsize=64)
+def _read_once(path: Path, _changed: int) -> dict[str, Any]:
+    """Reads a presets file again only after it has changed, because a plan resolves thousands of cells from a few files."""
+    return read_yaml(path)
 
 
 def merge(*parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +144,7 @@ def check_parallel(
     if not issubclass(cls, PartsSequences):
         raise ConfigError(f"{where}: {task} can't cut its batches into parts of sequences; allowed: 'data'")
     for site in cls.backbones[backbone]:
-        name = attention if pattern in (site, EVERY) else "softmax"
+        name = attention if pattern in (site, EVERY) else REFERENCE
         if site not in _sequence_patterns(name):
             able = [other for other in attention_names() if site in _sequence_patterns(other)]
             raise ConfigError(

@@ -100,9 +100,6 @@ class Rates:
         self.files = tuple(files)
         self._rates = {(file.task, one.key): one.learning_rate for file in self.files for one in file.chosen}
 
-    def __len__(self) -> int:
-        return len(self._rates)
-
     def chosen(self, task: str, key: RateKey) -> float | None:
         """Returns the rate that was chosen for cells of this key, or None if none was."""
         return self._rates.get((task, key))
