@@ -93,11 +93,15 @@ class Trainer:
         model = model.to(self.accelerator.device)
         optimizer = make_optimizer(model, train)
         self.bare = model
+        self.parameters = list(model.parameters())
         world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.sequence: SequenceParallel | None = None  # set only if each process holds a part of every sequence
         if train.parallel == "sequence" and world > 1:
             self.sequence = SequenceParallel(task, model, num_parts=world, rank=self.rank)
-        self.model, self.optimizer = self.accelerator.prepare(_Loss(task, model), optimizer)
+        self.model, wrapped = self.accelerator.prepare(_Loss(task, model), optimizer)
+        # Accelerate's optimizer looks for an optional package on disk at each step, which takes longer than a small
+        # model's update.  It is needed only where it does something: to scale losses of half precision.
+        self.optimizer = wrapped if self.accelerator.scaler is not None else optimizer
         self.steps_per_epoch = math.ceil(len(splits.train) / train.batch_size)
         self.num_steps = train.steps if train.steps is not None else (train.epochs or 0) * self.steps_per_epoch
         self.state = Training(self.num_steps)
@@ -161,11 +165,13 @@ class Trainer:
         own = own or [indices[0]]
         size = self.train.micro_batch_size or len(own)
         micro_batches = [own[first : first + size] for first in range(0, len(own), max(1, size))]
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         alone = len(micro_batches) == 1 and world == 1
         total = self._backward_whole(own) if alone else self._backward(micro_batches, weight)
         if self.train.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+            self.accelerator.unscale_gradients(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.examples += len(indices)
@@ -207,7 +213,7 @@ class Trainer:
         factor = (self.accelerator.num_processes if self.sequence is None else 1) / (scale * count)
         if self.sequence is not None:
             self.sequence.sum_gradients(self.bare)
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, factor)
         return self._finite(total / count)
 
@@ -386,17 +392,25 @@ def make_accelerator(precision: str, device: str) -> Accelerator:
 
 
 def make_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
-    """Returns Adam, or AdamW without weight decay on biases, norms and other vectors."""
+    """Returns Adam, or AdamW without weight decay on biases, norms and other vectors.
+
+    ``foreach``: all tensors in one call, with the same bits; without it a small model's update is a loop in Python.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if train.optimizer == "adam":
         return torch.optim.Adam(
-            parameters, weight_decay=train.weight_decay, lr=train.learning_rate, betas=train.betas, eps=train.eps
+            parameters,
+            weight_decay=train.weight_decay,
+            lr=train.learning_rate,
+            betas=train.betas,
+            eps=train.eps,
+            foreach=True,
         )
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": train.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.betas, eps=train.eps)
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.betas, eps=train.eps, foreach=True)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
