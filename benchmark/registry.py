@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -273,11 +274,18 @@ def make_task(name: str, settings: Any, *, backbone: str, pattern: str) -> Any:
 
 def _literals(target: str) -> dict[str, Any]:
     """Returns class attributes that are literals.  They are read from the source, because an import would import torch."""
-    class_name = target.partition(":")[2]
-    for node in ast.parse(_source_file(target).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            return dict(_assignments(node))
-    raise ValueError(f"registry entry {target!r}: the module has no such class")
+    path, class_name = _source_file(target), target.partition(":")[2]
+    found = _literals_by_class(path, path.stat().st_mtime_ns).get(class_name)
+    if found is None:
+        raise ValueError(f"registry entry {target!r}: the module has no such class")
+    return dict(found)
+
+
+@lru_cache(maxsize=64)
+def _literals_by_class(path: Path, _changed: int) -> dict[str, dict[str, Any]]:
+    """Parses a module again only after it has changed, because a plan asks hundreds of times for the same few."""
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    return {node.name: dict(_assignments(node)) for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def _assignments(node: ast.ClassDef) -> Iterable[tuple[str, Any]]:

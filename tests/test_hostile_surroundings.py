@@ -139,7 +139,7 @@ def test_what_an_attention_does_to_its_worker_costs_its_own_cell_alone(shared, u
         "shuts_files",
         "leaves_handlers",
     ]
-    done = run(shared, tmp_path / "out", ",".join([*hostile, "none", "softmax"]), "--jobs", "2", "--cell-timeout", "60")
+    done = run(shared, tmp_path / "out", ",".join([*hostile, "none", "softmax"]), "--jobs", "2", "--cell-timeout", "20")
     assert done.returncode == 1, done
     assert "Traceback" not in done.stderr
     found = status_by_attention(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Writes the README's table of results from records: ``python -m benchmark.report.readme results/real-quick``.
+"""Writes the README's table of results from records: ``python -m benchmark.report.readme results/quick``.
 
 The table stands between two marks.  It is generated, so that no figure is typed by hand, and a test compares it with the records.
 """
@@ -13,9 +13,11 @@ import typer
 
 from benchmark.files import write_bytes
 from benchmark.registry import load_task
-from benchmark.report.groups import Group, group_records
+from benchmark.report.cards import Card, card_of
+from benchmark.report.groups import Group, group_records, words
 from benchmark.report.numbers import decimals, fixed, mean_and_deviation
 from benchmark.results import records
+from benchmark.settings.tuned import FOLDER, read_rates
 from benchmark.statistics import summarise
 
 BEGIN, END = "<!-- results: written by benchmark.report.readme -->", "<!-- end of results -->"
@@ -26,15 +28,25 @@ HEADLINES = {"language_modeling": "bits_per_byte"}  # for other tasks, the first
 def results_table(directory: Path) -> str:
     """Returns a markdown table of means ± deviations over seeds.
 
-    It has one row for each task, backbone and pattern, and one column for each attention.
+    It has one row for each task, backbone and pattern, and one column for each attention.  Rows whose site card is *resolved*
+    come first, because only they tell attentions apart.
     """
     groups = group_records(records([directory]))
     names = [*dict.fromkeys(entry.label for group in groups for entry in group.entries), BEST_RULE]
-    lines = [" | ".join(["task, pattern: metric", *names]), " | ".join(["---", *(["---:"] * len(names))])]
-    for group in groups:
+    head = ["task, pattern: metric", "site", *names]
+    lines = [" | ".join(head), " | ".join(["---", "---", *(["---:"] * len(names))])]
+    files = read_rates(FOLDER).files
+    judged = [(group, card_of(group, files)) for group in groups]
+    for group, card in sorted(judged, key=lambda pair: pair[1] is None or not pair[1].is_resolved):
         figures = _figures(group)
-        lines.append(" | ".join([_title(group), *(figures.get(name, "–") for name in names)]))
+        lines.append(" | ".join([_title(group), _verdict(card), *(figures.get(name, "–") for name in names)]))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _verdict(card: Card | None) -> str:
+    if card is None or card.verdict is None:
+        return "–"
+    return f"**{words(card.verdict)}**" if card.is_resolved else words(card.verdict)
 
 
 def _headline(group: Group) -> str:
@@ -45,8 +57,8 @@ def _title(group: Group) -> str:
     metric = _headline(group)
     arrow = "↑" if group.metrics()[metric].higher_is_better else "↓"
     several = len(load_task(group.task).backbones) > 1
-    backbone = f" ({group.backbone.replace('_', ' ')})" if several else ""
-    return f"{group.task.replace('_', ' ')}{backbone}, {group.pattern.replace('_', ' ')}: {metric.replace('_', ' ')} {arrow}"
+    backbone = f" ({words(group.backbone)})" if several else ""
+    return f"{words(group.task)}{backbone}, {words(group.pattern)}: {words(metric)} {arrow}"
 
 
 def _figures(group: Group) -> dict[str, str]:
