@@ -134,6 +134,19 @@ def test_what_was_tried_is_known_without_its_records(tmp_path):
     assert again.started == []
 
 
+def test_rows_that_differ_in_options_keep_a_rate_each_and_older_settings_go(tmp_path):
+    variants = [{"name": "lavo", "label": f"w{window}", "options": {"window": window}} for window in (4, 8)]
+    both = [(RunSettings(tasks=["toy"], attentions=variants, preset="smoke"), [])]
+    trials = Trials(tmp_path, lambda cell: rate_of(cell) * (1 if cell.config["options"]["window"] == 4 else -1))
+    trials.tuner.tune(both)
+    rates = read_rates(trials.folder)
+    found = [cell.config["train"]["learning_rate"] for cell in plan_cells(both, tmp_path / "cache", rates)]
+    assert len(set(found)) == 2
+    assert len(read_tuned(file_of(trials.folder, "toy", "smoke")).chosen) == len(set(found)) * 3  # two sites and all of them
+    trials.tuner.tune(asked("lavo"))
+    assert len(read_tuned(file_of(trials.folder, "toy", "smoke")).chosen) == 3
+
+
 def test_an_attention_that_always_diverges_has_no_rate(tmp_path):
     trials = Trials(tmp_path, value=lambda _: None)
     assert trials.tuner.tune(asked("none", patterns=["every"])) == 1

@@ -175,19 +175,25 @@ class Tuner:
         return {}
 
     def _write(self, contenders: Sequence[Contender], tried: Mapping[RateKey, Mapping[float, float | None]]) -> None:
-        """Writes what was tried so far.  Entries of other data or settings for the same attention and sites are replaced."""
+        """Writes what was tried so far.
+
+        Entries of other settings for the same attention, sites and data are left out, unless they are among these
+        contenders: the rows of one run may differ in options.
+        """
         files = {(one.one.task, one.run.preset) for one in contenders}
         for task, preset in files:
             file = self._file(task, preset)
             mine = [one for one in contenders if (one.one.task, one.run.preset) == (task, preset)]
-            entries = {_place(chosen.key): chosen for chosen in file.chosen}
+            keys = {one.key for one in mine}
+            places = {_place(key) for key in keys}
+            entries = {one.key: one for one in file.chosen if one.key in keys or _place(one.key) not in places}
             for contender in mine:
                 values = tried[contender.key]
                 rate = best_rate(values, higher_is_better=file.higher_is_better)
                 if rate is not None:
                     pairs = tuple(sorted(values.items()))
                     chosen = Chosen(**contender.key._asdict(), learning_rate=rate, seed=contender.one.seed, tried=pairs)
-                    entries[_place(contender.key)] = chosen
+                    entries[contender.key] = chosen
             write_tuned(file_of(self.folder, task, preset), file.model_copy(update={"chosen": tuple(entries.values())}))
 
     def _store(self, site: Site, found: Mapping[str, Mapping[int, float]]) -> None:
