@@ -241,5 +241,5 @@ def test_the_ablations_are_those_that_the_report_shows():
     ]
     assert all(set(labels) <= set(forms) for labels in others)
     assert all(settings.seeds == [0, 1, 2] for settings in runs)
-    base, third, triple = (settings.set["train.learning_rate"] for settings in runs[:3])
-    assert (third, triple) == (pytest.approx(base / 3), pytest.approx(base * 3))
+    assert not any("train.learning_rate" in settings.set for settings in runs)  # each variant has its own, by `tune`
+    assert [settings.set.get("data.context_length") for settings in runs] == [None, 2048]
