@@ -245,8 +245,8 @@ class AttentionFactory(Protocol):
 class Task(Protocol):
     """One domain, such as forecasting.  The engine makes an object of the class for each cell.
 
-    The protocols below declare what a task may have besides: the methods of LearnsRules, CountsTokens, NamesSources, HasCurves
-    and PartsSequences, and the modules FiguresModule and ExhibitsModule in its folder.
+    The protocols below declare what a task may have besides: the methods of LearnsRules, ScoresTestInFull, CountsTokens,
+    NamesSources, HasCurves and PartsSequences, and the modules FiguresModule and ExhibitsModule in its folder.
 
     name, version   the version is raised whenever results change
     backbones       backbone -> the patterns that can be replaced in it (a plain literal)
@@ -307,6 +307,15 @@ class LearnsRules(Protocol):
         num_examples: the number of examples that the model is trained on, counting repetitions.  The engine calls this
         instead of ``controls``.
         """
+        ...
+
+
+@runtime_checkable
+class ScoresTestInFull(Protocol):
+    """A task whose ``score`` gives more for test examples, because that takes long."""
+
+    def as_test(self, part: Sequence[Any]) -> Sequence[Any]:
+        """Returns the same examples as test examples: a trial of ``lavo-bench tune`` is judged in full on validation data."""
         ...
 
 

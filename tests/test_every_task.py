@@ -14,6 +14,7 @@ import torch
 from benchmark.interface import PATTERNS, Splits, state_tensors
 from benchmark.multihead import AttentionSites
 from benchmark.registry import TASKS, check_name, load_task, make_task, task_declarations, task_folder
+from benchmark.running.runner import validation_as_test
 from benchmark.running.trainer import evaluate, measured_metrics
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.plan import site_shapes
@@ -106,6 +107,16 @@ def check_controls_cover_every_metric(name: str, backbone: str) -> None:
         assert np.isfinite(figures[headline].value)
     columns = evaluate(task, model_of(task), splits.test, batch_size=4, limit=4)
     assert all(set(columns) == set(control) for control in controls.values())
+
+
+def check_validation_examples_are_judged_like_test_examples(name: str, backbone: str) -> None:
+    """``lavo-bench tune`` relies on it."""
+    task, splits = loaded_once(name, backbone)
+    model, part = model_of(task), validation_as_test(task, splits)
+    assert len(part) == len(splits.validation)
+    found = [evaluate(task, model, one, batch_size=4, limit=4) for one in (part, splits.test)]
+    assert found[0].keys() == found[1].keys()
+    assert measured_metrics(task.metrics, found[0]).keys() == task.metrics.keys()
 
 
 def check_every_declared_pattern_has_a_layer(name: str, backbone: str) -> None:

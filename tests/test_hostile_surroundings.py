@@ -174,13 +174,14 @@ def test_a_home_that_is_missing_or_read_only(shared, undisturbed, tmp_path):  # 
     without = [
         part for part in command(shared, tmp_path / "other", "none") if part not in ("--cache", str(shared / "cache"))
     ]
+    unset = {key: value for key, value in os.environ.items() if key != "LAVO_BENCH_CACHE"}
     done = subprocess.run(
-        without, cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True, timeout=300, check=False
+        without, cwd=ROOT, env={**unset, **places}, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 2
     assert done.stderr.startswith("lavo-bench: --cache /proc/nowhere")
     assert done.stderr.count("\n") == 1
-    environment = {key: value for key, value in os.environ.items() if key != "HOME"} | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment = {key: value for key, value in unset.items() if key != "HOME"} | {"XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(
         [*without[:-1], str(tmp_path / "third")],
         cwd=ROOT,

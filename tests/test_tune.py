@@ -142,7 +142,9 @@ def test_rows_that_differ_in_options_keep_a_rate_each_and_older_settings_go(tmp_
     rates = read_rates(trials.folder)
     found = [cell.config["train"]["learning_rate"] for cell in plan_cells(both, tmp_path / "cache", rates)]
     assert len(set(found)) == 2
-    assert len(read_tuned(file_of(trials.folder, "toy", "smoke")).chosen) == len(set(found)) * 3  # two sites and all of them
+    assert (
+        len(read_tuned(file_of(trials.folder, "toy", "smoke")).chosen) == len(set(found)) * 3
+    )  # two sites and all of them
     trials.tuner.tune(asked("lavo"))
     assert len(read_tuned(file_of(trials.folder, "toy", "smoke")).chosen) == 3
 

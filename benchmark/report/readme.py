@@ -1,6 +1,7 @@
-"""Writes the README's table of results from records: ``python -m benchmark.report.readme results/quick``.
+"""Writes tables of results into texts, from records: ``python -m benchmark.report.readme results/quick``.
 
-The table stands between two marks.  It is generated, so that no figure is typed by hand, and a test compares it with the records.
+They are the table of the README and that of docs/recall.md, and stand between two marks.  They are generated, so that no figure is
+typed by hand, and a test compares them with the records.
 """
 
 from __future__ import annotations
@@ -49,6 +50,24 @@ def _verdict(card: Card | None) -> str:
     return f"**{words(card.verdict)}**" if card.is_resolved else words(card.verdict)
 
 
+def recall_table(directory: Path) -> str:
+    """Returns a markdown table of ``recall``: a row for each pattern and attention, a column for each family."""
+    groups = [group for group in group_records(records([directory])) if group.task == "recall"]
+    if not groups:
+        return ""
+    families = [
+        name for name in groups[0].metrics() if name not in (_headline(groups[0]), load_task("recall").selection)
+    ]
+    head = ["pattern", "attention", "mean", *(f"`{family}`" for family in families)]
+    lines = [" | ".join(head), " | ".join(["---", "---", *["---:"] * (len(families) + 1)])]
+    for group in groups:
+        for entry in group.entries:
+            summaries = [summarise(list(entry.values(name).values())) for name in (_headline(group), *families)]
+            figures = [mean_and_deviation(summary, 1) for summary in summaries]
+            lines.append(" | ".join([words(group.pattern), entry.label, *figures]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
 def _headline(group: Group) -> str:
     return HEADLINES.get(group.task, next(iter(load_task(group.task).metrics)))
 
@@ -77,20 +96,24 @@ def _figures(group: Group) -> dict[str, str]:
 
 
 def fill(readme: str, table: str) -> str:
-    """Returns the README with this table between the marks.  Raises ValueError if the marks are missing."""
+    """Returns a text with this table between the marks.  Raises ValueError if the marks are missing."""
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(readme):
-        raise ValueError(f"the README lacks the marks {BEGIN} and {END}")
+        raise ValueError(f"the text lacks the marks {BEGIN} and {END}")
     return pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", readme)
+
+
+TABLES = {"README.md": results_table, "docs/recall.md": recall_table}
+"""Which table stands in which text."""
 
 
 def main(
     directory: Annotated[Path, typer.Argument(help="Folder of records.")],
-    readme: Annotated[Path, typer.Option(help="File with the marks.")] = Path("README.md"),
 ) -> None:
-    """Writes the table into the README."""
-    text = fill(readme.read_text(encoding="utf-8"), results_table(directory))
-    write_bytes(readme, text.encode())
+    """Writes the tables into README.md and docs/recall.md of the current folder."""
+    for path, table in TABLES.items():
+        text = fill(Path(path).read_text(encoding="utf-8"), table(directory))
+        write_bytes(Path(path), text.encode())
 
 
 if __name__ == "__main__":

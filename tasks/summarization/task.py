@@ -15,7 +15,7 @@ from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
 from benchmark.settings import Settings
 from tasks.cross_entropy import PADDED, token_nats
-from tasks.summarization.data import DataSettings, Example, Summaries, load_summaries
+from tasks.summarization.data import DataSettings, Example, Examples, Summaries, load_summaries
 from tasks.summarization.decoding import Hypothesis, beam_search
 from tasks.summarization.metrics import TYPES, one_sentence_a_line, rouge, sentences
 from tasks.summarization.pairs import Pair
@@ -183,6 +183,10 @@ class Summarization:
                 columns[f"length{suffix}"] = _column(len(one.tokens) + 1 for one in found)
                 columns[f"cut{suffix}"] = _column(one.cut for one in found)
         return columns
+
+    def as_test(self, part: Examples) -> Examples:
+        """The same examples with summaries: see ``ScoresTestInFull``."""
+        return Examples(part.pairs, part.source, part.target, is_test=True)
 
     def controls(self) -> Mapping[str, Columns]:
         """``lead_k``: the first k sentences of each document.  It has no loss, so those columns are NaN."""
