@@ -59,6 +59,7 @@ def test_the_page_is_followed_to_its_end(tmp_path):
     for word in ("lookup", "accuracy", "chance", "lavo"):
         assert word in text.lower(), word
     copy.run("ruff check tasks/lookup && ruff format --check tasks/lookup benchmark/registry.py")
+    copy.check_types()
     table_tests = " ".join(TABLE_TESTS.split())
     copy.run(f"{tests.strip()} -n0 -m 'not slow'; python -m pytest -n0 -m 'not slow' {table_tests}")
 

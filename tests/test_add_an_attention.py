@@ -64,6 +64,7 @@ def test_the_page_is_followed_to_its_end(tmp_path):
     assert "linear" in (copy.root / "reports" / "linear" / "report.md").read_text(encoding="utf-8")
     assert "softplus_linear" in copy.run(stranger)
     copy.run("ruff check baselines && ruff format --check baselines benchmark/registry.py")
+    copy.check_types()
     table_tests = " ".join(TABLE_TESTS.split())
     copy.run(f"{tests.strip()} -n0 -m 'not slow'; python -m pytest -n0 -m 'not slow' {table_tests}")
 
