@@ -91,7 +91,7 @@ def paired_randomisation(
     n = len(next(iter(a.values())))
     generator = np.random.default_rng(seed)
     observed = statistic(b) - statistic(a)
-    if n < 2:
+    if n < 2 or not math.isfinite(observed):
         return PairedTest(n, observed, None, None, None)
     extreme = 0
     resampled = np.empty(draws)
@@ -107,6 +107,71 @@ def paired_randomisation(
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return PairedTest(n, observed, float(low), float(high), (extreme + 1) / (draws + 1))
+
+
+class Resamples(NamedTuple):
+    """Sums over resampled examples, of which any number of metrics can be tested.
+
+    n           number of examples
+    totals      (2, k): sums over all examples of a and of b
+    exchanged   (2, draws, k): sums after random exchanges of the two values of an example
+    resampled   (2, draws, k): sums over bootstrap samples of the examples
+    """
+
+    n: int
+    totals: np.ndarray
+    exchanged: np.ndarray
+    resampled: np.ndarray
+
+    def only(self, columns: slice) -> Resamples:
+        """Returns the sums of some columns."""
+        return Resamples(self.n, *(sums[..., columns] for sums in self[1:]))
+
+
+def resample(a: np.ndarray, b: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Resamples:
+    """Returns sums over resampled examples, for ``paired_test_of_sums``: a product of matrices instead of a loop over draws.
+
+    a, b: (examples, k), what is summed over examples, with the examples in the same order.
+    """
+    n, k = a.shape
+    generator = np.random.default_rng(seed)
+    totals, both = np.stack([a.sum(0), b.sum(0)]), np.concatenate([a, b], axis=1)
+    exchanged, resampled = np.empty((2, draws, k)), np.empty((2, draws, k))
+    size = max(1, _ELEMENTS // max(n, 1))
+    for first in range(0, draws, size):
+        part = slice(first, min(first + size, draws))
+        count = part.stop - first
+        moved = (generator.random((count, n)) < 0.5).astype(np.float64) @ (b - a)
+        exchanged[:, part] = totals[0] + moved, totals[1] - moved
+        rows = generator.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+        times = np.bincount(rows.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
+        sums = times @ both
+        resampled[:, part] = sums[:, :k], sums[:, k:]
+    return Resamples(n, totals, exchanged, resampled)
+
+
+_ELEMENTS = 1 << 22  # of a matrix of draws by examples: 32 MB
+
+
+def paired_test_of_sums(
+    found: Resamples, value: Callable[[np.ndarray], np.ndarray], *, confidence: float = 0.95
+) -> PairedTest:
+    """Returns what ``paired_randomisation`` does, for a statistic that is a function of sums over examples.
+
+    value: sums (..., k) -> (...).
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        first, second = value(found.totals)
+        exchanged = np.abs(np.subtract(*value(found.exchanged)))
+        resampled = np.subtract(*value(found.resampled)[::-1])
+    observed = float(second - first)
+    if found.n < 2 or not math.isfinite(observed):
+        return PairedTest(found.n, observed, None, None, None)
+    draws = len(exchanged)
+    extreme = int((exchanged >= abs(observed) * (1 - 1e-9)).sum())
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return PairedTest(found.n, observed, float(low), float(high), (extreme + 1) / (draws + 1))
 
 
 def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:

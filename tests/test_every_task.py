@@ -109,6 +109,21 @@ def check_controls_cover_every_metric(name: str, backbone: str) -> None:
     assert all(set(columns) == set(control) for control in controls.values())
 
 
+def check_sums_over_examples_give_the_metric(name: str, backbone: str) -> None:
+    """Tests over examples resample these sums."""
+    task, splits = loaded_once(name, backbone)
+    columns = evaluate(task, model_of(task), splits.test, batch_size=8, limit=12)
+    for metric, figure in task.metrics.items():
+        if figure.sums is not None:
+            terms = figure.sums.terms(columns)
+            assert terms.shape[0] == 12
+            assert terms.dtype == np.float64
+            both = np.stack([terms.sum(0), 2 * terms.sum(0)])
+            value = figure.value(columns)
+            assert figure.sums.value(terms.sum(0)) == pytest.approx(value, rel=1e-5, nan_ok=True), metric
+            assert figure.sums.value(both).shape == (2,)
+
+
 def check_validation_examples_are_judged_like_test_examples(name: str, backbone: str) -> None:
     """``lavo-bench tune`` relies on it."""
     task, splits = loaded_once(name, backbone)

@@ -14,6 +14,8 @@ from benchmark.statistics import (
     mean_ranks,
     paired_randomisation,
     paired_t_test,
+    paired_test_of_sums,
+    resample,
     summarise,
     t_interval,
 )
@@ -71,6 +73,47 @@ def test_randomisation_test_takes_a_ratio_of_sums():
     a, b = {"nats": nats, "tokens": tokens}, {"nats": nats * 1.1, "tokens": tokens}
     test = paired_randomisation(a, b, lambda columns: float(columns["nats"].sum() / columns["tokens"].sum()))
     assert test.difference == pytest.approx(41 / 105)
+
+
+def ratio(sums):
+    return sums[..., 0] / sums[..., 1]
+
+
+@pytest.mark.parametrize("elements", [1 << 22, 500])
+def test_sums_give_what_the_loop_over_draws_gives(monkeypatch, elements):
+    monkeypatch.setattr("benchmark.statistics._ELEMENTS", elements)  # in parts, too
+    generator = np.random.default_rng(5)
+    tokens = generator.integers(5, 50, 80).astype(float)
+    a = {"nats": generator.gamma(2.0, 10.0, 80), "tokens": tokens}
+    b = {"nats": a["nats"] * generator.normal(1.03, 0.1, 80), "tokens": tokens}
+    slow = paired_randomisation(
+        a, b, lambda columns: float(columns["nats"].sum() / columns["tokens"].sum()), draws=4000
+    )
+    terms = (np.stack([side["nats"], side["tokens"]], axis=-1) for side in (a, b))
+    fast = paired_test_of_sums(resample(*terms, draws=4000, seed=9), ratio)
+    assert (fast.n, fast.difference) == (slow.n, pytest.approx(slow.difference))
+    assert fast.p == pytest.approx(slow.p, abs=0.03)
+    assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high), abs=0.1 * (slow.high - slow.low))
+
+
+def test_of_two_samples_of_one_distribution_one_is_better_in_five_per_cent_and_the_interval_covers_zero():
+    generator, count = np.random.default_rng(6), 600
+    called, covered = 0, 0
+    for _ in range(count):
+        level = generator.normal(size=(80, 1))  # what an example has in common for both
+        a, b = (np.concatenate([level + generator.normal(size=(80, 1)), np.ones((80, 1))], axis=1) for _ in "ab")
+        found = paired_test_of_sums(resample(a, b, draws=400, seed=int(generator.integers(1 << 31))), ratio)
+        called += found.p < 0.05
+        covered += found.low <= 0 <= found.high
+    assert 0.02 < called / count < 0.08
+    assert 0.92 < covered / count < 0.97
+
+
+def test_a_figure_that_is_not_finite_is_not_tested():
+    a = np.array([[1.0, 1.0], [np.nan, 1.0]])
+    assert paired_test_of_sums(resample(a, a[::-1]), ratio).p is None
+    columns = {"x": np.array([1.0, np.nan])}
+    assert paired_randomisation(columns, columns, lambda found: float(found["x"].mean())).p is None
 
 
 def test_equal_columns_give_p_1():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmark.interface import Sums, mean_of
 from benchmark.report import numbers
 from benchmark.report.groups import Entry, Group, canonical, group_records, settings_by_name, task_metrics, words
 from benchmark.report.tables import Printed, Row, Table
 from benchmark.results import Record, records
-from benchmark.statistics import PairedTest, Statistic, holm, paired_randomisation, paired_t_test, summarise
+from benchmark.statistics import (
+    PairedTest,
+    holm,
+    paired_randomisation,
+    paired_t_test,
+    paired_test_of_sums,
+    resample,
+    summarise,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,10 +81,11 @@ def _compared(a: tuple[Group, Entry] | None, b: tuple[Group, Entry] | None) -> l
     metrics = a[0].metrics() | b[0].metrics()
     if not a[1].completed or not b[1].completed:
         return [{**names, "note": f"A: {_status(a[1])}; B: {_status(b[1])}"}]
+    over_examples = _tests_over_examples(a[1], b[1], list(metrics), group.task)
+    note = "; ".join(_differing(a[0], b[0]))
     rows = []
     for metric, described in metrics.items():
-        row = _difference(a[1], b[1], metric, group.task)
-        note = "; ".join(_differing(a[0], b[0]))
+        row = _difference(a[1], b[1], metric, over_examples.get(metric))
         rows.append({**names, "metric": metric, "higher_is_better": described.higher_is_better, **row, "note": note})
     return rows
 
@@ -94,7 +105,7 @@ def _differing(a: Group, b: Group) -> list[str]:
     return notes + (["…"] if len(changed) > 4 else [])
 
 
-def _difference(a: Entry, b: Entry, metric: str, task: str) -> dict[str, Any]:
+def _difference(a: Entry, b: Entry, metric: str, by_example: PairedTest | None) -> dict[str, Any]:
     first, second = a.values(metric), b.values(metric)
     if not first or not second:
         return {}
@@ -105,42 +116,64 @@ def _difference(a: Entry, b: Entry, metric: str, task: str) -> dict[str, Any]:
     if seeds:
         test = paired_t_test([first[seed] for seed in seeds], [second[seed] for seed in seeds])
         row |= {"difference": test.difference, "low": test.low, "high": test.high, "p_seeds": test.p}
-        by_example = _over_examples(_of_seed(a, seeds[0]), _of_seed(b, seeds[0]), metric, task)
         if by_example is not None:
             row |= {"examples": by_example.n, "p_examples": by_example.p}
     row["relative"] = row["difference"] / abs(row["a"]) if row["a"] else None
     return row
 
 
+def _tests_over_examples(a: Entry, b: Entry, metrics: Sequence[str], task: str) -> dict[str, PairedTest]:
+    """Tests over the examples of the first seed that both have: metric -> test.
+
+    Empty if the examples aren't the same.  Metrics that can't be computed from their columns are left out, and so are those for which
+    the columns give another figure than the record has.
+    """
+    seeds = [record.cell.seed for record in b.completed]
+    pair = next(((one, _of_seed(b, one.cell.seed)) for one in a.completed if one.cell.seed in seeds), None)
+    if pair is None or pair[0].data.sha256 != pair[1].data.sha256:
+        return {}
+    try:
+        first, second = ({str(name): column.to_numpy() for name, column in r.examples.items()} for r in pair)
+    except ValueError:  # recorded without examples, or copied without them
+        return {}
+    if first.keys() != second.keys() or len({len(column) for column in (*first.values(), *second.values())}) != 1:
+        return {}
+    forms = {name: form for name in metrics if (form := _sums(name, task, first)) is not None}
+    known = task_metrics(task)
+    tests = {
+        name: paired_randomisation(first, second, known[name].value, draws=_DRAWS)
+        for name in metrics
+        if name in known and name not in forms
+    }
+    terms = {name: (form.terms(first), form.terms(second)) for name, form in forms.items()}
+    if not terms:
+        return tests
+    found = resample(
+        *(np.concatenate([pair[side] for pair in terms.values()], axis=1) for side in (0, 1)), draws=_DRAWS
+    )
+    begin = 0
+    for name, (one, _) in terms.items():
+        part = slice(begin, begin := begin + one.shape[1])
+        test = paired_test_of_sums(found.only(part), forms[name].value)
+        if _agrees(forms[name].value(found.totals[0, part]), pair[0].value(name)):
+            tests[name] = test
+    return tests
+
+
 def _of_seed(entry: Entry, seed: int) -> Record:
     return next(record for record in entry.completed if record.cell.seed == seed)
 
 
-def _over_examples(a: Record, b: Record, metric: str, task: str) -> PairedTest | None:
-    """Tests over examples.  Returns None if they aren't the same, or if the metric can't be computed from their columns."""
-    if a.data.sha256 != b.data.sha256:
-        return None
-    statistic = _statistic(metric, task)
-    try:
-        first, second = ({str(name): column.to_numpy() for name, column in r.examples.items()} for r in (a, b))
-    except ValueError:  # recorded without examples, or copied without them
-        return None
-    same = first.keys() == second.keys() and len(next(iter(first.values()), ())) == len(next(iter(second.values()), ()))
-    if not same or (metric not in task_metrics(task) and metric not in first):
-        return None
-    return paired_randomisation(first, second, statistic, draws=_DRAWS)
+def _agrees(computed: Any, recorded: float | None) -> bool:
+    return recorded is not None and math.isclose(float(computed), recorded, rel_tol=1e-5, abs_tol=1e-9)
 
 
-def _statistic(metric: str, task: str) -> Statistic:
-    """Returns the function from columns to the metric: the task's, or the mean if the task isn't installed."""
+def _sums(metric: str, task: str, columns: Mapping[str, np.ndarray]) -> Sums | None:
+    """Returns the form of the metric that can be resampled: the task's, or the mean of its column if the task isn't installed."""
     known = task_metrics(task)
     if metric in known:
-        return known[metric].value
-
-    def mean(columns: Mapping[str, np.ndarray]) -> float:
-        return float(columns[metric].mean())
-
-    return mean
+        return known[metric].sums
+    return mean_of(metric, unit="", card="").sums if metric in columns else None
 
 
 def comparison_table(frame: pd.DataFrame) -> Table:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from benchmark.evaluation import evaluating
-from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, SequencePart, Splits
+from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, SequencePart, Splits, Sums, ratio_of
 from benchmark.settings import Settings
 from tasks.cross_entropy import PADDED, token_nats
 from tasks.language_modeling import data, metrics
@@ -115,12 +115,14 @@ class TokenBatch(NamedTuple):
 
 
 def _ratio(function: Any, count: str, unit: str, card: str) -> Metric:
+    terms = ratio_of("nats", count).terms
     return Metric(
         unit,
         False,
-        lambda columns: function(float(columns["nats"].sum()), float(columns[count].sum())),
+        lambda columns: float(function(columns["nats"].sum(), columns[count].sum())),
         lambda columns: int(columns["num_tokens"].sum()),
         card,
+        Sums(terms, lambda sums: function(sums[..., 0], sums[..., 1])),
     )
 
 
@@ -142,6 +144,7 @@ class LanguageModeling:
             lambda columns: 100 * float(columns["recalled"].sum() / columns["asked"].sum()),
             lambda columns: int(columns["asked"].sum()),
             "registers only: surnames that are the likeliest token, of those after a first name that the block had before",
+            Sums(ratio_of("recalled", "asked").terms, lambda sums: 100 * sums[..., 0] / sums[..., 1]),
         ),
     }
     selection = "loss"

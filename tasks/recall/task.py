@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
-from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Pattern, Splits
+from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Pattern, Splits, Sums
 from tasks.cross_entropy import token_nats
 from tasks.recall import controls
 from tasks.recall.curves import curve_rows
@@ -58,7 +58,18 @@ def _family_metric(family: str) -> Metric:
         lambda columns: float(columns["accuracy"][rows(columns)].mean()) if rows(columns).any() else float("nan"),
         lambda columns: int(rows(columns).sum()),
         f"share of right answers to `{family}`, mean over texts of the difficulties that were trained",
+        _mean_where(rows, "accuracy"),
     )
+
+
+def _mean_where(rows: Callable[[Columns], np.ndarray], column: str) -> Sums:
+    """The mean of a column over some texts, from sums over all of them."""
+
+    def terms(columns: Columns) -> np.ndarray:
+        chosen = rows(columns).astype(np.float64)
+        return np.stack([np.where(chosen == 1, columns[column], 0.0), chosen], axis=-1)
+
+    return Sums(terms, lambda sums: sums[..., 0] / sums[..., 1])
 
 
 def _mean_of_families(families: Sequence[str]) -> Metric:
@@ -68,12 +79,16 @@ def _mean_of_families(families: Sequence[str]) -> Metric:
         found = [metric.value(columns) for metric in metrics if metric.n(columns)]
         return float(np.mean(found)) if found else float("nan")
 
+    def terms(columns: Columns) -> np.ndarray:
+        return np.concatenate([metric.sums.terms(columns) for metric in metrics if metric.sums], axis=-1)
+
     return Metric(
         "%",
         True,
         value,
         lambda columns: sum(metric.n(columns) for metric in metrics),
         "mean of the families that exact softmax solves at this preset (`eval.solvable`)",
+        Sums(terms, lambda sums: np.nanmean(sums[..., 0::2] / sums[..., 1::2], axis=-1)),
     )
 
 
@@ -84,6 +99,7 @@ def _loss() -> Metric:
         lambda columns: float(columns["nats"][columns["is_trained"] == 1].mean()),
         lambda columns: int((columns["is_trained"] == 1).sum()),
         "-ln p of the right answer, mean over the answers of a text, then over texts of the trained difficulties",
+        _mean_where(lambda columns: columns["is_trained"] == 1, "nats"),
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
-from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
+from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of, ratio_of
 from benchmark.settings import Settings
 from tasks.cross_entropy import PADDED, token_nats
 from tasks.summarization.data import DataSettings, Example, Examples, Summaries, load_summaries
@@ -122,6 +122,7 @@ class Summarization:
             lambda columns: float(columns["nats"].sum() / columns["num_tokens"].sum()),
             lambda columns: len(columns["nats"]),
             "sum of -ln p of the first reference's tokens, end mark included / number of these tokens; no smoothing",
+            ratio_of("nats", "num_tokens"),
         ),
     }
     selection = "loss"

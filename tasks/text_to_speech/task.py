@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
-from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of
+from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, Sums, mean_of, ratio_of, with_ones
 from tasks.text_to_speech import ljspeech, shown
 from tasks.text_to_speech.audio import NUM_MELS, SAMPLE_RATE
 from tasks.text_to_speech.backbone import Backbone, SpeechBatch, Synthesis
@@ -35,6 +35,7 @@ def _per_frame(cost: str, card: str) -> Metric:
         lambda columns: float(columns[cost].sum() / columns["synthesised_frames"].sum()),
         lambda columns: len(columns[cost]),
         card,
+        ratio_of(cost, "synthesised_frames"),
     )
 
 
@@ -88,6 +89,7 @@ class TextToSpeech:
             lambda columns: float(columns["unstopped"].sum()),
             lambda columns: len(columns["unstopped"]),
             "number of utterances that only a bound on the length ended",
+            Sums(lambda columns: with_ones(columns["unstopped"]), lambda sums: sums[..., 0]),
         ),
     }
     selection = "mcd"
