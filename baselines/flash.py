@@ -50,6 +50,8 @@ class FlashAttention(nn.Module):
     version = 1
     unsupported: dict[str, str] = {}
     exact = True
+    normalised = True
+    linear_values = True
 
     def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int) -> None:
         super().__init__()

@@ -62,6 +62,8 @@ class PerformerAttention(nn.Module):
     version = 1
     unsupported: dict[str, str] = {}
     linear_state = True
+    normalised = True
+    linear_values = True
     kernel = "torch_chunked"
     omega: Tensor
     forward_calls: Tensor

@@ -32,6 +32,8 @@ class SoftmaxAttention(nn.Module):
     version = 1
     unsupported: dict[str, str] = {}
     exact = True
+    normalised = True
+    linear_values = True
     kernel = "matmul"
 
     def __init__(self, *, pattern: Pattern, num_heads: int, head_dim: int) -> None:

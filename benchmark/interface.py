@@ -45,6 +45,9 @@ class Attention(Protocol):
     linear_state       True: the causal state has one size, however many tokens were read (default False)
     exact              True: it is softmax attention, and differs from ``softmax`` by rounding only
     control            True: it is a control, like ``none``, and not compared as an attention
+    normalised         True: its output is an average of the values, so equal values come out unchanged
+    linear_values      True: its output is linear in v, for any q and k
+    mixes_heads        True: a head's output depends on other heads too (default False)
     needs_max_length   True: it takes the keyword ``max_length``, the longest length that it will be given
     sequence_patterns  patterns for which it is a PartedAttention as well (default none)
     settled_options    static method (options, head_dim): fills in those options whose defaults depend on head_dim
@@ -101,6 +104,18 @@ class StreamingAttention(Attention, Protocol):
     def state_bytes(self, state: Any) -> int:
         """Returns the number of bytes that the state holds, counted from its tensors."""
         ...
+
+
+STREAMING: Mapping[str, tuple[str, ...]] = {
+    "causal_self": ("init_state", "extend", "select", "state_bytes"),
+    "causal_cross": ("init_cross", "read", "select", "state_bytes"),
+}
+"""The methods of a StreamingAttention by pattern.  An attention without any of them can still be used where nothing streams."""
+
+
+def missing_methods(cls: type, pattern: str) -> tuple[str, ...]:
+    """Returns the streaming methods that an attention lacks at a pattern; none for a noncausal one."""
+    return tuple(name for name in STREAMING.get(pattern, ()) if not callable(getattr(cls, name, None)))
 
 
 class SequencePart(Protocol):
@@ -284,6 +299,8 @@ class Task(Protocol):
                     is filled from ``presets.yaml`` beside the module, and checked before anything runs.
     metrics         name -> Metric, computed from the columns that ``score`` gives; the first is the headline
     selection       the metric that chooses the checkpoint, on validation data
+    streams         backbone -> the patterns whose layers are read piece by piece when the task is evaluated, and so need the
+                    methods of a StreamingAttention (optional; a plain literal)
     floors          names of controls that are bounds, not trivial rules (optional; a tuple, a plain literal)
     separate_models True: the backbone is another model for each pattern, and has attentions of that pattern only; the class
                     is then made with the keyword ``pattern`` as well (optional, False if left out; a plain literal)

@@ -265,6 +265,11 @@ def sites_of(task: str, backbone: str) -> tuple[str, ...]:
     return (*patterns, EVERY) if one_model else patterns
 
 
+def streamed_patterns(task: str, backbone: str) -> tuple[str, ...]:
+    """Returns the patterns whose layers a task reads piece by piece when it is evaluated."""
+    return tuple(task_declarations(task).get("streams", {}).get(backbone, ()))
+
+
 def make_task(name: str, settings: Any, *, backbone: str, pattern: str) -> Any:
     """Returns the task for a cell of this backbone and pattern."""
     cls = load_task(name)

@@ -70,3 +70,19 @@ class ParameterWithoutGradient(Softmax):
 
     def definition(self, q, k, v, key_padding_mask=None):
         return super().definition(q, k, v * self.gain, key_padding_mask)
+
+
+@fails("equal_values", "noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
+class AddsToDenominator(Linear):
+    """Adds 0.01 to the denominator, so that weights don't sum to one."""
+
+    def ratio(self, value, weight):
+        return value / (weight + 0.01)[..., None]
+
+
+@fails("linear_values", "noncausal_self", "causal_self")
+class ClampsValues(Softmax):
+    """Cuts large values off."""
+
+    def mix(self, weights, v):
+        return super().mix(weights, v.clamp(-2, 2))

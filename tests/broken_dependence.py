@@ -142,3 +142,27 @@ class BatchStatistic(Softmax):
 
     def scores(self, q, k):
         return super().scores(q, k / k.abs().mean())
+
+
+@fails("heads", "noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
+class SwapsHeads(Softmax):
+    """Attends in each head with the queries and keys of its neighbour, as after a wrong reshape."""
+
+    def attend(self, q, k, v, padded=None):
+        return super().attend(q.flip(1), k.flip(1), v, padded)
+
+
+@fails("heads", "noncausal_self", "causal_cross")
+class SwapsOutputs(Linear):
+    """Gives each head the output of its neighbour."""
+
+    def ratio(self, value, weight):
+        return super().ratio(value, weight).flip(1)
+
+
+@fails("heads", "causal_self")
+class SharesWeights(Softmax):
+    """Averages the weights over the heads."""
+
+    def weights(self, scores):
+        return super().weights(scores).mean(1, keepdim=True).expand_as(scores)

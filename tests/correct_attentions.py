@@ -30,6 +30,8 @@ class Softmax(nn.Module):
     version = 1
     unsupported = {}
     exact = True
+    normalised = True
+    linear_values = True
     checks_arguments = True  # so that the checks of refusals meet its own, and not the engine's
 
     def __init__(self, *, pattern, num_heads, head_dim):
@@ -121,6 +123,8 @@ class Linear(nn.Module):
     version = 1
     unsupported = {}
     linear_state = True
+    normalised = True
+    linear_values = True
     needs_max_length = True
     checks_arguments = True
 

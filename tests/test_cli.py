@@ -288,5 +288,9 @@ def test_efficiency_writes_its_table(place):
 def test_check_shows_what_holds(place):
     answer = lavo_bench("check", "none", "--pattern", "noncausal_cross")
     assert answer.status == 0, answer.err
-    assert "conformance of none" in answer.out
+    assert "none: mathematics" in answer.out
+    assert "none: contract" in answer.out
     assert "passed" in answer.out
+    assert answer.out.rstrip().endswith(
+        "none can be used in pointr (noncausal cross), informer (noncausal cross), probe (noncausal cross)."
+    )

@@ -13,8 +13,10 @@ import pytest
 import torch
 from correct_attentions import Linear, Softmax
 from torch import nn
+from torch.nn import functional as F
 
 from benchmark.checking.conformance import CHECKS, CheckResult, check_attention, check_class
+from benchmark.checking.verdict import consequence, is_contract, sentence
 from benchmark.interface import PATTERNS
 from benchmark.registry import ATTENTIONS, attention_declarations, build_attention
 
@@ -113,6 +115,80 @@ def test_an_exception_in_a_check_is_a_failed_row_with_its_first_line():
     assert by_check["mask_refused"].detail == (
         "a float mask: raises ZeroDivisionError, not ValueError (division by zero)"
     )
+
+
+class Plain(nn.Module):
+    """A right linear attention, as a stranger writes it first: without streaming."""
+
+    version = 1
+    unsupported = {}
+    normalised = linear_values = True
+
+    def __init__(self, *, pattern, num_heads, head_dim):
+        super().__init__()
+        self.pattern = pattern
+
+    def forward(self, q, k, v, key_padding_mask=None):
+        kind = q.dtype
+        q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        if key_padding_mask is not None:
+            k, v = (x.masked_fill(key_padding_mask[:, None, :, None], 0) for x in (k, v))
+        weights = q @ k.mT
+        if self.pattern == "causal_self":
+            weights = weights.tril()
+        total = weights.sum(-1, keepdim=True)
+        return (weights @ v / torch.where(total > 0, total, 1)).to(kind)
+
+
+def test_a_plain_attention_without_streaming_is_right_and_lacks_only_that():
+    results = check_class(Plain)
+    assert failures(results) == []
+    missing = {(row.check, row.pattern) for row in results if row.outcome == "missing"}
+    streams = ("streaming", "branching", "select", "state_size")
+    assert missing == {(check, pattern) for check in streams for pattern in ("causal_self", "causal_cross")}
+    (row,) = (row for row in results if (row.check, row.pattern) == ("streaming", "causal_cross"))
+    assert row.detail == "has no init_cross, no read, no select, no state_bytes"
+    assert consequence(row) == "can’t be run: transformer_tts.causal_cross, transformer.causal_cross"
+    assert sentence("plain", results) == (
+        "plain can be used in fastspeech2, transformer_tts (noncausal self), transformer (noncausal self), pointr, informer, "
+        "probe; gpt, transformer_tts (causal self, causal cross), transformer (causal self, causal cross) would need its "
+        "streaming, which it lacks."
+    )
+
+
+class HalfStreaming(Plain):
+    """Has a state that nothing can continue."""
+
+    unsupported = {pattern: "no" for pattern in PATTERNS if pattern != "causal_self"}
+
+    def init_state(self, batch_size, *, device=None, dtype=None):
+        return torch.zeros(batch_size)
+
+
+def test_a_part_of_streaming_is_a_failure_that_says_what_is_not_there():
+    results = check_class(HalfStreaming, patterns=["causal_self"])
+    by_check = {row.check: row for row in results}
+    assert by_check["streaming"].outcome == "failed"
+    assert (
+        by_check["streaming"].detail
+        == "has init_state, but no extend, no select, no state_bytes; streaming needs all of them"
+    )
+    assert "causal_self" in sentence("half", results)
+    assert "can’t be used yet" in sentence("half", results)
+
+
+def test_wrong_mathematics_are_told_first():
+    results = check_class(broken_dependence.SwapsHeads, patterns=["noncausal_self"])
+    assert sentence("swaps", results) == (
+        "swaps can’t be used yet; noncausal_self computes something else than it says (oracle, exact, gradients, heads failed)."
+    )
+    assert all(not is_contract(row) and consequence(row) == "" for row in failures(results))
+
+
+def test_everything_at_once_can_be_used_everywhere():
+    found = sentence("softmax", check_attention("softmax"))
+    assert found == "softmax can be used in gpt, fastspeech2, transformer_tts, transformer, pointr, informer, probe."
 
 
 def test_options_reach_the_attention_and_wrong_ones_are_refused():

@@ -6,9 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import toy_task
+from torch import nn
 
 from benchmark import registry, results
+from benchmark.interface import PATTERNS
 from benchmark.multihead import AttentionSites
 from benchmark.report.groups import group_records
 from benchmark.running import runner
@@ -45,6 +48,42 @@ def test_exact_softmax_is_planned_once_for_all_sites(toy):
     assert Counter(cell.attention for cell in cells) == {"softmax": 2, "none": 6, "lavo": 6}
     assert {(cell.pattern, cell.sites) for cell in cells if cell.attention == "softmax"} == {("every", SITES)}
     assert {cell.sites for cell in cells if cell.attention == "none"} == {(site,) for site in SITES}
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_an_attention_without_streaming_is_unsupported_only_where_something_is_read_piece_by_piece(tmp_path):
+    registry.register_attention("plain")(type("Plain", (Mean,), {}))
+    settings = RunSettings(attentions=["plain"], preset="smoke")
+    cells = plan_cells([(settings, [])], tmp_path)
+    reasons = {f"{cell.backbone}.{cell.pattern}": cell.unsupported for cell in cells}
+    assert {site for site, reason in reasons.items() if reason is None} == {
+        *("fastspeech2.noncausal_self", "transformer_tts.noncausal_self", "transformer.noncausal_self"),
+        *("pointr.noncausal_self", "pointr.noncausal_cross", "pointr.every"),
+        *("informer.noncausal_self", "informer.causal_self", "informer.noncausal_cross", "informer.every"),
+        *(f"probe.{pattern}" for pattern in PATTERNS),
+    }
+    assert reasons["gpt.causal_self"] == (
+        "gpt is read piece by piece, but it has no init_state, no extend, no select, no state_bytes"
+    )
+    (cell,) = (cell for cell in cells if (cell.backbone, cell.pattern) == ("probe", "causal_self"))
+    record = runner.run_cell(cell, runner.Place(tmp_path / "out", tmp_path))
+    assert record.status == "completed", record.reason
+    assert {row["state_bytes"] for row in record.curves["recall"]} == {None}
+
+
+class Mean(nn.Module):
+    """The mean of all values, or of those so far; it doesn't stream."""
+
+    version, unsupported = 1, {}
+
+    def __init__(self, *, pattern, num_heads, head_dim):
+        super().__init__()
+        self.pattern = pattern
+
+    def forward(self, q, k, v, key_padding_mask=None):
+        if self.pattern == "causal_self":
+            return v.cumsum(2) / torch.arange(1, v.shape[2] + 1)[:, None]
+        return v.mean(2, keepdim=True).expand_as(q)
 
 
 def test_no_cell_is_planned_twice_for_the_same_model(toy):

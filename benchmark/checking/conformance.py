@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from benchmark.checking.definition import exact, gradients, oracle
-from benchmark.checking.dependence import batch_invariance, causality, empty_context, padding, padding_gradients
-from benchmark.checking.measurement import Broken, Measurement, Measurements, NotApplicable
+from benchmark.checking.definition import equal_values, exact, gradients, linear_values, oracle
+from benchmark.checking.dependence import batch_invariance, causality, empty_context, heads, padding, padding_gradients
+from benchmark.checking.measurement import Broken, Measurement, Measurements, Missing, NotApplicable
 from benchmark.checking.numerics import determinism, large_inputs, lengths, long_inputs, precision, state_dict
 from benchmark.checking.refusals import mask_refused, max_length, unequal_lengths
 from benchmark.checking.streams import branching, select, state_size, streaming
@@ -19,37 +19,50 @@ from benchmark.checking.tensors import inputs_untouched, shape_and_dtype, stride
 from benchmark.interface import PATTERNS
 from benchmark.registry import check_declarations, check_options, check_pattern, load_attention
 
-Outcome = Literal["passed", "failed", "not applicable"]
+Outcome = Literal["passed", "failed", "missing", "not applicable"]
 
 Check = Callable[[Subject], Measurements]
 """A check tests one requirement and yields measurements; the requirement is violated if a measurement exceeds its limit."""
 
-CHECKS: tuple[Check, ...] = (
-    shape_and_dtype,
+MATHEMATICS: tuple[Check, ...] = (
     oracle,
     exact,
+    equal_values,
+    linear_values,
     gradients,
     causality,
+    heads,
     padding,
     padding_gradients,
     empty_context,
     batch_invariance,
-    streaming,
-    branching,
-    select,
     lengths,
     precision,
     long_inputs,
     large_inputs,
     determinism,
-    state_dict,
+    strides,
+)
+"""Whether the attention is the function that it says it is."""
+
+CONTRACT: tuple[Check, ...] = (
+    shape_and_dtype,
+    streaming,
+    branching,
+    select,
     state_size,
+    state_dict,
     unequal_lengths,
     mask_refused,
     max_length,
-    strides,
     inputs_untouched,
 )
+"""Whether it keeps what the engine relies on.  An attention may lack streaming; then some cells can't be run."""
+
+CHECKS: tuple[Check, ...] = (*MATHEMATICS, *CONTRACT)
+
+
+Listener = Callable[[str, str], None]
 
 
 class CheckResult(NamedTuple):
@@ -70,6 +83,7 @@ def check_attention(
     patterns: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    listen: Listener = lambda _pattern, _check: None,
 ) -> list[CheckResult]:
     """Returns the results of all checks on a registered attention, at these patterns (by default at all).
 
@@ -78,7 +92,7 @@ def check_attention(
     """
     cls = load_attention(name)
     check_options(name, cls, options or {})
-    return check_class(cls, patterns=patterns, options=options, device=device)
+    return check_class(cls, patterns=patterns, options=options, device=device, listen=listen)
 
 
 def check_class(
@@ -88,9 +102,11 @@ def check_class(
     options: Mapping[str, Any] | None = None,
     checks: Sequence[Check] | None = None,
     device: str = "cpu",
+    listen: Listener = lambda _pattern, _check: None,
 ) -> list[CheckResult]:
     """Returns the results of ``checks`` (by default, of the whole suite) on a class, which need not be registered.
 
+    listen: called with the pattern and the check's name before each check.
     Raises ValueError for an unknown pattern, and if the class lacks a declaration that every attention needs.
     """
     check_declarations(cls.__name__, cls)
@@ -102,7 +118,9 @@ def check_class(
             results.append(CheckResult("pattern", pattern, "not applicable", f"unsupported: {reason}"))
             continue
         subject = Subject(cls, pattern, options or {}, device)  # type: ignore[arg-type]
-        results += [run_check(check, subject) for check in checks or CHECKS]
+        for check in checks or CHECKS:
+            listen(pattern, check.__name__)
+            results.append(run_check(check, subject))
     return results
 
 
@@ -114,6 +132,8 @@ def run_check(check: Check, subject: Subject) -> CheckResult:
             measurements = list(check(subject))
         beyond = [m for m in measurements if not m.difference <= m.limit]
         outcome, detail = ("failed" if beyond else "passed"), _figures(measurements, beyond)
+    except Missing as reason:
+        outcome, detail = "missing", str(reason)
     except NotApplicable as reason:
         outcome, detail = "not applicable", str(reason)
     except Broken as reason:

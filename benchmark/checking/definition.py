@@ -48,6 +48,34 @@ def exact(subject: Subject) -> Measurements:
         yield close(f"{num_queries} queries, {num_keys} keys", module(q, k, v), scores.softmax(-1) @ v)
 
 
+def equal_values(subject: Subject) -> Measurements:
+    """Checks that equal values come out unchanged, with and without padding, if the class declares itself normalised."""
+    if not getattr(subject.cls, "normalised", False):
+        raise NotApplicable("doesn't declare itself normalised")
+    module = subject.build()
+    for num_queries, num_keys in subject.shapes(module):
+        q, k, v = subject.inputs(num_queries, num_keys)
+        v = v[:, :, :1].expand_as(v)
+        yield close(f"{num_queries} queries, {num_keys} keys", module(q, k, v), v[:, :, :1].expand_as(q))
+    q, k, v = subject.inputs(97)
+    v = v[:, :, :1].expand_as(v)
+    mask = torch.arange(97, device=subject.device).expand(len(v), -1) >= 60
+    out = module(q, k, v, key_padding_mask=mask)
+    yield close("padded", out[:, :, :60], v[:, :, :60])
+
+
+def linear_values(subject: Subject) -> Measurements:
+    """Checks that the output is linear in the values, if the class declares that."""
+    if not getattr(subject.cls, "linear_values", False):
+        raise NotApplicable("doesn't declare itself linear in the values")
+    module = subject.build()
+    for num_queries, num_keys in ((70, 70), (131, 131)):
+        q, k, v = subject.inputs(num_queries, num_keys)
+        other = subject.inputs(num_queries, num_keys, seed=13)[2]
+        parts = module(q, k, v), module(q, k, other)
+        yield close(f"{num_queries} queries", module(q, k, 2 * v - 3 * other), 2 * parts[0] - 3 * parts[1])
+
+
 def gradients(subject: Subject) -> Measurements:
     """Checks that gradients equal those of the ``definition``, or finite differences if the attention has none."""
     module = subject.build()

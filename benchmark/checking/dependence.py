@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark.checking.measurement import Measurements, NotApplicable, close, finite, gradients_of, same
-from benchmark.checking.subject import BATCH, Subject
+from benchmark.checking.subject import BATCH, NUM_HEADS, Subject
 
 
 def causality(subject: Subject) -> Measurements:
@@ -126,14 +126,28 @@ def empty_context(subject: Subject) -> Measurements:
         mask[1], mask[0, :9] = False, True
         lost = masked(*inputs)[0, :, :9]
         yield same("queries before the first real token", lost, torch.zeros_like(lost))
-    if subject.pattern == "causal_cross":
-        subject.must_stream()
+    if subject.is_cross and subject.streams:
         out = subject.stream(module, inputs, (1, 69), mask)
         yield same("read from a source that is all padding", out[1], torch.zeros_like(out[1]))
     if subject.is_cross:
         q, k, v = inputs
         out = module(q, k[:, :, :0], v[:, :, :0])
         yield same("a source of length 0", out, torch.zeros_like(q))
+
+
+def heads(subject: Subject) -> Measurements:
+    """Checks that a head's output follows its own queries, keys and values, and none of another head."""
+    if getattr(subject.cls, "mixes_heads", False):
+        raise NotApplicable("declares that it mixes heads")
+    module = subject.build()
+    inputs = subject.inputs(70)
+    expected = module(*inputs)
+    for index, name in enumerate("qkv"):
+        for head in range(NUM_HEADS):
+            changed = [x.clone() for x in inputs]
+            others = [other for other in range(NUM_HEADS) if other != head]
+            changed[index][:, others] = subject.inputs(70, seed=12)[index][:, others]
+            yield close(f"{name} of other heads than {head}", module(*changed)[:, head], expected[:, head])
 
 
 def batch_invariance(subject: Subject) -> Measurements:

@@ -42,6 +42,10 @@ class NotApplicable(Exception):
     """Raised if a check needs something that this attention or this pattern doesn't have."""
 
 
+class Missing(Exception):
+    """Raised if a check needs methods of streaming and the attention has none of them, which it may."""
+
+
 class Broken(Exception):
     """Raised if a requirement is violated in a way that has no figure, such as a wrong shape or an exception."""
 

@@ -53,8 +53,7 @@ def max_length(subject: Subject) -> Measurements:
     fitting, longer = subject.inputs(37), subject.inputs(41)
     yield finite("at the longest length", module(*fitting))
     yield must_say("forward", refusal("forward", module, *longer), ("37", "41"))
-    if subject.is_causal:
-        subject.must_stream()
+    if subject.streams:
         what = "streamed beyond it"
         if subject.is_cross:  # takes a source that fits, so that only the number of queries is too large
             longer[1:] = fitting[1:]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmark.arguments import checked
-from benchmark.checking.measurement import Broken, NotApplicable
-from benchmark.interface import Pattern
+from benchmark.checking.measurement import Broken, Missing, NotApplicable
+from benchmark.interface import STREAMING, Pattern, missing_methods
 from benchmark.registry import takes_max_length
 
 BATCH, NUM_HEADS, HEAD_DIM = 3, 2, 16
@@ -139,14 +139,18 @@ class Subject:
             begin += length
         return torch.cat(outputs, 2)
 
+    @property
+    def streams(self) -> bool:
+        """Whether the pattern is causal and the class has all methods of streaming.  Raises Broken if it has some of them."""
+        wanted, missing = STREAMING.get(self.pattern, ()), missing_methods(self.cls, self.pattern)
+        if missing and len(missing) < len(wanted):
+            present = [name for name in wanted if name not in missing]
+            raise Broken(f"has {' and '.join(present)}, but no {', no '.join(missing)}; streaming needs all of them")
+        return bool(wanted) and not missing
+
     def must_stream(self) -> None:
-        """Raises NotApplicable for noncausal patterns, and Broken if a causal attention lacks a streaming method."""
+        """Raises NotApplicable for noncausal patterns, Missing if the attention can't stream."""
         if not self.is_causal:
             raise NotApplicable("noncausal patterns have no state")
-        own = ("init_cross", "read") if self.is_cross else ("init_state", "extend")
-        missing = [name for name in (*own, "select", "state_bytes") if not callable(getattr(self.cls, name, None))]
-        if missing:
-            raise Broken(
-                f"a causal attention must stream, but this one has no {', no '.join(missing)}; "
-                "add what is missing, or declare the pattern in `unsupported`"
-            )
+        if not self.streams:
+            raise Missing(f"has no {', no '.join(STREAMING[self.pattern])}")

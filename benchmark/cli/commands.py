@@ -268,8 +268,11 @@ def check(
     pattern: Annotated[str | None, typer.Option("--pattern", help="Patterns, separated by commas.")] = None,
     include_path: Include = None,
 ) -> None:
-    """Runs the conformance suite on an attention and shows which checks hold."""
+    """Checks whether an attention is the function that it says it is, and shows what it can be used for."""
+    from rich.console import Console
+
     from benchmark.checking.conformance import check_attention
+    from benchmark.checking.verdict import consequence, is_contract, sentence
     from benchmark.registry import attention_names, check_pattern
     from benchmark.report import listing
     from benchmark.settings.command import include_files, names_in
@@ -280,8 +283,16 @@ def check(
         check_pattern(name)
     failures = 0
     for name in attention_names() if attention == "all" else [attention]:
-        results = check_attention(name, patterns=patterns)
-        _console().print(listing.checks(name, results))
+        with Console(stderr=True).status(f"checking {name}") as status:
+
+            def listen(pattern: str, check: str) -> None:
+                status.update(f"checking {pattern}, {check}")
+
+            results = check_attention(name, patterns=patterns, listen=listen)
+        for title, contract in (("mathematics", False), ("contract", True)):
+            rows = [(row, consequence(row)) for row in results if is_contract(row) == contract]
+            _console().print(listing.checks(f"{name}: {title}", rows))
+        _console().print(sentence(name, results), soft_wrap=True)
         failures += sum(result.outcome == "failed" for result in results)
     if failures:
         _say(f"{failures} checks failed")

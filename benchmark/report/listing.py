@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark.interface import PATTERNS, PRESETS
@@ -102,12 +103,16 @@ def sites(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) ->
     return table or Table("folder", "site", "verdict", title=title)
 
 
-def checks(name: str, found: Sequence[Any]) -> Table:
-    """Returns the table of what the conformance suite found for one attention."""
-    table = Table("check", "pattern", "outcome", "detail", title=f"conformance of {name}")
-    for result in found:
-        style = {"passed": "green", "failed": "bold red"}.get(result.outcome, "dim")
-        table.add_row(result.check, result.pattern, f"[{style}]{result.outcome}[/{style}]", result.detail)
+def checks(title: str, found: Sequence[tuple[Any, str]]) -> Table:
+    """Returns a table of results of the conformance suite.
+
+    found: a result, and which cells can't be run or trusted because of it, or "".
+    """
+    table = Table("check", "pattern", "outcome", "detail", title=title)
+    for result, consequence in found:
+        style = {"passed": "green", "failed": "bold red", "missing": "yellow"}.get(result.outcome, "dim")
+        detail = escape(f"{result.detail}; {consequence}" if consequence else result.detail)
+        table.add_row(result.check, result.pattern, f"[{style}]{result.outcome}[/{style}]", detail)
     return table
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from benchmark.interface import EVERY, REFERENCE, Pattern, Splits, Task, UnsupportedPattern
+from benchmark.interface import EVERY, REFERENCE, Pattern, Splits, Task, UnsupportedPattern, missing_methods
 from benchmark.multihead import MultiHeadAttention
 from benchmark.registry import (
     build_attention,
@@ -19,6 +19,7 @@ from benchmark.registry import (
     load_attention,
     make_task,
     sites_of,
+    streamed_patterns,
     takes_max_length,
     task_declarations,
 )
@@ -211,9 +212,14 @@ class Planner:
 
     def _unsupported(self, task: Task, one: Planned) -> str | None:
         """Returns why the attention can't do the pattern, or one of the backbone's if the pattern is ``every``; else None."""
-        declared = dict(load_attention(one.spec.name).unsupported)
+        cls = load_attention(one.spec.name)
+        declared = dict(cls.unsupported)
         patterns = task.backbones[one.backbone] if one.pattern == EVERY else (one.pattern,)
         for pattern in patterns:
+            if pattern in streamed_patterns(one.task, one.backbone) and (missing := missing_methods(cls, pattern)):
+                declared.setdefault(
+                    pattern, f"{one.backbone} is read piece by piece, but it has no {', no '.join(missing)}"
+                )
             if pattern in declared:
                 return declared[pattern] if len(patterns) == 1 else f"{pattern}: {declared[pattern]}"
         return self._check_builds(task, one)

@@ -132,6 +132,7 @@ class LanguageModeling:
     name = "language_modeling"
     version = 2
     backbones = {"gpt": ("causal_self",)}
+    streams = {"gpt": ("causal_self",)}
     settings_of = {"gpt": LanguageModelingSettings}
     metrics = {
         "loss": _ratio(metrics.loss, "num_tokens", "nats/token", "sum of -ln p over all tokens / number of tokens"),

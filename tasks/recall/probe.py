@@ -11,7 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.interface import AttentionFactory, Pattern
+from benchmark.interface import AttentionFactory, Pattern, missing_methods
 
 
 class Probe(nn.Module):
@@ -77,11 +77,13 @@ class Probe(nn.Module):
         return F.linear(self.norm(x), self.input.words.weight)
 
     def state_bytes(self, tokens: Tensor, source: Tensor | None) -> int | None:
-        """Returns the bytes of the attentions' states after reading one text; None if they have none (noncausal patterns).
+        """Returns the bytes of the attentions' states after reading one text; None if they have none.
 
         tokens and source: as in ``forward``, of one text.
         """
         attentions = [block.attention for block in self.blocks]
+        if any(missing_methods(type(layer.attention), self.pattern) for layer in attentions):
+            return None
         if self.pattern == "causal_cross":
             assert source is not None
             assert self.source_norm is not None

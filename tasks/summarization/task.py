@@ -112,6 +112,7 @@ class Summarization:
     name = "summarization"
     version = 2
     backbones = {"transformer": ("noncausal_self", "causal_self", "causal_cross")}
+    streams = {"transformer": ("causal_self", "causal_cross")}
     settings_of = {"transformer": SummarizationSettings}
     metrics = {
         **{name: _rouge(name, False) for name in TYPES},

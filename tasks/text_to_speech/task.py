@@ -48,6 +48,7 @@ class TextToSpeech:
         "fastspeech2": ("noncausal_self",),
         "transformer_tts": ("noncausal_self", "causal_self", "causal_cross"),
     }
+    streams = {"transformer_tts": ("causal_self", "causal_cross")}
     settings_of = {
         "fastspeech2": FastSpeech2Settings,
         "transformer_tts": TransformerTTSSettings,
