@@ -230,15 +230,3 @@ def _apart(first: Summary, second: Summary) -> bool:
     if first.deviation is None or second.deviation is None:
         return False
     return abs(first.mean - second.mean) > first.deviation + second.deviation
-
-
-def mean_ranks(table: Sequence[Sequence[float]], higher_is_better: Sequence[bool]) -> list[float]:
-    """Returns the mean rank of each row over the columns, where 1 is the best and ties share the mean of their ranks.
-
-    table: rows of values.  higher_is_better: one entry for each column.
-    """
-    from scipy.stats import rankdata
-
-    values = np.asarray(table, dtype=np.float64)
-    signs = np.where(np.asarray(higher_is_better), -1.0, 1.0)
-    return [float(rank) for rank in rankdata(values * signs, axis=0).mean(axis=1)]

@@ -9,7 +9,6 @@ import pytest
 
 from benchmark.report.cards import DEVIATIONS, MEANING, card_of, card_table, judge, sentence
 from benchmark.report.groups import group_records
-from benchmark.report.summary import summary_table
 from benchmark.results import records
 from benchmark.settings.tuned import TunedFile, Verified
 
@@ -106,14 +105,6 @@ def test_a_table_takes_what_was_verified_for_its_own_site_data_and_steps(tmp_pat
     assert verdict() == "transient"
     for other in ({"site": "every"}, {"data": "f" * 64}, {"steps": steps}, {"metric": "mae"}, {"backbone": "gpt"}):
         assert verdict(**other) == "resolved"
-
-
-def test_only_resolved_sites_are_averaged(tmp_path):
-    groups = groups_of(tmp_path)
-    rows = [row.label for row in summary_table(groups, groups).rows]
-    assert any(label.startswith(f"mean rank in {len(groups)} resolved tables") for label in rows)
-    assert any("mean rank in 2 resolved" in row.label for row in summary_table(groups, groups[1:]).rows)
-    assert not any("mean rank" in row.label for row in summary_table(groups, []).rows)
 
 
 def test_a_card_is_written_above_its_table():

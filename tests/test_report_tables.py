@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from benchmark.report import numbers
+from benchmark.report.aggregate import aggregate_table, scores_of
 from benchmark.report.groups import floors, group_records
-from benchmark.report.summary import summary_table
 from benchmark.report.tables import cost_table, metric_tables, to_csv
 from benchmark.results import CellConfig, MetricValue, records
 
@@ -151,12 +151,30 @@ def test_costs_have_kernels_and_the_share_of_extra_parameters(groups):
     assert row_of(table, "lavo").printed[extra].text == "12,800 (6.0 %)"
 
 
-def test_summary_ranks_only_what_finished_everywhere(groups):
-    table = summary_table(groups, groups)
-    last = table.rows[-1]
-    by_label = dict(zip(table.columns[1:], (one.text for one in last.printed), strict=True))
-    assert by_label["cosformer"] == numbers.MISSING
-    assert 1 <= float(by_label["softmax"]) <= 5
+def test_scores_across_tables_are_of_what_finished_everywhere(groups):
+    assert aggregate_table([]) is None
+    assert aggregate_table(groups[:1]) is None
+    table, scores = aggregate_table(groups), scores_of(groups)
+    labels = [row.label for row in table.rows]
+    assert "cosformer" not in labels  # a cell of it failed
+    assert "none" not in labels
+    assert "cosformer" in table.notes[-1]
+    assert scores.by_label["softmax"].mean(0) == pytest.approx(np.ones(len(groups)))
+    assert {found.shape for found in scores.by_label.values()} == {(len(believable.SEEDS), len(groups))}
+    ranks = {row["attention"]: row["mean_rank"] for row in table.values}
+    assert all(1 <= rank <= len(labels) for rank in ranks.values())
+    assert sum(ranks.values()) == pytest.approx(len(labels) * (len(labels) + 1) / 2)
+    by_label = dict(zip(labels, (row.printed for row in table.rows), strict=True))
+    assert by_label["softmax"][1].text == numbers.MISSING
+    assert by_label["softmax"][0].text.startswith("1.0") or by_label["softmax"][0].text.startswith("0.9")
+
+
+def test_a_score_is_by_hand(groups):
+    pair = [group_of(groups, "forecasting", "noncausal_self"), group_of(groups, "forecasting", "causal_self")]
+    found = scores_of(pair).by_label["performer"]
+    for column, group in enumerate(pair):
+        softmax, none = (np.mean(values_of(group, name, "mse")) for name in ("softmax", "none"))
+        assert found[:, column] == pytest.approx((values_of(group, "performer", "mse") - none) / (softmax - none))
 
 
 def test_the_margin_over_the_best_control_is_stated(groups):

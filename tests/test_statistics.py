@@ -11,7 +11,6 @@ from benchmark.statistics import (
     best_outside_spread,
     bootstrap_interval,
     holm,
-    mean_ranks,
     paired_randomisation,
     paired_t_test,
     paired_test_of_sums,
@@ -148,7 +147,3 @@ def test_bootstrap_interval_of_the_median_covers_it():
 )
 def test_the_best_is_named_only_outside_the_spread_of_all_others(summaries, higher_is_better, expected):
     assert best_outside_spread(summaries, higher_is_better=higher_is_better) == expected
-
-
-def test_ranks_share_ties_and_follow_the_direction():
-    assert mean_ranks([[1.0, 9.0], [1.0, 5.0], [3.0, 7.0]], [False, True]) == pytest.approx([1.25, 2.25, 2.5])

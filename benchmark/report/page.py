@@ -99,15 +99,20 @@ class _Builder:
         return list(tables)
 
     def _summary(self, groups: Sequence[Group], cards: Sequence[tuple[Group, Card]]) -> list[Block]:
+        from benchmark.report.aggregate import across_figure, aggregate_table
         from benchmark.report.figures import overview
         from benchmark.report.summary import summary_table
 
         resolved = [group for group, card in cards if card.is_resolved]
-        table = summary_table(groups, resolved)
+        table, across = summary_table(groups), aggregate_table(resolved)
         if table is None:
             return []
         caption = "Difference of each attention's first metric from that of exact attention, in per cent; further right is better."
         picture = self.gallery.draw("overview", caption, partial(overview, groups))
+        if across is not None:
+            words_below = "Left: the share of runs above each score. Right: mean ranks; a bar joins those that don't differ at 5 %."
+            drawn = self.gallery.draw("across", words_below, partial(across_figure, resolved))
+            return [Heading(2, "At a glance"), across, *drawn, table, *picture, card_table(cards)]
         return [Heading(2, "At a glance"), table, *picture, card_table(cards)]
 
     def _group(self, group: Group, card: Card | None, tables: Sequence[Table], costs: Sequence[Table]) -> list[Block]:

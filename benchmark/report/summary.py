@@ -1,14 +1,13 @@
-"""Summarises all tables: each attention against the exact one, and mean ranks."""
+"""Summarises all tables: each attention against the exact one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from benchmark.report import numbers
 from benchmark.report.groups import Entry, Group, words
 from benchmark.report.tables import Printed, Row, Table, summary_of
-from benchmark.statistics import best_outside_spread, mean_ranks
+from benchmark.statistics import best_outside_spread
 
 
 def headline(group: Group) -> str:
@@ -38,10 +37,9 @@ def entry_of(label: str, group: Group) -> Entry | None:
     return next((entry for entry in group.contenders if entry.label == label and entry.completed), None)
 
 
-def summary_table(groups: Sequence[Group], resolved: Sequence[Group]) -> Table | None:
-    """Returns a table with one row for each table of the report, one column for each attention, and mean ranks below.
+def summary_table(groups: Sequence[Group]) -> Table | None:
+    """Returns a table with one row for each table of the report and one column for each attention.
 
-    resolved: the tables whose site card is *resolved*; only they count in the ranks.
     Returns None if there is nothing to compare.
     """
     shown = [group for group in groups if group.reference is not None and group.metrics()]
@@ -59,19 +57,6 @@ def summary_table(groups: Sequence[Group], resolved: Sequence[Group]) -> Table |
         "Relative difference of each mean from that of the exact attention; positive is better. ≈: the two means ± deviation touch, "
         "or a deviation is unknown, so the sign of the difference is not certain."
     ]
-    ranks = mean_rank_by_label([group for group in shown if any(group is one for one in resolved)], labels)
-    if ranks is not None:
-        num_tables, by_label = ranks
-        printed = [
-            Printed(numbers.significant(by_label[label], 2) if label in by_label else numbers.MISSING)
-            for label in labels
-        ]
-        rows.append(Row(f"mean rank in {num_tables} resolved tables (1 is best)", tuple(printed), is_control=True))
-        values.append({"table": f"mean rank in {num_tables} resolved tables", **by_label})
-        notes.append(
-            "Mean ranks are of the attentions that finished in all tables whose site card is *resolved*. A rank does not show how large a difference is, or "
-            "whether it is more than noise: judge by the tables."
-        )
     return Table("summary", "All tables at a glance.", ["table", *labels], rows, values, notes)
 
 
@@ -89,19 +74,3 @@ def _change_words(label: str, group: Group, change: float | None) -> str:
     pair = [summary_of(entry, headline(group)), summary_of(reference, headline(group))]
     clear = best_outside_spread(pair, higher_is_better=True) is not None
     return f"{'' if clear else '≈ '}{numbers.signed(100 * change, 1)} %"
-
-
-def mean_rank_by_label(groups: Sequence[Group], labels: Sequence[str]) -> tuple[int, dict[str, float]] | None:
-    """Returns the number of tables, and the mean rank of each attention that has a figure in all of them."""
-
-    def mean(label: str, group: Group) -> float | None:
-        entry = entry_of(label, group)
-        summary = None if entry is None else summary_of(entry, headline(group))
-        return None if summary is None else summary.mean
-
-    means: dict[str, list[Any]] = {label: [mean(label, group) for group in groups] for label in labels}
-    ranked = {label: row for label, row in means.items() if None not in row}
-    if len(groups) < 2 or len(ranked) < 2:
-        return None
-    directions = [group.metrics()[headline(group)].higher_is_better for group in groups]
-    return len(groups), dict(zip(ranked, mean_ranks(list(ranked.values()), directions), strict=True))
