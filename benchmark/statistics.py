@@ -43,13 +43,18 @@ def summarise(values: Sequence[float]) -> Summary:
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """Returns Student's confidence interval of the mean, or None for fewer than two values."""
-    from scipy.stats import t
-
     n, mean, deviation = summarise(values)
     if deviation is None:
         return None
-    half = float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+    half = t_half_width(n, deviation, confidence)
     return mean - half, mean + half
+
+
+def t_half_width(n: int, deviation: float, confidence: float = 0.95) -> float:
+    """Returns half the width of Student's confidence interval of the mean of n values, two or more."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
 
 
 def paired_t_test(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> PairedTest:

@@ -57,6 +57,15 @@ def test_the_limit_is_three_deviations_of_the_paired_differences():
         assert card(none=none).verdict == verdict
 
 
+def test_a_gap_survives_if_its_interval_over_seeds_is_above_zero():
+    edge = 4.302653 / 3**0.5  # Student's t with two degrees of freedom; differences 1 - s, 1, 1 + s
+    for share, verdict in ((0.999, "resolved"), (1.001, "transient")):
+        none = {seed: SOFTMAX[seed] + 1 + share / edge * offset for seed, offset in ((0, -1), (1, 0), (2, 1))}
+        assert card(doubled=(SOFTMAX, none)).verdict == verdict
+    worse = {seed: value - 1 for seed, value in SOFTMAX.items()}
+    assert card(doubled=(SOFTMAX, worse)).verdict == "transient"
+
+
 def test_seeds_are_paired():
     """The seeds differ by far more than softmax from none, but always in the same way."""
     softmax = {0: 1.0, 1: 11.0, 2: 21.0}

@@ -6,7 +6,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,6 +24,7 @@ from benchmark.cli.options import (
     Preset,
     Tuned,
 )
+from benchmark.cli.printing import console, say, say_left_out, say_report
 
 app = typer.Typer(
     name="lavo-bench",
@@ -73,8 +74,8 @@ def list_(
         Kind.sites: lambda: listing.sites(directory, damaged=damaged.append),
     }
     for wanted in [kind] if kind else [Kind.tasks, Kind.attentions, Kind.presets]:
-        _console().print(tables[wanted]())
-    raise typer.Exit(_say_left_out(damaged))
+        console().print(tables[wanted]())
+    raise typer.Exit(say_left_out(damaged))
 
 
 @app.command()
@@ -96,7 +97,7 @@ def prepare(
     preset = run_settings({"preset": preset}).preset
     for name in chosen:
         for line in prepare_data(name, preset, overrides, data_root, cache_folder(cache)):
-            _say(line)
+            say(line)
 
 
 @app.command()
@@ -169,14 +170,14 @@ def run(
     runner.probe_output(place.output)
     rates = read_rates(tuned or TUNED)
     status = command.run_plan(
-        runs, place, _console(), _say, jobs=jobs, rerun=rerun, retry_failed=retry_failed, rates=rates
+        runs, place, console(), say, jobs=jobs, rerun=rerun, retry_failed=retry_failed, rates=rates
     )
     if report and rank == 0:
         from benchmark.report import build_report
 
-        command.measure_once(runs, place, _say)
+        command.measure_once(runs, place, say)
         built = build_report([place.output], Path("reports") / place.output.name)
-        status = max(status, _say_report(built))
+        status = max(status, say_report(built))
     raise typer.Exit(status)
 
 
@@ -250,9 +251,9 @@ def tune(
     )
     runner.probe_output(place.output)
     folder = tuned or TUNED
-    tuner = Tuner(place, folder, lambda cells: command.train_missing(cells, place, _console(), jobs=jobs), _say)
+    tuner = Tuner(place, folder, lambda cells: command.train_missing(cells, place, console(), jobs=jobs), say)
     status = tuner.verify(runs, read_rates(folder)) if verify else tuner.tune(runs, factors)
-    _say(f"written: {folder}")
+    say(f"written: {folder}")
     raise typer.Exit(status)
 
 
@@ -291,11 +292,11 @@ def check(
             results = check_attention(name, patterns=patterns, listen=listen)
         for title, contract in (("mathematics", False), ("contract", True)):
             rows = [(row, consequence(row)) for row in results if is_contract(row) == contract]
-            _console().print(listing.checks(f"{name}: {title}", rows))
-        _console().print(sentence(name, results), soft_wrap=True)
+            console().print(listing.checks(f"{name}: {title}", rows))
+        console().print(sentence(name, results), soft_wrap=True)
         failures += sum(result.outcome == "failed" for result in results)
     if failures:
-        _say(f"{failures} checks failed")
+        say(f"{failures} checks failed")
     raise typer.Exit(1 if failures else 0)
 
 
@@ -358,7 +359,7 @@ def efficiency(
         tokens=tokens,
     )
     limits = Limits(rounds=rounds, budget_seconds=budget)
-    _say(f"written: {measure_to_file(output, grid, shape, limits, _say)}")
+    say(f"written: {measure_to_file(output, grid, shape, limits, say)}")
 
 
 @app.command()
@@ -374,23 +375,33 @@ def report(
     chosen = directories or [Path("results/quick")]
     check_folders(chosen)
     built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force)
-    raise typer.Exit(_say_report(built))
+    raise typer.Exit(say_report(built))
 
 
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of records.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another folder of records.")],
+    b: Annotated[Path | None, typer.Argument(metavar="B", help="Another folder of records.")] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option("-a", "--attention", help="Only these; without B two names, the second against the first."),
+    ] = None,
+    all_metrics: Annotated[bool, typer.Option("--all-metrics", help="Not only the first metric of each cell.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write a file, .md or .csv.")] = None,
+    fail_on_regression: Annotated[
+        bool, typer.Option("--fail-on-regression", help="Exit with 1 if a first metric is worse and resolved.")
+    ] = False,
 ) -> None:
-    """Compares two sets of results, cell by cell."""
-    from benchmark.report import compare as compare_results
-    from benchmark.report import listing
+    """Compares two sets of results, or two attentions of one, cell by cell."""
+    from benchmark.cli.comparing import Comparison
     from benchmark.report.folders import check_folders
+    from benchmark.settings.command import names_in
 
-    check_folders([a, b], sweeps=False)
-    damaged: list[str] = []
-    _console().print(listing.frame(compare_results([a], [b], damaged=damaged.append), title=f"{a} against {b}"))
-    raise typer.Exit(_say_left_out(damaged))
+    check_folders([a, *([] if b is None else [b])], sweeps=False)
+    comparison = Comparison(a, b, names_in(attention, "-a"), output)
+    comparison.show(all_metrics=all_metrics)
+    status = say_left_out(comparison.damaged)
+    raise typer.Exit(max(status, comparison.regressions() if fail_on_regression else 0))
 
 
 @app.command()
@@ -406,35 +417,7 @@ def validate(
     include_files(include_path)
     runs = read_run_file(config)
     count = check_runs(runs)
-    _say(f"{config}: valid; {len(runs)} run{'s' if len(runs) != 1 else ''}, {count} cells")
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    console = Console()
-    # Without a terminal, Rich assumes 80 columns and would break the lines of a table that is written to a file.
-    return console if console.is_terminal else Console(width=400)
-
-
-def _say(text: str) -> None:
-    typer.echo(text)
-
-
-def _say_report(built: Any) -> int:
-    """Prints where the report is and what is missing from it.  Returns the exit status."""
-    for fault in built.faults:
-        typer.echo(f"not drawn: {fault}", err=True)
-    left_out = _say_left_out(built.damaged)
-    _say(f"report: {built.html}\n        {built.markdown}" + ("" if built.changed else " (up to date)"))
-    return 1 if built.faults else left_out
-
-
-def _say_left_out(damaged: list[str]) -> int:
-    """Prints which records could not be read.  Returns the exit status."""
-    for line in dict.fromkeys(damaged):
-        typer.echo(f"left out: {line}", err=True)
-    return 1 if damaged else 0
+    say(f"{config}: valid; {len(runs)} run{'s' if len(runs) != 1 else ''}, {count} cells")
 
 
 def _debugging() -> bool:

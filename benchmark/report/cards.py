@@ -11,7 +11,7 @@ from benchmark.report import numbers
 from benchmark.report.groups import Group, words
 from benchmark.report.tables import Printed, Row, Table, escape
 from benchmark.settings.tuned import TunedFile, Verified
-from benchmark.statistics import Summary, summarise
+from benchmark.statistics import Summary, summarise, t_half_width
 
 Verdict = Literal["resolved", "transient", "redundant", "not_learnt"]
 
@@ -20,7 +20,7 @@ DEVIATIONS = 3.0
 
 MEANING: Mapping[Verdict, str] = {
     "resolved": "softmax is ahead of none by at least three deviations",
-    "transient": "the gap of softmax to none is gone after twice the steps",
+    "transient": "softmax is ahead of none, but after twice the steps the 95 % interval of the gap has zero in it",
     "redundant": "softmax is not ahead of none by three deviations: the rest of the model does this attention's work",
     "not_learnt": "a trivial rule is at least as good as softmax",
 }
@@ -60,8 +60,8 @@ def judge(
 
     not_learnt   a rule is at least as good as the mean of softmax
     redundant    the mean gap of softmax to none, paired by seed, is below DEVIATIONS standard deviations
-    transient    it is not, but it is after twice the steps
-    resolved     it is not, and after twice the steps, where that was run, it is not either
+    transient    it is not, but after twice the steps its 95 % interval over seeds has zero in it
+    resolved     it is not, and after twice the steps, where that was run, the interval is above zero
     """
     sign = 1 if higher_is_better else -1
     gap = _gap(softmax, none, sign)
@@ -76,7 +76,7 @@ def judge(
     if not _is_clear(gap):
         return Card("redundant", gap=gap, rule=best)
     after = None if doubled is None else _gap(*doubled, sign)
-    if after is not None and after.deviation is not None and not _is_clear(after):
+    if after is not None and after.deviation is not None and not _survives(after):
         return Card("transient", gap=gap, doubled=after, rule=best)
     return Card("resolved", gap=gap, doubled=after, rule=best)
 
@@ -89,6 +89,11 @@ def _gap(softmax: Mapping[int, float], none: Mapping[int, float], sign: int) -> 
 def _is_clear(gap: Summary) -> bool:
     deviation = gap.deviation if gap.deviation is not None else math.inf
     return gap.mean > 0 and gap.mean >= DEVIATIONS * deviation
+
+
+def _survives(gap: Summary) -> bool:
+    deviation = gap.deviation if gap.deviation is not None else math.inf
+    return gap.mean > 0 and gap.mean > t_half_width(gap.n, deviation)
 
 
 def card_of(group: Group, files: Iterable[TunedFile]) -> Card | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmark.interface import Sums, mean_of
 from benchmark.report import numbers
-from benchmark.report.groups import Entry, Group, canonical, group_records, settings_by_name, task_metrics, words
+from benchmark.report.groups import Entry, Group, canonical, group_records, settings_by_name, task_metrics
 from benchmark.report.tables import Printed, Row, Table
 from benchmark.results import Record, records
 from benchmark.statistics import (
@@ -31,34 +31,67 @@ if TYPE_CHECKING:
 _DRAWS = 1000  # random exchanges of the test over examples
 
 
-def compare(a: Sequence[Path], b: Sequence[Path], *, damaged: Callable[[str], None] = warnings.warn) -> pd.DataFrame:
-    """Returns one row for each metric of each cell (all seeds together) that is in A, in B or in both.
+LEVEL = 0.05  # of the tests, after Holm's adjustment
 
-    ``difference`` is B - A.  ``p_seeds`` comes from the paired t test over the seeds that both have.  ``p_examples`` comes from
-    the randomisation test over the test examples of the first such seed, if both have values of the same examples.  If examples
-    overlap (windows of one series), they are not independent, so ``p_examples`` is too small: it then only shows whether the
-    model has changed.  ``p_holm`` is ``p_seeds`` adjusted for the number of tests in this comparison.
 
+def compare(
+    a: Sequence[Path],
+    b: Sequence[Path] = (),
+    attentions: Sequence[str] | None = None,
+    *,
+    damaged: Callable[[str], None] = warnings.warn,
+) -> pd.DataFrame:
+    """Returns one row for each metric of each cell (all seeds together) of two sets of results, or of two attentions of one.
+
+    a, b, attentions: the cells in A, in B or in both, of these attentions if some are named; without B two attentions, of
+    which the second is compared with the first.  ``difference`` is B - A, or second - first.  ``p_seeds`` comes from the paired t
+    test over the seeds that both have.  ``p_examples`` comes from the randomisation test over the test examples of the first such
+    seed, if both have values of the same examples.  If examples overlap (windows of one series), they are not independent, so
+    ``p_examples`` is too small: it then only shows whether the model has changed.  ``p_holm`` is ``p_seeds`` adjusted for the
+    number of tests in this comparison, of headline metrics (``headline``) and of the others apart.
+
+    verdict: "better" or "worse" if the difference is resolved: ``p_holm`` and, where it is known, ``p_examples`` are below LEVEL;
+    else "".
     damaged: called with one line for each record that can't be read; it is left out.
-    Raises ValueError for a folder that isn't there.
+    Raises ValueError for a folder that isn't there, and for attentions that are not two where B is left out.
     """
     import pandas as pd
 
-    sides = (records([Path(folder) for folder in side], damaged=damaged) for side in (a, b))
-    first, second = (_cells(group_records(side)) for side in sides)
-    rows = [row for key in dict.fromkeys([*first, *second]) for row in _compared(first.get(key), second.get(key))]
-    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
-    frame["p_holm"] = holm([None if pd.isna(p) else p for p in frame["p_seeds"]])
+    sides = [group_records(records([Path(folder) for folder in side], damaged=damaged)) for side in (a, b) if side]
+    if len(sides) == 1:
+        if attentions is None or len(attentions) != 2:
+            raise ValueError("one set of results needs two attentions to compare")
+        pairs = _two_attentions(sides[0], *attentions)
+    else:
+        first, second = (_cells(side, attentions) for side in sides)
+        pairs = [(first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
+    frame = pd.DataFrame([row for pair in pairs for row in _compared(*pair)], columns=list(_COLUMNS))
+    frame["p_holm"] = None
+    for is_headline in (True, False):
+        rows = frame["headline"] == is_headline
+        frame.loc[rows, "p_holm"] = holm([None if pd.isna(p) else p for p in frame.loc[rows, "p_seeds"]])
+    frame["p_holm"] = frame["p_holm"].astype(float)
+    frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
     return frame
 
 
 _COLUMNS = (
-    *("task", "backbone", "pattern", "attention", "preset", "metric", "higher_is_better", "a", "b", "difference"),
-    *("relative", "seeds", "low", "high", "p_seeds", "examples", "p_examples", "note"),
+    *("task", "backbone", "pattern", "attention", "preset", "metric", "headline", "higher_is_better", "a", "b"),
+    *("difference", "relative", "seeds", "low", "high", "p_seeds", "examples", "p_examples", "note"),
 )
 
 
-def _cells(groups: Sequence[Group]) -> dict[str, tuple[Group, Entry]]:
+def _verdict(row: Mapping[Any, Any]) -> str:
+    difference, p_holm, p_examples = (row[name] for name in ("difference", "p_holm", "p_examples"))
+    if difference is None or not difference or not p_holm < LEVEL or p_examples >= LEVEL:
+        return ""
+    return "better" if (difference > 0) == bool(row["higher_is_better"]) else "worse"
+
+
+Side = tuple[Group, Entry] | None
+
+
+def _cells(groups: Sequence[Group], attentions: Sequence[str] | None) -> dict[str, tuple[Group, Entry]]:
     """Returns each row with its group, by the names that must agree for two cells to be compared.
 
     Data and settings may differ; the comparison then notes it.
@@ -66,27 +99,43 @@ def _cells(groups: Sequence[Group]) -> dict[str, tuple[Group, Entry]]:
     cells = {}
     for group in groups:
         for entry in group.entries:
+            if attentions is not None and entry.label not in attentions:
+                continue
             key = canonical([group.task, group.backbone, group.pattern, group.preset, entry.label])
             # If several tables of a set have a row of this name, their settings are added to the key.
             cells[key if key not in cells else canonical([key, settings_by_name(group.settings)])] = (group, entry)
     return cells
 
 
-def _compared(a: tuple[Group, Entry] | None, b: tuple[Group, Entry] | None) -> list[dict[str, Any]]:
-    group, entry = a or b  # type: ignore[misc]
+def _two_attentions(groups: Sequence[Group], first: str, second: str) -> list[tuple[Side, Side]]:
+    """Returns the rows of two attentions in each table that has one of them."""
+    pairs: list[tuple[Side, Side]] = []
+    for group in groups:
+        by_label = {entry.label: (group, entry) for entry in group.entries}
+        pair = by_label.get(first), by_label.get(second)
+        if any(pair):
+            pairs.append(pair)
+    return pairs
+
+
+def _compared(a: Side, b: Side) -> list[dict[str, Any]]:
+    group, _ = a or b  # type: ignore[misc]
     names = {"task": group.task, "backbone": group.backbone, "pattern": group.pattern}
-    names |= {"attention": entry.label, "preset": group.preset}
+    labels = dict.fromkeys(side[1].label for side in (b, a) if side is not None)
+    names |= {"attention": " against ".join(labels), "preset": group.preset}
     if a is None or b is None:
-        return [{**names, "note": f"only in {'B' if a is None else 'A'}"}]
+        return [{**names, "headline": True, "note": f"only in {'B' if a is None else 'A'}"}]
     metrics = a[0].metrics() | b[0].metrics()
     if not a[1].completed or not b[1].completed:
-        return [{**names, "note": f"A: {_status(a[1])}; B: {_status(b[1])}"}]
+        return [{**names, "headline": True, "note": f"A: {_status(a[1])}; B: {_status(b[1])}"}]
     over_examples = _tests_over_examples(a[1], b[1], list(metrics), group.task)
     note = "; ".join(_differing(a[0], b[0]))
     rows = []
     for metric, described in metrics.items():
         row = _difference(a[1], b[1], metric, over_examples.get(metric))
-        rows.append({**names, "metric": metric, "higher_is_better": described.higher_is_better, **row, "note": note})
+        is_headline = metric == next(iter(metrics))
+        described_by = {"metric": metric, "headline": is_headline, "higher_is_better": described.higher_is_better}
+        rows.append({**names, **described_by, **row, "note": note})
     return rows
 
 
@@ -176,52 +225,42 @@ def _sums(metric: str, task: str, columns: Mapping[str, np.ndarray]) -> Sums | N
     return mean_of(metric, unit="", card="").sums if metric in columns else None
 
 
-def comparison_table(frame: pd.DataFrame) -> Table:
-    """Returns the comparison as a table of the report."""
-    columns = [
-        "cell",
-        "metric",
-        "A",
-        "B",
-        "B − A",
-        "relative",
-        "95 % interval",
-        "seeds",
-        "p",
-        "p (Holm)",
-        "p (examples)",
-    ]
-    rows = []
-    for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        label = f"{words(row['task'])}, {words(row['backbone'])}, {words(row['pattern'])}, {row['attention']}"
-        label += f" ({row['preset']}{'; ' + row['note'] if row['note'] else ''})"
+def comparison_table(frame: pd.DataFrame, names: tuple[str, str] = ("A", "B"), *, all_metrics: bool = True) -> Table:
+    """Returns the comparison as a table.
+
+    names: of the two sides.  all_metrics: False for the first metric of each cell alone.
+    """
+    wide = ["relative", "seeds", "p", "p (Holm)", "p (examples)"] if all_metrics else ["relative"]
+    columns = ["cell", "metric", *names, f"{names[1]} {numbers.MINUS} {names[0]} [95 %]", *wide, ""]
+    shown = frame if all_metrics else frame[frame["headline"]]
+    rows, several = [], frame["attention"].nunique() > 1
+    for row in shown.astype(object).where(shown.notna(), None).to_dict("records"):
+        label = f"{row['backbone']}.{row['pattern']}"
+        label += f", {row['attention']}" if several else ""
+        label += f" ({row['preset']}{'; ' + row['note'] if row['note'] else ''})" if all_metrics else ""
         if row["difference"] is None:
             rows.append(Row(label, message=row["note"] or "no value"))
             continue
-        arrow = "↑" if row["higher_is_better"] else "↓"
         interval = (
-            "–" if row["low"] is None else f"[{numbers.significant(row['low'])}, {numbers.significant(row['high'])}]"
+            "" if row["low"] is None else f" [{numbers.significant(row['low'])}, {numbers.significant(row['high'])}]"
         )
         figures = [
-            f"{row['metric']} {arrow}",
+            f"{row['metric']} {'↑' if row['higher_is_better'] else '↓'}",
             numbers.significant(row["a"], 4),
             numbers.significant(row["b"], 4),
-            numbers.significant(row["difference"]),
+            numbers.significant(row["difference"]) + interval,
             "–" if row["relative"] is None else f"{numbers.signed(100 * row['relative'], 1)} %",
-            interval,
-            numbers.count(row["seeds"]),
-            *(numbers.p_value(row[name]) for name in ("p_seeds", "p_holm", "p_examples")),
         ]
-        rows.append(Row(label, tuple(map(Printed, figures))))
+        if all_metrics:
+            figures += [
+                numbers.count(row["seeds"]),
+                *(numbers.p_value(row[name]) for name in ("p_seeds", "p_holm", "p_examples")),
+            ]
+        rows.append(Row(label, (*map(Printed, figures), Printed(row["verdict"], bold=True))))
     notes = [
-        "p: paired t test over seeds; Holm: adjusted for the number of rows; examples: randomisation test over the test examples of "
-        "one seed, which is too small where examples overlap or depend on each other."
+        f"Better, worse: resolved at {100 * LEVEL:g} % by the paired t test over seeds, adjusted by Holm over the cells, and, where there "
+        "are values by example, by the randomisation test over the test examples of one seed, which is too easy where examples "
+        "overlap or depend on each other."
     ]
-    return Table(
-        "comparison",
-        "B against A.",
-        columns,
-        rows,
-        [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")],
-        notes,
-    )
+    values = [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    return Table("comparison", f"{names[1]} against {names[0]}.", columns, rows, values, notes)

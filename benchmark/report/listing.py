@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -114,6 +115,15 @@ def checks(title: str, found: Sequence[tuple[Any, str]]) -> Table:
         detail = escape(f"{result.detail}; {consequence}" if consequence else result.detail)
         table.add_row(result.check, result.pattern, f"[{style}]{result.outcome}[/{style}]", detail)
     return table
+
+
+def plain(table: Any, *, title: str) -> Table:
+    """Returns a table of the report for the terminal, within 80 columns if its figures are."""
+    shown = Table(*table.columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for row in table.rows:
+        texts = [f"[dim]{escape(row.message)}[/dim]"] if row.message else [escape(one.text) for one in row.printed]
+        shown.add_row(escape(row.label), *texts)
+    return shown
 
 
 def frame(cells: pd.DataFrame, *, title: str) -> Table:
