@@ -72,7 +72,7 @@ def paired_t_test(a: Sequence[float], b: Sequence[float], confidence: float = 0.
     if deviation is None:
         return PairedTest(n, mean, None, None, None)
     low, high = t_interval(differences.tolist(), confidence) or (None, None)
-    if deviation == 0:
+    if deviation <= 1e-12 * abs(mean):  # equal but for rounding
         return PairedTest(n, mean, low, high, 1.0 if mean == 0 else None)
     p = 2 * float(t.sf(abs(mean) / (deviation / math.sqrt(n)), n - 1))
     return PairedTest(n, mean, low, high, p)

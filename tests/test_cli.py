@@ -267,10 +267,32 @@ def test_report_and_compare_read_what_a_run_wrote(first, mixed, place):
     assert "ZeroDivisionError" in text
     answer = lavo_bench("compare", "out", "mixed")
     assert answer.status == 0, answer.err
-    for words in (("softmax", "only in A"), ("declines", "only in B"), ("none", "bits_per_byte")):
+    for words in (("softmax", "only in A"), ("declines", "only in B"), ("none", "loss ↓")):
         assert any(all(word in line for word in words) for line in answer.out.splitlines()), words
     assert "nan" not in answer.out
     assert "…" not in answer.out
+    assert "bits_per_byte" not in answer.out
+    assert "bits_per_byte" in lavo_bench("compare", "out", "mixed", "--all-metrics").out
+
+
+def test_compare_of_two_attentions_writes_files_and_finds_regressions(first, place):
+    answer = lavo_bench("compare", "out", "-a", "softmax,none", "-o", "both.md", "--fail-on-regression")
+    assert answer.status == 0, answer  # one seed resolves nothing
+    assert "0 resolved regressions" in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+    assert "| gpt.causal\\_self | loss ↓ |" in (place / "both.md").read_text(encoding="utf-8")
+    assert lavo_bench("compare", "out", "-a", "softmax,none", "-o", "both.csv").status == 0
+    assert "bits_per_byte" in (place / "both.csv").read_text(encoding="utf-8")
+    for arguments, words in (
+        (["out"], "must name two attentions"),
+        (["out", "-a", "softmax"], "must name two attentions"),
+        (["out", "-a", "softmax,none", "-o", "both.txt"], "must end in .md or .csv"),
+        (["out", "-a", "softmax,nonne"], "attention 'nonne': no cell of it (did you mean none?)"),
+    ):
+        answer = lavo_bench("compare", *arguments)
+        assert words in answer.err, answer
+        assert answer.status == 2
+        assert answer.err.count("\n") == 1
 
 
 # efficiency and check

@@ -16,13 +16,17 @@ from pathlib import Path
 from types import ModuleType
 
 import believable
+import numpy as np
 import pytest
 
 from benchmark.interface import Exhibit, Sound
 from benchmark.report import build_report, compare, comparison_table
 from benchmark.report.document import Shown, inline_svg, render_html, render_markdown
+from benchmark.report.groups import group_records
 from benchmark.report.latex import escape, to_latex
 from benchmark.report.tables import Printed, Row, Table, to_markdown
+from benchmark.results import records
+from benchmark.statistics import holm
 
 pytestmark = pytest.mark.filterwarnings("error:Glyph")
 
@@ -268,6 +272,37 @@ def test_comparison_tests_over_seeds_and_examples(results, tmp_path):
     same = cell[cell.attention == "softmax"].iloc[0]
     assert (same.difference, same.p_seeds, same.p_examples) == (0, 1, 1)
     assert "B − A" in to_markdown(comparison_table(frame))
+    assert row.verdict == "worse"
+    assert row.p_holm < 0.05
+    assert set(frame[(frame.attention != "lavo") | (frame.pattern != "causal_self")].verdict) == {""}
+
+
+def test_two_attentions_of_one_set_are_compared_table_by_table(results):
+    frame = compare([results], attentions=["softmax", "performer"])
+    assert set(frame.attention) == {"performer against softmax"}
+    row = frame[(frame.pattern == "noncausal_self") & (frame.metric == "mse")].iloc[0]
+    group = next(
+        group
+        for group in group_records(records([results]))
+        if (group.task, group.pattern) == ("forecasting", "noncausal_self")
+    )
+    first, second = (
+        next(entry for entry in group.entries if entry.label == label).values("mse")
+        for label in ("softmax", "performer")
+    )
+    assert row.difference == pytest.approx(np.mean([second[seed] - first[seed] for seed in first]))
+    shown = comparison_table(frame[frame.headline], ("softmax", "performer"), all_metrics=False)
+    assert max(map(len, to_markdown(shown).splitlines())) < 200
+    with pytest.raises(ValueError, match="two attentions"):
+        compare([results], attentions=["softmax"])
+
+
+def test_holm_counts_first_metrics_and_the_others_apart(results):
+    frame = compare([results], attentions=["softmax", "lavo"])
+    for is_headline in (True, False):
+        part = frame[(frame.headline == is_headline) & frame.p_seeds.notna()]
+        assert part.p_holm.tolist() == pytest.approx(holm(part.p_seeds.tolist()))
+    assert frame.headline.sum() == 3
 
 
 def test_comparison_says_what_only_one_side_has(results, tmp_path):

@@ -11,9 +11,11 @@ import pytest
 
 from benchmark.report import numbers
 from benchmark.report.aggregate import aggregate_table, scores_of
+from benchmark.report.differences import against_exact
 from benchmark.report.groups import floors, group_records
 from benchmark.report.tables import cost_table, metric_tables, to_csv
 from benchmark.results import CellConfig, MetricValue, records
+from benchmark.statistics import t_interval
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,10 @@ def group_of(groups, task, pattern):
     return next(group for group in groups if (group.task, group.pattern) == (task, pattern))
 
 
+def tables_of(group):
+    return metric_tables(group, against_exact(group))
+
+
 def row_of(table, label):
     return next(row for row in table.rows if row.label == label)
 
@@ -41,8 +47,10 @@ def values_of(group, attention, metric):
 
 def test_table_is_the_hand_computed_one(groups):
     group = group_of(groups, "forecasting", "noncausal_self")
-    (table,) = metric_tables(group)
-    assert table.columns == ["attention", "seeds", "mse ↓", "mae ↓", "mse − softmax"]
+    (table,) = tables_of(group)
+    assert table.columns == [
+        *("attention", "seeds", "mse ↓", "mae ↓", "mse − softmax", "95 % over seeds", "95 % over test", "verdict")
+    ]
     assert [row.label for row in table.rows] == [
         *("softmax", "flash", "lavo", "performer", "cosformer", "my_att"),
         *("none", "repeat", "dlinear"),
@@ -55,12 +63,14 @@ def test_table_is_the_hand_computed_one(groups):
     assert row_of(table, "repeat").printed[1].text == "1.294"
     assert row_of(table, "cosformer").message.startswith("not supported: cosformer can't do")
     differences = np.subtract(values, values_of(group, "softmax", "mse"))
-    assert row_of(table, "lavo").printed[3].text.startswith(numbers.signed(differences.mean(), 3) + " [")
+    assert row_of(table, "lavo").printed[3].text == numbers.signed(differences.mean(), 3)
+    low, high = t_interval(differences.tolist())
+    assert row_of(table, "lavo").printed[4].text == f"[{numbers.signed(low, 3)}, {numbers.signed(high, 3)}]"
 
 
 def test_csv_holds_the_plain_values(groups):
     group = group_of(groups, "language_modeling", "causal_self")
-    rows = {row["attention"]: row for row in csv.DictReader(io.StringIO(to_csv(metric_tables(group)[0])))}
+    rows = {row["attention"]: row for row in csv.DictReader(io.StringIO(to_csv(tables_of(group)[0])))}
     assert float(rows["lavo"]["loss_mean"]) == np.mean(values_of(group, "lavo", "loss"))
     assert rows["lavo"]["word_perplexity_mean"] == ""
     assert rows["performer"]["seeds"] == "2"
@@ -69,14 +79,14 @@ def test_csv_holds_the_plain_values(groups):
 
 
 def test_a_failed_seed_is_counted_and_told(groups):
-    table = metric_tables(group_of(groups, "language_modeling", "causal_self"))[0]
+    table = tables_of(group_of(groups, "language_modeling", "causal_self"))[0]
     assert row_of(table, "performer").printed[0].text == "2 of 3"
     assert any("performer, seed 2: failed" in note for note in table.notes)
 
 
 def test_noise_floor_and_learning_rate_are_stated(groups):
     group = group_of(groups, "forecasting", "causal_self")
-    notes = " ".join(metric_tables(group)[0].notes)
+    notes = " ".join(tables_of(group)[0].notes)
     floor = np.abs(np.subtract(values_of(group, "flash", "mse"), values_of(group, "softmax", "mse"))).mean()
     assert f"mse {numbers.significant(floor, 2)}" in notes
     assert "All at one learning rate, 0.0003" in notes
@@ -90,7 +100,7 @@ def two_attentions(tmp_path, first, second, **changes):
                 tmp_path, "forecasting", "informer", "causal_self", attention, seed, metrics=metrics, **changes
             )
     (group,) = group_records(records([tmp_path]))
-    return metric_tables(group)[0]
+    return tables_of(group)[0]
 
 
 def bold(table):
@@ -179,7 +189,7 @@ def test_a_score_is_by_hand(groups):
 
 def test_the_margin_over_the_best_control_is_stated(groups):
     group = group_of(groups, "forecasting", "noncausal_self")
-    (table,) = metric_tables(group)
+    (table,) = tables_of(group)
     exact = np.mean(values_of(group, "softmax", "mse"))
     controls = {name: values["mse"][0] for name, values in group.controls().items()}
     controls["none"] = float(np.mean(values_of(group, "none", "mse")))
@@ -196,7 +206,7 @@ def test_a_floor_is_no_rule_to_be_beaten(tmp_path, monkeypatch):
     assert set(group.rules()) == {"repeat", "dlinear"}
     monkeypatch.setattr("benchmark.report.groups.floors", lambda task: ("dlinear",))
     assert set(group.rules()) == {"repeat"}
-    assert "Against the best control, repeat" in metric_tables(group)[0].notes[0]
+    assert "Against the best control, repeat" in tables_of(group)[0].notes[0]
     monkeypatch.undo()
     assert floors("text_to_speech") == ("vocoded_truth",)
     assert floors("forecasting") == floors("no_such_task") == ()

@@ -63,7 +63,7 @@ def test_an_attention_without_streaming_is_unsupported_only_where_something_is_r
         *(f"probe.{pattern}" for pattern in PATTERNS),
     }
     assert reasons["gpt.causal_self"] == (
-        "gpt is read piece by piece, but it has no init_state, no extend, no select, no state_bytes"
+        "gpt is read piece by piece in causal_self, but it has no init_state, no extend, no select, no state_bytes"
     )
     (cell,) = (cell for cell in cells if (cell.backbone, cell.pattern) == ("probe", "causal_self"))
     record = runner.run_cell(cell, runner.Place(tmp_path / "out", tmp_path))

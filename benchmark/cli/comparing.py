@@ -26,11 +26,10 @@ class Comparison:
         self.names = (str(a), str(b)) if attentions is None or b is not None else (attentions[0], attentions[1])
         self.output = output
         self.damaged: list[str] = []
-        self.frame = compare([a], [] if b is None else [b], attentions, damaged=self.damaged.append)
-        if not self.damaged and self.frame.empty:
-            raise ConfigError(
-                f"-a {','.join(attentions or ())}: {' and '.join(self.names)} have no cell of these attentions"
-            )
+        try:
+            self.frame = compare([a], [] if b is None else [b], attentions, damaged=self.damaged.append)
+        except ValueError as error:
+            raise ConfigError(f"compare: {error}") from None
 
     def show(self, *, all_metrics: bool) -> None:
         """Prints the comparison, and writes the file if one is wanted."""

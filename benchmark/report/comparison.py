@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from benchmark.interface import Sums, mean_of
+from benchmark.registry import nearest
 from benchmark.report import numbers
-from benchmark.report.groups import Entry, Group, canonical, group_records, settings_by_name, task_metrics
+from benchmark.report.differences import LEVEL, is_resolved, tests_over_examples
+from benchmark.report.groups import Entry, Group, canonical, group_records, settings_by_name
 from benchmark.report.tables import Printed, Row, Table
-from benchmark.results import Record, records
-from benchmark.statistics import (
-    PairedTest,
-    holm,
-    paired_randomisation,
-    paired_t_test,
-    paired_test_of_sums,
-    resample,
-    summarise,
-)
+from benchmark.results import records
+from benchmark.statistics import PairedTest, holm, paired_t_test, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_DRAWS = 1000  # random exchanges of the test over examples
-
-
-LEVEL = 0.05  # of the tests, after Holm's adjustment
 
 
 def compare(
@@ -53,11 +38,16 @@ def compare(
     verdict: "better" or "worse" if the difference is resolved: ``p_holm`` and, where it is known, ``p_examples`` are below LEVEL;
     else "".
     damaged: called with one line for each record that can't be read; it is left out.
-    Raises ValueError for a folder that isn't there, and for attentions that are not two where B is left out.
+    Raises ValueError for a folder that isn't there, for an attention that has no cell, and for attentions that are not two where
+    B is left out.
     """
     import pandas as pd
 
     sides = [group_records(records([Path(folder) for folder in side], damaged=damaged)) for side in (a, b) if side]
+    labels = list(dict.fromkeys(entry.label for side in sides for group in side for entry in group.entries))
+    for name in attentions or ():
+        if name not in labels:
+            raise ValueError(f"attention {name!r}: no cell of it{nearest(name, labels)}; there are {', '.join(labels)}")
     if len(sides) == 1:
         if attentions is None or len(attentions) != 2:
             raise ValueError("one set of results needs two attentions to compare")
@@ -83,7 +73,7 @@ _COLUMNS = (
 
 def _verdict(row: Mapping[Any, Any]) -> str:
     difference, p_holm, p_examples = (row[name] for name in ("difference", "p_holm", "p_examples"))
-    if difference is None or not difference or not p_holm < LEVEL or p_examples >= LEVEL:
+    if difference is None or not is_resolved(p_holm, p_examples):
         return ""
     return "better" if (difference > 0) == bool(row["higher_is_better"]) else "worse"
 
@@ -128,7 +118,7 @@ def _compared(a: Side, b: Side) -> list[dict[str, Any]]:
     metrics = a[0].metrics() | b[0].metrics()
     if not a[1].completed or not b[1].completed:
         return [{**names, "headline": True, "note": f"A: {_status(a[1])}; B: {_status(b[1])}"}]
-    over_examples = _tests_over_examples(a[1], b[1], list(metrics), group.task)
+    over_examples = tests_over_examples(a[1], b[1], list(metrics), group.task)
     note = "; ".join(_differing(a[0], b[0]))
     rows = []
     for metric, described in metrics.items():
@@ -169,60 +159,6 @@ def _difference(a: Entry, b: Entry, metric: str, by_example: PairedTest | None) 
             row |= {"examples": by_example.n, "p_examples": by_example.p}
     row["relative"] = row["difference"] / abs(row["a"]) if row["a"] else None
     return row
-
-
-def _tests_over_examples(a: Entry, b: Entry, metrics: Sequence[str], task: str) -> dict[str, PairedTest]:
-    """Tests over the examples of the first seed that both have: metric -> test.
-
-    Empty if the examples aren't the same.  Metrics that can't be computed from their columns are left out, and so are those for which
-    the columns give another figure than the record has.
-    """
-    seeds = [record.cell.seed for record in b.completed]
-    pair = next(((one, _of_seed(b, one.cell.seed)) for one in a.completed if one.cell.seed in seeds), None)
-    if pair is None or pair[0].data.sha256 != pair[1].data.sha256:
-        return {}
-    try:
-        first, second = ({str(name): column.to_numpy() for name, column in r.examples.items()} for r in pair)
-    except ValueError:  # recorded without examples, or copied without them
-        return {}
-    if first.keys() != second.keys() or len({len(column) for column in (*first.values(), *second.values())}) != 1:
-        return {}
-    forms = {name: form for name in metrics if (form := _sums(name, task, first)) is not None}
-    known = task_metrics(task)
-    tests = {
-        name: paired_randomisation(first, second, known[name].value, draws=_DRAWS)
-        for name in metrics
-        if name in known and name not in forms
-    }
-    terms = {name: (form.terms(first), form.terms(second)) for name, form in forms.items()}
-    if not terms:
-        return tests
-    found = resample(
-        *(np.concatenate([pair[side] for pair in terms.values()], axis=1) for side in (0, 1)), draws=_DRAWS
-    )
-    begin = 0
-    for name, (one, _) in terms.items():
-        part = slice(begin, begin := begin + one.shape[1])
-        test = paired_test_of_sums(found.only(part), forms[name].value)
-        if _agrees(forms[name].value(found.totals[0, part]), pair[0].value(name)):
-            tests[name] = test
-    return tests
-
-
-def _of_seed(entry: Entry, seed: int) -> Record:
-    return next(record for record in entry.completed if record.cell.seed == seed)
-
-
-def _agrees(computed: Any, recorded: float | None) -> bool:
-    return recorded is not None and math.isclose(float(computed), recorded, rel_tol=1e-5, abs_tol=1e-9)
-
-
-def _sums(metric: str, task: str, columns: Mapping[str, np.ndarray]) -> Sums | None:
-    """Returns the form of the metric that can be resampled: the task's, or the mean of its column if the task isn't installed."""
-    known = task_metrics(task)
-    if metric in known:
-        return known[metric].sums
-    return mean_of(metric, unit="", card="").sums if metric in columns else None
 
 
 def comparison_table(frame: pd.DataFrame, names: tuple[str, str] = ("A", "B"), *, all_metrics: bool = True) -> Table:

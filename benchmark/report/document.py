@@ -120,7 +120,10 @@ def sound_source(sound: Sound) -> str:
 
 
 def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:
-    """Returns an HTML page that needs no other file: figures are inlined as SVG, and there are no scripts or fonts."""
+    """Returns an HTML page that needs no other file: figures are inlined as SVG.
+
+    Its script lets a reader sort, filter and copy tables; nothing is fetched.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markdown_it import MarkdownIt
     from markupsafe import Markup

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from benchmark.measuring.points import WHOLE_MODEL
 from benchmark.report import inputs
 from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
+from benchmark.report.differences import Difference, against_exact
 from benchmark.report.document import Block, Folded, Heading, Shown, Text, render_html, render_markdown
 from benchmark.report.gallery import Gallery
 from benchmark.report.groups import Group, group_records, words
@@ -73,11 +74,15 @@ class _Builder:
         from benchmark.report.sections import header, how_to_read, provenance
 
         groups, sweeps = group_records(found.records), read_sweeps(directories)
-        tables = {id(group): self._written(metric_tables(group)) for group in groups}
+        differences = {id(group): against_exact(group) for group in groups}
+        tables = {id(group): self._written(metric_tables(group, differences[id(group)])) for group in groups}
         costs = {id(group): self._written([t for t in [cost_table(group)] if t is not None]) for group in groups}
         cards = [(group, card) for group in groups if (card := card_of(group, self.verified)) is not None]
         by_group = {id(group): card for group, card in cards}
-        blocks: list[Block] = [*header(groups, found.records, found.damaged), *self._summary(groups, cards)]
+        blocks: list[Block] = [
+            *header(groups, found.records, found.damaged),
+            *self._summary(groups, cards, differences),
+        ]
         task = None
         for group in groups:
             if group.task != task:
@@ -98,13 +103,18 @@ class _Builder:
             write_bytes(self.tables / f"{table.slug}.tex", to_latex(table).encode())
         return list(tables)
 
-    def _summary(self, groups: Sequence[Group], cards: Sequence[tuple[Group, Card]]) -> list[Block]:
+    def _summary(
+        self,
+        groups: Sequence[Group],
+        cards: Sequence[tuple[Group, Card]],
+        differences: Mapping[int, Mapping[str, Difference]],
+    ) -> list[Block]:
         from benchmark.report.aggregate import across_figure, aggregate_table
         from benchmark.report.figures import overview
         from benchmark.report.summary import summary_table
 
         resolved = [group for group, card in cards if card.is_resolved]
-        table, across = summary_table(groups), aggregate_table(resolved)
+        table, across = summary_table(groups, differences), aggregate_table(resolved)
         if table is None:
             return []
         caption = "Difference of each attention's first metric from that of exact attention, in per cent; further right is better."

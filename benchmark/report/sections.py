@@ -16,11 +16,11 @@ PUBLISHED_SIZE = "paper"
 
 
 def header(groups: Sequence[Group], records: Sequence[Record], damaged: Sequence[str]) -> list[Block]:
-    """Returns the beginning of the page: what was run, what could not be read, and with what not to compare figures."""
+    """Returns the beginning of the page: how many cells, what could not be read, and with what not to compare figures."""
     unread: list[Block] = [Warned(f"Damaged, and so left out: {escape(line)}") for line in damaged]
     if not records:
         return [Text("No records of cells in these folders."), *unread]
-    blocks: list[Block] = [Text(_counts(records)), *unread, *map(Warned, caveats(records)), matrix(groups)]
+    blocks: list[Block] = [Text(_counts(records)), *unread, *map(Warned, caveats(records))]
     lost = [row for group in groups for row in _lost(group)]
     if lost:
         blocks.append(
@@ -136,8 +136,8 @@ def positions(group: Group) -> str:
 
 
 def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequence[str], output: str) -> list[Block]:
-    """Returns the section on data, code and machines, with the commands that repeat the runs."""
-    blocks: list[Block] = [Heading(2, "Provenance")]
+    """Returns the section on what was run, data, code and machines, with the commands that repeat the runs."""
+    blocks: list[Block] = [Heading(2, "Provenance"), *([matrix(groups)] if groups else [])]
     environments = _environments(records)
     if environments is not None:
         blocks.append(environments)

@@ -9,19 +9,24 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from benchmark.report import numbers
+from benchmark.report.differences import Difference
 from benchmark.report.groups import Entry, Group, learning_rate, task_metrics, words
 from benchmark.results import DataSource, Record
-from benchmark.statistics import Summary, best_outside_spread, paired_t_test, summarise
+from benchmark.statistics import Summary, best_outside_spread, summarise
 
 MOST_METRICS = 6  # in one table; the rest go into further tables
 STATUS_WORDS = {"failed": "failed", "out_of_memory": "out of memory", "unsupported": "not supported"}
 
 
 class Printed(NamedTuple):
-    """One figure as it is printed."""
+    """One figure as it is printed.
+
+    shade: from -1 (much worse) to 1 (much better), which colours the cell; None for no colour.
+    """
 
     text: str
     bold: bool = False
+    shade: float | None = None
 
 
 class Row(NamedTuple):
@@ -87,21 +92,24 @@ def heading(metric: str, higher_is_better: bool, unit: str) -> str:
     return f"{metric} {arrow} ({unit})" if unit else f"{metric} {arrow}"
 
 
-def metric_tables(group: Group) -> list[Table]:
-    """Returns tables of mean ± deviation over seeds, of up to six metrics each: attentions, and controls below."""
+def metric_tables(group: Group, differences: Mapping[str, Difference]) -> list[Table]:
+    """Returns tables of mean ± deviation over seeds, of up to six metrics each: attentions, and controls below.
+
+    differences: of the first metric from that of the exact attention, by label.
+    """
     names = list(group.metrics())
     parts = [names[start : start + MOST_METRICS] for start in range(0, len(names), MOST_METRICS)] or [[]]
-    return [_metric_table(group, part, index) for index, part in enumerate(parts)]
+    return [_metric_table(group, part, index, differences) for index, part in enumerate(parts)]
 
 
-def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
+def _metric_table(group: Group, names: Sequence[str], part: int, differences: Mapping[str, Difference]) -> Table:
     metrics = group.metrics()
     entries = [*group.contenders, *(entry for entry in group.entries if entry.is_control)]
     reference = group.reference if part == 0 and names else None
     columns = ["attention", "seeds"]
     columns += [heading(name, metrics[name].higher_is_better, metrics[name].unit) for name in names]
     if reference is not None:
-        columns.append(f"{names[0]} {numbers.MINUS} {reference.label}")
+        columns += [f"{names[0]} {numbers.MINUS} {reference.label}", "95 % over seeds", "95 % over test", "verdict"]
     summaries = {name: [summary_of(entry, name) for entry in entries] for name in names}
     places = {name: numbers.decimals([s for s in summaries[name] if s is not None]) for name in names}
     best = {
@@ -122,7 +130,7 @@ def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
             text = numbers.MISSING if summary is None else numbers.mean_and_deviation(summary, places[name])
             printed.append(Printed(text + _mark(entry, name), bold=best[name] == index))
         if reference is not None:
-            printed.append(Printed(_against(entry, reference, names[0], places[names[0]])))
+            printed += _against(differences.get(entry.label), places[names[0]])
         rows.append(Row(entry.label, tuple(printed), is_control=entry.is_control))
     rows += [_control_row(name, values, names, places, len(columns)) for name, values in group.controls().items()]
     suffix = f"-{part + 1}" if part else ""
@@ -131,6 +139,7 @@ def _metric_table(group: Group, names: Sequence[str], part: int) -> Table:
     )
     table = Table(f"{group.slug}{suffix}", caption, columns, rows, _values(group, entries, names))
     table.notes = _notes(group, entries, names, any(index is not None for index in best.values())) if part == 0 else []
+    table.notes += [difference_note(differences)] if reference is not None else []
     return table
 
 
@@ -164,19 +173,32 @@ def _reason(entry: Entry) -> str:
     return f"{status_words(entry.records[0])}: {reason_of(entry.records[0])}"
 
 
-def _against(entry: Entry, reference: Entry, metric: str, places: int) -> str:
-    """Returns the mean difference over the seeds that both have, with its interval if there are two or more."""
-    if entry is reference:
-        return numbers.MISSING
-    first, second = reference.values(metric), entry.values(metric)
-    seeds = [seed for seed in first if seed in second]
-    if not seeds:
-        return numbers.MISSING
-    test = paired_t_test([first[seed] for seed in seeds], [second[seed] for seed in seeds])
-    text = numbers.signed(test.difference, places)
-    if test.low is None or test.high is None:
-        return text
-    return f"{text} [{numbers.signed(test.low, places)}, {numbers.signed(test.high, places)}]"
+def _against(found: Difference | None, places: int) -> list[Printed]:
+    """Returns the mean difference over the seeds that both have, its two intervals, and whether it is resolved."""
+    if found is None:
+        return [Printed(numbers.MISSING)] * 4
+    texts = [numbers.signed(found.over_seeds.difference, places)]
+    for test in (found.over_seeds, found.over_examples):
+        if test is None or test.low is None or test.high is None:
+            texts.append(numbers.MISSING)
+        else:
+            texts.append(f"[{numbers.signed(test.low, places)}, {numbers.signed(test.high, places)}]")
+    verdict = found.verdict if found.over_seeds.n > 1 else "test sampling only"
+    shade = {"better": 1.0, "worse": -1.0, "open": None}[found.verdict]
+    return [*map(Printed, texts), Printed(verdict, shade=shade)]
+
+
+def difference_note(differences: Mapping[str, Difference]) -> str:
+    """Returns a note on how the differences are judged."""
+    if not differences:
+        return ""
+    seeds = max(found.over_seeds.n for found in differences.values())
+    note = (
+        f"Differences: mean over seeds; 95 % interval over {seeds} seeds (Student's t) and, for the first seed, over the test examples "
+        "(paired bootstrap, which is too narrow where examples overlap or depend on each other). Better, worse: resolved, "
+        "that is p below 5 % over seeds, adjusted by Holm in this table, and over test examples; open: not resolved."
+    )
+    return note if seeds > 1 else f"{note} With one seed nothing is resolved: the interval tells of test sampling only."
 
 
 def _control_row(

@@ -216,13 +216,16 @@ class Planner:
         declared = dict(cls.unsupported)
         patterns = task.backbones[one.backbone] if one.pattern == EVERY else (one.pattern,)
         for pattern in patterns:
-            if pattern in streamed_patterns(one.task, one.backbone) and (missing := missing_methods(cls, pattern)):
-                declared.setdefault(
-                    pattern, f"{one.backbone} is read piece by piece, but it has no {', no '.join(missing)}"
-                )
             if pattern in declared:
                 return declared[pattern] if len(patterns) == 1 else f"{pattern}: {declared[pattern]}"
-        return self._check_builds(task, one)
+        refused = self._check_builds(task, one)
+        if refused is not None:
+            return refused
+        for pattern in patterns:
+            missing = missing_methods(cls, pattern) if pattern in streamed_patterns(one.task, one.backbone) else ()
+            if missing:
+                return f"{one.backbone} is read piece by piece in {pattern}, but it has no {', no '.join(missing)}"
+        return None
 
     def _load(self, one: Planned, root: Path | None) -> tuple[Task, Splits]:
         settings = one.settings.settings

@@ -79,6 +79,10 @@ def _mean_of_families(families: Sequence[str]) -> Metric:
         found = [metric.value(columns) for metric in metrics if metric.n(columns)]
         return float(np.mean(found)) if found else float("nan")
 
+    def mean(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # a family without texts is 0 / 0, and is left out
+            return np.nanmean(sums[..., 0::2] / sums[..., 1::2], axis=-1)
+
     def terms(columns: Columns) -> np.ndarray:
         return np.concatenate([metric.sums.terms(columns) for metric in metrics if metric.sums], axis=-1)
 
@@ -88,7 +92,7 @@ def _mean_of_families(families: Sequence[str]) -> Metric:
         value,
         lambda columns: sum(metric.n(columns) for metric in metrics),
         "mean of the families that exact softmax solves at this preset (`eval.solvable`)",
-        Sums(terms, lambda sums: np.nanmean(sums[..., 0::2] / sums[..., 1::2], axis=-1)),
+        Sums(terms, mean),
     )
 
 

@@ -20,7 +20,7 @@ COMMAND_LINE = {
     "run without a task": ("run", "name a task", "--config"),
     "prepare without a task": ("prepare", "TASK"),
     "check without an attention": ("check", "ATTENTION"),
-    "compare with one folder": ("compare a", "Missing argument 'B'"),
+    "compare without a folder": ("compare", "Missing argument 'A'"),
     "validate without a file": ("validate", "CONFIG"),
     "list of what can't be listed": ("list tusks", "tusks", "'tasks', 'attentions', 'presets', 'results'"),
     "one argument too many": ("list tasks more", "more"),
