@@ -54,7 +54,6 @@ class CosformerAttention(nn.Module):
     version = 1
     unsupported: dict[str, str] = {}
     linear_state = True
-    normalised = True
     linear_values = True
     needs_max_length = True
     kernel = "torch_chunked"

@@ -20,6 +20,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the stored outputs of tests/golden again")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers, each one's share begins with slow tests, so that none is alone with a long one at the end.
+
+    xdist gives each worker an equal run of the list.  Tests of one file stay together, because they share fixtures.
+    """
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    slow: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            slow.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    files, others = list(slow.values()), [item for item in items if not item.get_closest_marker("slow")]
+    size = -(-len(others) // count)
+    shares = [
+        [*(item for file in files[index::count] for item in file), *others[index * size : (index + 1) * size]]
+        for index in range(count)
+    ]
+    items[:] = [item for share in shares for item in share]
+
+
 @pytest.fixture
 def golden(request):
     """Compares a value with the file of this name in tests/golden, or writes the file."""
