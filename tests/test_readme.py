@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import subprocess
 from pathlib import Path, PurePosixPath
@@ -103,6 +104,16 @@ def test_tables_in_texts_are_what_the_records_say(path):
     written = text.partition(BEGIN)[2].partition(END)[0].strip()
     assert written == TABLES[path](RECORDS)
     assert written.count("\n") > 10
+
+
+def test_the_readme_quotes_the_scores_across_tables():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    with (ROOT / "reports" / "quick" / "tables" / "across.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["attention"]: row for row in csv.DictReader(file)}
+    paragraph = text.partition("Across the ")[2].partition("\n\n")[0]
+    for name, label in (("Performer", "performer"), ("cosFormer", "cosformer"), ("LAVO", "lavo")):
+        value, low, high = (float(rows[label][column]) for column in ("interquartile_mean", "low", "high"))
+        assert re.search(rf"{value:.2f} \[{low:.2f}, {high:.2f}\]\s+for {name}", paragraph), name
 
 
 def test_the_readme_quotes_the_speeds_that_were_printed():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
@@ -13,9 +13,6 @@ from rich.table import Table
 
 from benchmark.interface import PATTERNS, PRESETS
 from benchmark.registry import SHORT_NAMES, TASKS, attention_declarations, attention_names, task_declarations
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PRESET_PURPOSE = {
     "smoke": "CI: seconds a cell",
@@ -124,18 +121,3 @@ def plain(table: Any, *, title: str) -> Table:
         texts = [f"[dim]{escape(row.message)}[/dim]"] if row.message else [escape(one.text) for one in row.printed]
         shown.add_row(escape(row.label), *texts)
     return shown
-
-
-def frame(cells: pd.DataFrame, *, title: str) -> Table:
-    """Returns a data frame as a table, without empty columns.  Long values are wrapped, not cut off."""
-    cells = cells.dropna(axis="columns", how="all")
-    table = Table(title=title)
-    for column in cells.columns:
-        table.add_column(str(column), overflow="fold")
-    for row, missing in zip(cells.itertuples(index=False), cells.isna().to_numpy(), strict=True):
-        table.add_row(*("" if empty else _shown(value) for value, empty in zip(row, missing, strict=True)))
-    return table
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
