@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmark.interface import NOTHING
 from benchmark.report import numbers
 from benchmark.report.across import (
     Interval,
@@ -22,6 +21,7 @@ from benchmark.report.across import (
 )
 from benchmark.report.groups import Entry, Group
 from benchmark.report.style import PAGE_WIDTH, style_of
+from benchmark.report.summary import headline
 from benchmark.report.tables import Printed, Row, Table, escape
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def scores_of(resolved: Sequence[Group]) -> Scores | None:
 
     Seeds are those that softmax and ``none`` have in common, as many for each table.
     """
-    pairs = [(group, _nothing(group)) for group in resolved if group.reference is not None]
+    pairs = [(group, group.nothing) for group in resolved if group.reference is not None]
     usable = [(group, none) for group, none in pairs if none is not None]
     if len(usable) < 2:
         return None
@@ -54,7 +54,7 @@ def scores_of(resolved: Sequence[Group]) -> Scores | None:
     for label in labels:
         columns = []
         for (group, none), found in zip(usable, seeds, strict=True):
-            metric, entry = _headline(group), next((e for e in group.contenders if e.label == label), None)
+            metric, entry = headline(group), next((e for e in group.contenders if e.label == label), None)
             values = {} if entry is None else entry.values(metric)
             own = [values[seed] for seed in found[:runs] if seed in values]
             if len(own) < runs or group.reference is None:
@@ -73,16 +73,8 @@ def scores_of(resolved: Sequence[Group]) -> Scores | None:
     return Scores(titles, by_label, tuple(left_out), reference.label)
 
 
-def _nothing(group: Group) -> Entry | None:
-    return next((entry for entry in group.entries if entry.attention == NOTHING and entry.completed), None)
-
-
-def _headline(group: Group) -> str:
-    return next(iter(group.metrics()))
-
-
 def _common(group: Group, none: Entry) -> list[int]:
-    metric, reference = _headline(group), group.reference
+    metric, reference = headline(group), group.reference
     return [seed for seed in none.values(metric) if reference is not None and seed in reference.values(metric)]
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from benchmark.interface import NOTHING
 from benchmark.report import numbers
 from benchmark.report.groups import Group, words
 from benchmark.report.tables import Printed, Row, Table, escape
@@ -103,7 +102,7 @@ def card_of(group: Group, files: Iterable[TunedFile]) -> Card | None:
     if not metrics or reference is None:
         return None
     name = next(iter(metrics))
-    nothing = next((entry for entry in group.entries if entry.attention == NOTHING and entry.completed), None)
+    nothing = group.nothing
     rules = {rule: summarise(values[name]).mean for rule, values in group.rules().items() if values.get(name)}
     found = _verified(group, name, files)
     return judge(

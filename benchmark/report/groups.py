@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
-from benchmark.interface import EVERY, PATTERNS, Metric
+from benchmark.interface import EVERY, NOTHING, PATTERNS, Metric
 from benchmark.registry import ATTENTIONS, TASKS, attention_declarations, load_task, task_declarations
 from benchmark.results import CellConfig, DataSource, MetricValue, Record
 
@@ -89,6 +89,11 @@ class Group:
     def reference(self) -> Entry | None:
         """The first exact attention that has results; the others are compared with it."""
         return next((entry for entry in self.entries if entry.is_exact and entry.completed), None)
+
+    @property
+    def nothing(self) -> Entry | None:
+        """The control ``none``, if it has results."""
+        return next((entry for entry in self.entries if entry.attention == NOTHING and entry.completed), None)
 
     def metrics(self) -> dict[str, MetricValue]:
         """Returns metric -> its value in one record, for unit and direction; the task's first metric comes first."""
