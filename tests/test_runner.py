@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toy_task
@@ -58,6 +59,19 @@ def test_a_cell_leaves_its_whole_record(toy, tmp_path):
     assert len(examples) == 10
     assert examples["mse"].mean() == pytest.approx(record.metrics["mse"].value, rel=1e-6)
     assert not (tmp_path / "out" / runner.CHECKPOINTS / cell.hash).exists()
+
+
+def test_examples_that_depend_on_each_other_say_so(toy, tmp_path, monkeypatch):
+    class Pairs(list):
+        clusters = np.arange(10) // 2
+
+    load = toy_task.Toy.load_data
+    monkeypatch.setattr(
+        toy_task.Toy, "load_data", lambda self, *where: (found := load(self, *where))._replace(test=Pairs(found.test))
+    )
+    runner.run_cell(plan()[0], place(tmp_path / "out"))
+    (record,) = results.records([tmp_path / "out"])
+    assert record.examples["cluster"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_a_record_names_no_person_and_no_place(toy, tmp_path):

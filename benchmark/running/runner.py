@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from benchmark.files import as_machine_fault, is_machine_fault, probe, remove_abandoned
-from benchmark.interface import HasCurves, LearnsRules, ScoresTestInFull, Splits, Task
+from benchmark.interface import CLUSTER, Clustered, HasCurves, LearnsRules, ScoresTestInFull, Splits, Task
 from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
 from benchmark.running import checkpoint, provenance
@@ -217,7 +217,8 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
     peak = memory.peak_bytes(place.device)
     listen(Event("progress", cell, training.num_steps, training.num_steps, None, "testing"))
     is_trial = place.part == "validation"
-    columns = trainer.evaluate(validation_as_test(task, splits) if is_trial else splits.test)
+    part = validation_as_test(task, splits) if is_trial else splits.test
+    columns = _with_clusters(trainer.evaluate(part), part)
     curves: dict[str, Any] = {"training": training.curve, "validation": training.validation}
     if isinstance(task, HasCurves) and not is_trial:
         curves |= task.curves(trainer.bare)
@@ -252,6 +253,14 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
 def validation_as_test(task: Task, splits: Splits) -> Sequence[Any]:
     """Returns the validation examples such that ``score`` gives for them all that it gives for test examples."""
     return task.as_test(splits.validation) if isinstance(task, ScoresTestInFull) else splits.validation
+
+
+def _with_clusters(columns: Mapping[str, np.ndarray], part: Sequence[Any]) -> Mapping[str, np.ndarray]:
+    """Adds the column of clusters, if examples of the part depend on each other."""
+    if not isinstance(part, Clustered):
+        return columns
+    count = len(next(iter(columns.values())))
+    return {**columns, CLUSTER: part.clusters[:count]}
 
 
 def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:
