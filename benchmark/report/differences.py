@@ -97,12 +97,11 @@ def tests_over_examples(a: Entry, b: Entry, metrics: Sequence[str], task: str) -
     terms = {name: (form.terms(first), form.terms(second)) for name, form in forms.items()}
     if not terms:
         return tests
-    found = resample(
-        *(np.concatenate([pair[side] for pair in terms.values()], axis=1) for side in (0, 1)), clusters, draws=_DRAWS
-    )
+    one, other = (np.concatenate([pair[side] for pair in terms.values()], axis=1) for side in (0, 1))
+    found = resample(one, other, clusters, draws=_DRAWS)
     begin = 0
-    for name, (one, _) in terms.items():
-        part = slice(begin, begin := begin + one.shape[1])
+    for name, (own, _) in terms.items():
+        part = slice(begin, begin := begin + own.shape[1])
         test = paired_test_of_sums(found.only(part), forms[name].value)
         if _agrees(forms[name].value(found.totals[0, part]), pair[0].value(name)):
             tests[name] = test
