@@ -1,0 +1,277 @@
+"""The view of claims, as blocks of the page: one table of verdicts, then each claim with the figures that decide it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmark.report import numbers
+from benchmark.report.claims.evidence import findings_of, parts_of
+from benchmark.report.claims.files import Claim, ClaimsFile, Diagnostic
+from benchmark.report.claims.found import Records, largest, table_words, the_entry
+from benchmark.report.claims.rules import (
+    CONSTANT,
+    FULL_PRESETS,
+    LINEAR,
+    RANGE,
+    Decision,
+    Finding,
+    Outcome,
+    State,
+    decide,
+)
+from benchmark.report.document import Block, Heading, Text
+from benchmark.report.groups import Entry, Group
+from benchmark.report.tables import Printed, Row, Table, data_words, escape, summary_of
+from benchmark.statistics import summarise
+
+LITTLE = 0.1
+"""The share of softmax's lead over ``none`` below which a diagnostic confirms what an attention can't do by construction."""
+
+_SAYS: Mapping[Outcome, str] = {
+    "for": "for",
+    "against": "against",
+    "open": "open",
+    "unusable": "decides nothing",
+    "missing": "not measured",
+    "context": "shown only",
+}
+_STATES: Mapping[State, str] = {
+    "holds": "holds",
+    "fails": "fails",
+    "open": "is open",
+    "missing": "was not measured",
+}
+
+
+class Judged(NamedTuple):
+    """A claim with its verdict and the findings that it follows from."""
+
+    number: int
+    claim: Claim
+    decision: Decision
+    findings: Sequence[Finding]
+
+
+def judge_claims(file: ClaimsFile, records: Records) -> list[Judged]:
+    """Returns the verdict on every claim of the file."""
+    judged = []
+    for number, claim in enumerate(file.claims, 1):
+        findings = findings_of(claim, file.attention, records)
+        judged.append(Judged(number, claim, decide(parts_of(claim), findings), findings))
+    return judged
+
+
+def view(file: ClaimsFile, records: Records) -> list[Block]:
+    """Returns the blocks of the view; none if the records hold nothing of the attention that the claims are about."""
+    if not records.hold(file.attention):
+        return []
+    judged = judge_claims(file, records)
+    blocks: list[Block] = [Heading(2, "Claims"), Text(_introduction(file, judged)), verdict_table(judged)]
+    for one in judged:
+        blocks += _section(one, file.attention, records)
+    return blocks
+
+
+def _introduction(file: ClaimsFile, judged: Sequence[Judged]) -> str:
+    counted = Counter(str(one.decision) for one in judged)
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counted.items()))
+    return (
+        f"{file.about}\n\n**{len(judged)} claims about {escape(file.attention)}: {counts}.** A rule gives the verdict; its limits were written "
+        "before it was run. *Supported*: every part of the claim holds. *Contradicted*: one part fails. *Not measured*: the records that it needs "
+        "are not here. *Undecided*: some are, and don't decide it. *At this scale*: at least one figure that decides is below the preset "
+        f"{FULL_PRESETS[0]}, from data that the project made, from a CPU, or without known test sampling; the verdict then says nothing of larger "
+        "models or of the published data."
+    ).strip()
+
+
+def verdict_table(judged: Sequence[Judged]) -> Table:
+    """Returns the table with one row for each claim; its CSV file has one row for each finding."""
+    rows, values = [], []
+    for one in judged:
+        shown = [f for f in one.findings if f.outcome in _deciding(one.decision)]
+        cells = (
+            str(one.decision),
+            _joined([_short(finding) for finding in shown]) or numbers.MISSING,
+            _joined([finding.scale.preset or "sweep" for finding in shown if finding.scale.data]) or numbers.MISSING,
+            _joined([finding.scale.data for finding in shown]) or numbers.MISSING,
+        )
+        rows.append(Row(f"{one.number}. {one.claim.claim}", tuple(map(Printed, cells))))
+        values += [_csv_row(one, finding) for finding in one.findings]
+    notes = [
+        f"Limits: an exponent of time is linear if its interval ends at {LINEAR:.2f} at most; a state is constant within {100 * (CONSTANT - 1):.0f} % "
+        f"over lengths {RANGE} times apart; a difference is resolved if p is below 5 % over seeds, adjusted by Holm over the claim's comparisons, and over "
+        "test examples where their values are known."
+    ]
+    columns = ["claim", "verdict", "figures that decide, with 95 % interval", "preset", "data"]
+    return Table("claims", "Verdicts on the claims.", columns, rows, values, notes, is_prose=True)
+
+
+def _deciding(decision: Decision) -> tuple[Outcome, ...]:
+    """Returns which findings stand in the table of verdicts: those from which the verdict follows."""
+    if decision.verdict == "contradicted":
+        return ("against",)
+    return ("for",) if decision.verdict == "supported" else ("for", "against", "open", "unusable")
+
+
+def _joined(texts: Sequence[str], most: int = 4) -> str:
+    """Returns the different texts, in order; those beyond ``most`` are counted."""
+    different = list(dict.fromkeys(text for text in texts if text))
+    more = f"; and {len(different) - most} more below" if len(different) > most else ""
+    return "; ".join(different[:most]) + more
+
+
+def _short(finding: Finding) -> str:
+    if finding.value is None:
+        return f"{finding.where}: {finding.reason}" if finding.where else finding.reason
+    return f"{finding.where}: {finding.what}, {finding.figure} {_value(finding)} ({finding.reason})"
+
+
+def _value(finding: Finding) -> str:
+    """Returns the figure with its first interval: over seeds, or over the points of a fit."""
+    if finding.value is None:
+        return numbers.MISSING
+    is_difference = numbers.MINUS in finding.what or numbers.MINUS in finding.figure
+    return _number(finding.value, signed=is_difference) + _interval(finding.low, finding.high, signed=is_difference)
+
+
+def _interval(low: float | None, high: float | None, *, signed: bool) -> str:
+    if low is None or high is None:
+        return ""
+    return f" [{_number(low, signed=signed)}, {_number(high, signed=signed)}]"
+
+
+def _number(value: float, *, signed: bool) -> str:
+    text = numbers.count(value) if value == int(value) and abs(value) >= 1000 else numbers.significant(value)
+    return f"+{text}" if signed and value > 0 else text
+
+
+def _csv_row(one: Judged, finding: Finding) -> dict[str, Any]:
+    row: dict[str, Any] = {"number": one.number, "claim": one.claim.name, "verdict": str(one.decision)}
+    kept = {key: value for key, value in finding._asdict().items() if key != "scale"}
+    return (
+        row
+        | kept
+        | {"preset": finding.scale.preset, "data": finding.scale.data, "limits": "; ".join(finding.scale.limits)}
+    )
+
+
+def _section(one: Judged, attention: str, records: Records) -> list[Block]:
+    claim, decision = one.claim, one.decision
+    title = f"Claim {one.number}, {claim.name.replace('_', ' ')}: {decision}"
+    said = f"*Claim.* {claim.claim} *Source.* {claim.source}"
+    why = "; ".join(_part_words(part, state, one.findings) for part, state in decision.states.items())
+    scale = f" ({escape('; '.join(decision.limits))})" if decision.limits and decision.verdict != "not measured" else ""
+    verdict = f"*Verdict.* **{_capital(str(decision))}**{scale}: {why}."
+    blocks: list[Block] = [Heading(3, title), Text(f"{said}\n\n{verdict}")]
+    if any(finding.scale.data for finding in one.findings):
+        blocks.append(_evidence_table(one))
+    limits = [f"*What it doesn't say.* {claim.limits}"] if claim.limits else []
+    limits += [text for diagnostic in claim.diagnostics if (text := _diagnosed(diagnostic, attention, records))]
+    if claim.to_measure and decision.verdict in ("undecided", "not measured"):
+        limits.append(f"*What would decide it.* `{claim.to_measure}`")
+    return [*blocks, *([Text("\n\n".join(limits))] if limits else [])]
+
+
+def _part_words(part: str, state: State, findings: Sequence[Finding]) -> str:
+    """Returns the state of a part and what it follows from."""
+    outcomes: Mapping[State, tuple[Outcome, ...]] = {
+        "holds": ("for",),
+        "fails": ("against",),
+        "open": ("open", "unusable", "for"),
+        "missing": ("missing",),
+    }
+    reasons = [_reason(f) for f in findings if f.part == part and f.outcome in outcomes[state]]
+    because = f", because {escape(_joined(reasons, most=3))}" if reasons else ""
+    return f"*{escape(part)}* {_STATES[state]}{because}"
+
+
+def _reason(finding: Finding) -> str:
+    compared = f"{finding.what} is {finding.reason}" if finding.p is not None else finding.reason
+    return f"{compared} ({finding.where})" if finding.where else compared
+
+
+def _evidence_table(one: Judged) -> Table:
+    rows = [
+        Row(
+            finding.part,
+            tuple(
+                map(
+                    Printed,
+                    (
+                        finding.where or numbers.MISSING,
+                        ", ".join(text for text in (finding.what, finding.figure) if text) or numbers.MISSING,
+                        _value(finding),
+                        _interval(finding.low_test, finding.high_test, signed=True).strip() or numbers.MISSING,
+                        numbers.p_value(finding.p),
+                        numbers.count(finding.n),
+                        _joined([finding.scale.preset, finding.scale.data]) or numbers.MISSING,
+                        f"{_SAYS[finding.outcome]}: {finding.reason}",
+                    ),
+                )
+            ),
+        )
+        for finding in one.findings
+    ]
+    columns = [
+        "part",
+        "table or sweep",
+        "figure",
+        "value, 95 % over seeds or points",
+        "95 % over test",
+        "p (Holm)",
+        "n",
+        "preset, data",
+        "says",
+    ]
+    caption = f"Claim {one.number}: all figures that bear on it."
+    values = [_csv_row(one, finding) for finding in one.findings]
+    return Table(f"claims-{one.claim.name}", caption, columns, rows, values, is_prose=True)
+
+
+def _diagnosed(diagnostic: Diagnostic, attention: str, records: Records) -> str:
+    """Returns what a diagnostic table shows of the attention; nothing without such a table."""
+    tables = largest(records.at(diagnostic.task, diagnostic.backbone, diagnostic.pattern), attention)
+    texts = []
+    for group in tables:
+        metric = diagnostic.metric or next(iter(group.metrics()))
+        ours, exact, nothing = the_entry(group, attention), group.reference, group.nothing
+        if metric not in group.metrics() or not ours.values(metric) or exact is None or nothing is None:
+            continue
+        means = [summary_of(entry, metric) for entry in (ours, exact, nothing)]
+        if any(mean is None for mean in means):
+            continue
+        first, second, third = (mean.mean for mean in means if mean is not None)
+        if second == third:
+            continue
+        share = (first - third) / (second - third)
+        follows = (
+            diagnostic.shows
+            if share <= LITTLE
+            else "This table doesn't show the limit that follows from the construction."
+        )
+        texts.append(
+            f"*By construction.* {escape(table_words(group))}, {escape(metric)} (preset {group.preset}, data {escape(data_words(group.data))}): "
+            f"{escape(_listed(group, metric))}. {escape(ours.label)} keeps {100 * share:.0f} % of the lead of {escape(exact.label)} over "
+            f"none. {follows}"
+        )
+    return "\n\n".join(texts)
+
+
+def _listed(group: Group, metric: str) -> str:
+    """Returns every row of a table in one metric: attentions, controls, then rules."""
+    found = [f"{entry.label} {_mean(entry, metric)}" for entry in group.entries if entry.values(metric)]
+    rules = {name: values[metric] for name, values in group.controls().items() if values.get(metric)}
+    return ", ".join([*found, *(f"rule {name} {numbers.significant(summarise(v).mean)}" for name, v in rules.items())])
+
+
+def _mean(entry: Entry, metric: str) -> str:
+    summary = summary_of(entry, metric)
+    assert summary is not None
+    spread = "" if summary.deviation is None else f" ± {numbers.significant(summary.deviation, 2)}"
+    return f"{numbers.significant(summary.mean)}{spread}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
