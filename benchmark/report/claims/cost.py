@@ -98,7 +98,11 @@ def reach_findings(rule: Reach, attention: str, sweeps: Sequence[Sweep]) -> list
                 held = "" if point.peak_bytes is None else f", {numbers.size(point.peak_bytes)} at most"
                 one = one._replace(value=point.seconds, low=point.seconds_low, high=point.seconds_high, n=point.rounds)
                 one = one._replace(reason=f"{reason}: {numbers.duration(point.seconds)}{held}")
-            found.append(one._replace(what=attention, figure="seconds of a call"))
+            found.append(
+                one._replace(
+                    what=attention, figure=f"seconds of a call of {numbers.length(rule.length)} tokens or more"
+                )
+            )
     return found
 
 
@@ -121,7 +125,7 @@ def slower_findings(rule: Slower, attention: str, sweeps: Sequence[Sweep]) -> li
                     _ratio(first.seconds_low, second.seconds_high),
                     _ratio(first.seconds_high, second.seconds_low),
                 )
-                one = one._replace(low=low, high=high, figure=f"time as a multiple at {numbers.length(first.length)}")
+                one = one._replace(low=low, high=high, figure=f"time at {numbers.count(first.length)} tokens")
             found.append(one._replace(what=f"{attention} / {rule.than}"))
     return found
 

@@ -64,7 +64,7 @@ def unresolved(card: Card | None) -> str:
         return "no site card: exact attention has no result"
     if card.verdict is None:
         return f"no site card: {card.reason}"
-    return "" if card.is_resolved else f"site card {words(card.verdict)}: {MEANING[card.verdict]}"
+    return "" if card.is_resolved else f"the site is {words(card.verdict)} ({MEANING[card.verdict]})"
 
 
 def losses_by_length(record: Record) -> dict[int, Mapping[str, float]]:

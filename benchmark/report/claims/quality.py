@@ -21,7 +21,7 @@ from benchmark.report.claims.found import (
 from benchmark.report.claims.rules import RANGE, Compared, Finding, judge_difference
 from benchmark.report.differences import tests_over_examples
 from benchmark.report.groups import Entry, Group, declared
-from benchmark.report.tables import reason_of, status_words
+from benchmark.report.tables import heading, reason_of, status_words
 from benchmark.statistics import PairedTest, holm, paired_t_test
 
 EXTRAPOLATION = "extrapolation"
@@ -80,7 +80,8 @@ def _pair(
     if compared.over_examples is None:
         scale = scale._replace(limits=(*scale.limits, "test sampling unknown"))
     what = f"{ours.label} {numbers.MINUS} {theirs.label}"
-    return _Pair(Finding(part, "open", table_words(group), what, metric, scale=scale), compared, is_context)
+    figure = heading(metric, compared.higher_is_better, group.metrics()[metric].unit)
+    return _Pair(Finding(part, "open", table_words(group), what, figure, scale=scale), compared, is_context)
 
 
 def sites_findings(rule: Sites, attention: str, records: Records) -> list[Finding]:
@@ -233,8 +234,8 @@ def _extrapolated(blank: Finding, ours: Entry, rival: Entry, trained: int, longe
     what = f"{ours.label} {numbers.MINUS} {rival.label}"
     length = numbers.length(longest)
     figures = {
-        f"loss at {length}": (_losses(ours, longest), _losses(rival, longest)),
-        f"rise of the loss from {numbers.length(trained)} to {length}": (
+        f"loss at {length} ↓": (_losses(ours, longest), _losses(rival, longest)),
+        f"rise of the loss from {numbers.length(trained)} to {length} ↓": (
             _rises(ours, trained, longest),
             _rises(rival, trained, longest),
         ),

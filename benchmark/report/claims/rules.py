@@ -187,7 +187,7 @@ def judge_slower(ours: Sequence[Point], theirs: Sequence[Point], up_to: int) -> 
         return "for", f"slower at {'all ' if len(pairs) > 1 else ''}{named}"
     if len(faster) == len(pairs):
         return "against", f"faster at {'all ' if len(pairs) > 1 else ''}{named}"
-    return "open", f"of {named}, slower at {len(slower)}, faster at {len(faster)}"
+    return "open", f"clearly slower at {len(slower)} and clearly faster at {len(faster)} of {named}"
 
 
 class Compared(NamedTuple):

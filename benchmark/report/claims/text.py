@@ -19,6 +19,7 @@ from benchmark.report.claims.rules import (
     Finding,
     Outcome,
     State,
+    Verdict,
     decide,
 )
 from benchmark.report.document import Block, Heading, Text
@@ -68,20 +69,24 @@ def view(file: ClaimsFile, records: Records) -> list[Block]:
     if not records.hold(file.attention):
         return []
     judged = judge_claims(file, records)
-    blocks: list[Block] = [Heading(2, "Claims"), Text(_introduction(file, judged)), verdict_table(judged)]
+    blocks: list[Block] = [Text(_introduction(file, judged)), verdict_table(judged)]
     for one in judged:
         blocks += _section(one, file.attention, records)
     return blocks
 
 
+_ORDER = ("supported", "contradicted", "undecided", "not measured")
+
+
 def _introduction(file: ClaimsFile, judged: Sequence[Judged]) -> str:
     counted = Counter(str(one.decision) for one in judged)
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in sorted(counted.items()))
+    found = sorted(counted, key=lambda text: (_ORDER.index(text.removesuffix(" at this scale")), text))
+    counts = ", ".join(f"{counted[verdict]} {verdict}" for verdict in found)
     return (
-        f"{file.about}\n\n**{len(judged)} claims about {escape(file.attention)}: {counts}.** A rule gives the verdict; its limits were written "
-        "before it was run. *Supported*: every part of the claim holds. *Contradicted*: one part fails. *Not measured*: the records that it needs "
-        "are not here. *Undecided*: some are, and don't decide it. *At this scale*: at least one figure that decides is below the preset "
-        f"{FULL_PRESETS[0]}, from data that the project made, from a CPU, or without known test sampling; the verdict then says nothing of larger "
+        f"{file.about}\n\n**{len(judged)} {'claim' if len(judged) == 1 else 'claims'} about {escape(file.attention)}: {counts}.** A rule in code gives "
+        "each verdict. *Supported*: every part of the claim holds. *Contradicted*: a part fails. *Not measured*: the records that it needs "
+        "are not here. *Undecided*: some are, and don't decide it. *At this scale*: at least one figure behind the verdict is below the preset "
+        f"{FULL_PRESETS[0]}, from data that the project made, from a CPU, or without known test sampling; such a verdict says nothing of larger "
         "models or of the published data."
     ).strip()
 
@@ -90,10 +95,10 @@ def verdict_table(judged: Sequence[Judged]) -> Table:
     """Returns the table with one row for each claim; its CSV file has one row for each finding."""
     rows, values = [], []
     for one in judged:
-        shown = [f for f in one.findings if f.outcome in _deciding(one.decision)]
+        shown = [f for f in one.findings if f.outcome in _DECIDING[one.decision.verdict]]
         cells = (
             str(one.decision),
-            _joined([_short(finding) for finding in shown]) or numbers.MISSING,
+            _joined([_short(finding) for finding in shown], most=2),
             _joined([finding.scale.preset or "sweep" for finding in shown if finding.scale.data]) or numbers.MISSING,
             _joined([finding.scale.data for finding in shown]) or numbers.MISSING,
         )
@@ -108,11 +113,12 @@ def verdict_table(judged: Sequence[Judged]) -> Table:
     return Table("claims", "Verdicts on the claims.", columns, rows, values, notes, is_prose=True)
 
 
-def _deciding(decision: Decision) -> tuple[Outcome, ...]:
-    """Returns which findings stand in the table of verdicts: those from which the verdict follows."""
-    if decision.verdict == "contradicted":
-        return ("against",)
-    return ("for",) if decision.verdict == "supported" else ("for", "against", "open", "unusable")
+_DECIDING: Mapping[Verdict, tuple[Outcome, ...]] = {  # the findings from which a verdict follows
+    "supported": ("for",),
+    "contradicted": ("against",),
+    "undecided": ("open", "unusable", "missing"),
+    "not measured": ("missing",),
+}
 
 
 def _joined(texts: Sequence[str], most: int = 4) -> str:
@@ -125,7 +131,7 @@ def _joined(texts: Sequence[str], most: int = 4) -> str:
 def _short(finding: Finding) -> str:
     if finding.value is None:
         return f"{finding.where}: {finding.reason}" if finding.where else finding.reason
-    return f"{finding.where}: {finding.what}, {finding.figure} {_value(finding)} ({finding.reason})"
+    return f"{finding.where}: {finding.what}, {finding.figure} {_value(finding)}"
 
 
 def _value(finding: Finding) -> str:
@@ -174,22 +180,29 @@ def _section(one: Judged, attention: str, records: Records) -> list[Block]:
     return [*blocks, *([Text("\n\n".join(limits))] if limits else [])]
 
 
+_FOLLOWS: Mapping[State, tuple[Outcome, ...]] = {  # the findings from which the state of a part follows
+    "holds": ("for",),
+    "fails": ("against",),
+    "open": ("open", "unusable"),
+    "missing": ("missing",),
+}
+
+
 def _part_words(part: str, state: State, findings: Sequence[Finding]) -> str:
     """Returns the state of a part and what it follows from."""
-    outcomes: Mapping[State, tuple[Outcome, ...]] = {
-        "holds": ("for",),
-        "fails": ("against",),
-        "open": ("open", "unusable", "for"),
-        "missing": ("missing",),
-    }
-    reasons = [_reason(f) for f in findings if f.part == part and f.outcome in outcomes[state]]
-    because = f", because {escape(_joined(reasons, most=3))}" if reasons else ""
-    return f"*{escape(part)}* {_STATES[state]}{because}"
-
-
-def _reason(finding: Finding) -> str:
-    compared = f"{finding.what} is {finding.reason}" if finding.p is not None else finding.reason
-    return f"{compared} ({finding.where})" if finding.where else compared
+    compared: dict[tuple[str, str], list[str]] = {}
+    for one in findings:
+        if one.part == part and one.outcome in _FOLLOWS[state]:
+            compared.setdefault((one.reason, one.where), []).append(one.what if one.p is not None else "")
+    reasons = []
+    for (reason, where), whats in compared.items():
+        named = ", ".join(dict.fromkeys(what for what in whats if what))
+        reasons.append(f"{f'{named}: ' if named else ''}{reason}{f' ({where})' if where else ''}")
+    return (
+        f"*{escape(part)}* {_STATES[state]} ({escape(_joined(reasons, most=3))})"
+        if reasons
+        else f"*{escape(part)}* {_STATES[state]}"
+    )
 
 
 def _evidence_table(one: Judged) -> Table:
@@ -221,13 +234,23 @@ def _evidence_table(one: Judged) -> Table:
         "value, 95 % over seeds or points",
         "95 % over test",
         "p (Holm)",
-        "n",
+        "seeds, points or rounds",
         "preset, data",
         "says",
     ]
     caption = f"Claim {one.number}: all figures that bear on it."
     values = [_csv_row(one, finding) for finding in one.findings]
-    return Table(f"claims-{one.claim.name}", caption, columns, rows, values, is_prose=True)
+    return Table(f"claims-{one.claim.name}", caption, columns, rows, values, _evidence_notes(one), is_prose=True)
+
+
+def _evidence_notes(one: Judged) -> list[str]:
+    """Returns how differences are tested, if the claim has any."""
+    if all(finding.p is None for finding in one.findings):
+        return []
+    return [
+        "Over seeds: Student's t, not adjusted; p: the same test, adjusted by Holm over the comparisons of this claim, so p can be above 5 % beside an "
+        "interval without zero. Over test: bootstrap over the test examples of the first seed. ↓ lower is better, ↑ higher is better."
+    ]
 
 
 def _diagnosed(diagnostic: Diagnostic, attention: str, records: Records) -> str:
@@ -237,7 +260,15 @@ def _diagnosed(diagnostic: Diagnostic, attention: str, records: Records) -> str:
     for group in tables:
         metric = diagnostic.metric or next(iter(group.metrics()))
         ours, exact, nothing = the_entry(group, attention), group.reference, group.nothing
-        if metric not in group.metrics() or not ours.values(metric) or exact is None or nothing is None:
+        card = records.cards.get(id(group))
+        if (
+            card is None
+            or not card.is_resolved
+            or metric not in group.metrics()
+            or not ours.values(metric)
+            or exact is None
+            or nothing is None
+        ):
             continue
         means = [summary_of(entry, metric) for entry in (ours, exact, nothing)]
         if any(mean is None for mean in means):
