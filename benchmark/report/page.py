@@ -15,6 +15,7 @@ from benchmark.report import inputs
 from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
 from benchmark.report.claims import claims_blocks
+from benchmark.report.claims.files import read_claims
 from benchmark.report.differences import Difference, against_exact
 from benchmark.report.document import Block, Folded, Heading, Shown, Text, render_html, render_markdown
 from benchmark.report.gallery import Gallery
@@ -47,6 +48,7 @@ def build_report(
     a damaged file of claims.
     """
     directories = [Path(directory) for directory in directories]
+    read_claims(claims)  # a damaged file ends the command before anything is drawn
     markdown, page = output / "report.md", output / "report.html"
     digests = inputs.digests(directories, claims)
     before = inputs.read_state(output) if page.exists() and markdown.exists() and not force else None

@@ -176,6 +176,19 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
 
 
+_FREE = (
+    *(
+        "data.file",
+        "data.folder",
+        "data.name",
+        "data.features",
+        "data.pred_len",
+    ),  # which data: compared by their own names
+    *("eval.drop_last", "train.eval_batch_size", "train.micro_batch_size", "train.checkpoint_every"),
+)
+"""Settings that may differ from those of the preset ``paper``.  That of ``eval.drop_last`` is the published one."""
+
+
 def _size_differs(group: Group, entry: Entry) -> list[str]:
     if group.preset != SIZE:
         return [f"size: preset {group.preset}, not {SIZE}"]
@@ -184,11 +197,10 @@ def _size_differs(group: Group, entry: Entry) -> list[str]:
     if wanted is None:
         return [*found, "settings: the task is not installed here, so they can't be compared"]
     ours = settings_by_name(group.settings) | {f"train.{k}": v for k, v in entry.completed[0].config.train.items()}
-    free = {"eval.drop_last", "train.eval_batch_size", "train.micro_batch_size", "train.checkpoint_every"}
     changed = [
         f"{name}: {ours[name]}, not {value}"
         for name, value in wanted.items()
-        if name in ours and ours[name] != value and not name.startswith("data.") and name not in free
+        if name in ours and ours[name] != value and name not in _FREE
     ]
     return [*found, *changed]
 

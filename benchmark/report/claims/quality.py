@@ -29,7 +29,10 @@ EXTRAPOLATION = "extrapolation"
 
 
 class _Pair(NamedTuple):
-    """A comparison before its p is adjusted: what the finding will be, once it is judged."""
+    """A comparison before its p is adjusted: what the finding will be, once it is judged.
+
+    The reason of ``finding`` is what stands after that of the outcome.
+    """
 
     finding: Finding
     compared: Compared
@@ -49,7 +52,7 @@ def _judged(pairs: Sequence[_Pair]) -> list[Finding]:
             p=p,
             n=over_seeds.n,
             outcome="context" if pair.is_context else outcome,
-            reason=reason,
+            reason=reason + pair.finding.reason,
         )
         if over_examples is not None:
             one = one._replace(low_test=over_examples.low, high_test=over_examples.high)
@@ -81,7 +84,14 @@ def _pair(
         scale = scale._replace(limits=(*scale.limits, "test sampling unknown"))
     what = f"{ours.label} {numbers.MINUS} {theirs.label}"
     figure = heading(metric, compared.higher_is_better, group.metrics()[metric].unit)
-    return _Pair(Finding(part, "open", table_words(group), what, figure, scale=scale), compared, is_context)
+    one = Finding(part, "open", table_words(group), what, figure, scale=scale, reason=_untuned(ours, theirs))
+    return _Pair(one, compared, is_context)
+
+
+def _untuned(ours: Entry, theirs: Entry) -> str:
+    """Returns a warning if the learning rate of only one of the two rows was tuned."""
+    tuned = [e.label for e in (ours, theirs) if e.completed[0].config.learning_rate_from == "tuned"]
+    return f", where only the learning rate of {tuned[0]} was tuned" if len(tuned) == 1 else ""
 
 
 def sites_findings(rule: Sites, attention: str, records: Records) -> list[Finding]:

@@ -176,7 +176,7 @@ def _section(one: Judged, attention: str, records: Records) -> list[Block]:
     limits = [f"*What it doesn't say.* {claim.limits}"] if claim.limits else []
     limits += [text for diagnostic in claim.diagnostics if (text := _diagnosed(diagnostic, attention, records))]
     if claim.to_measure and decision.verdict in ("undecided", "not measured"):
-        limits.append(f"*What would decide it.* `{claim.to_measure}`")
+        limits.append(f"*The run that the rule needs.* `{claim.to_measure}`")
     return [*blocks, *([Text("\n\n".join(limits))] if limits else [])]
 
 
