@@ -563,8 +563,8 @@ def test_a_report_writes_claims_beside_itself_and_a_table(tmp_path):
     assert built.faults == []
     text = (tmp_path / "out" / "claims.md").read_text()
     assert text.count("\n### Claim ") == len(PAPER.claims)
-    section = text[text.index("## Claims") :]
-    assert section.strip() in (tmp_path / "out" / "report.md").read_text()
+    section = text.removeprefix("# Claims\n\n")
+    assert f"## Claims\n\n{section.strip()}" in (tmp_path / "out" / "report.md").read_text()
     rows = list(csv.DictReader((tmp_path / "out" / "tables" / "claims.csv").open()))
     assert {row["claim"] for row in rows} == set(CLAIMS)
     assert {

@@ -102,10 +102,9 @@ class _Builder:
             blocks += self._speed(sweeps, read_peaks(directories))
         judged = claims_blocks(groups, cards, sweeps, self.claims)
         if judged:
-            write_bytes(
-                self.tables.with_name("claims.md"), render_markdown("Claims and published figures", judged).encode()
-            )
-        blocks += [*judged, *how_to_read(), *provenance(groups, found.records, names, output)]
+            write_bytes(self.tables.with_name("claims.md"), render_markdown("Claims", judged).encode())
+            blocks += [Heading(2, "Claims"), *judged]
+        blocks += [*how_to_read(), *provenance(groups, found.records, names, output)]
         self._written([block for block in blocks if isinstance(block, Table)])
         return blocks
 

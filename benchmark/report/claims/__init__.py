@@ -9,7 +9,7 @@ from benchmark.report.cards import Card
 from benchmark.report.claims.files import read_claims
 from benchmark.report.claims.found import Records
 from benchmark.report.claims.text import view
-from benchmark.report.document import Block, Heading, Text
+from benchmark.report.document import Block, Text
 from benchmark.report.groups import Group
 from benchmark.report.published import published_blocks
 from benchmark.report.speed import Sweep
@@ -23,7 +23,7 @@ def claims_blocks(
     sweeps: Sequence[Sweep],
     file: Path | None = None,
 ) -> list[Block]:
-    """Returns the view of claims: a heading, the verdicts, the figures of each claim, and published figures.
+    """Returns the view of claims: the verdicts, the figures of each claim, and published figures.
 
     file: the claims; None for the paper's.  The list is empty if the records hold nothing of the attention that they are about,
     and no attention and site of a published figure.  Raises ConfigError for a damaged file.
@@ -35,4 +35,4 @@ def claims_blocks(
     if not judged and not published:
         return []
     about = "" if claims is None else f" about {claims.attention}, of which these records hold nothing"
-    return [Heading(2, "Claims"), *(judged or [Text(f"No claim is judged{about}.")]), *published]
+    return [*(judged or [Text(f"No claim is judged{about}.")]), *published]

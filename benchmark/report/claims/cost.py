@@ -43,7 +43,8 @@ def _deciding(sweeps: Iterable[Sweep], pattern: str, mode: str, attention: str) 
 
 def _sweep_finding(part: str, outcome: Outcome, sweep: Sweep, reason: str) -> Finding:
     scale = Scale("", f"random inputs, {sweep.conditions}", device_limits(sweep.device))
-    return Finding(part, outcome, sweep.title, scale=scale, reason=reason)
+    where = f"sweep of {sweep.title[0].lower()}{sweep.title[1:]}"
+    return Finding(part, outcome, where, scale=scale, reason=reason)
 
 
 def growth_findings(rule: Growth, attention: str, records: Records) -> list[Finding]:
@@ -95,13 +96,11 @@ def reach_findings(rule: Reach, attention: str, sweeps: Sequence[Sweep]) -> list
             outcome, reason, point = judge_reach(sweep.of(attention), rule.length, rule.plain_kernels)
             one = _sweep_finding(mode_words(mode), outcome, sweep, reason)
             if point is not None and point.seconds is not None:
-                held = "" if point.peak_bytes is None else f", {numbers.size(point.peak_bytes)} at most"
-                one = one._replace(value=point.seconds, low=point.seconds_low, high=point.seconds_high, n=point.rounds)
-                one = one._replace(reason=f"{reason}: {numbers.duration(point.seconds)}{held}")
+                one = one._replace(n=point.rounds, reason=f"{reason}, in {numbers.duration(point.seconds)}")
+                if point.peak_bytes is not None:
+                    one = one._replace(value=point.peak_bytes / 2**30)
             found.append(
-                one._replace(
-                    what=attention, figure=f"seconds of a call of {numbers.length(rule.length)} tokens or more"
-                )
+                one._replace(what=attention, figure=f"GiB that a call of {numbers.length(rule.length)} tokens holds")
             )
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmark.report import numbers
@@ -167,9 +167,9 @@ def _section(one: Judged, attention: str, records: Records) -> list[Block]:
     claim, decision = one.claim, one.decision
     title = f"Claim {one.number}, {claim.name.replace('_', ' ')}: {decision}"
     said = f"*Claim.* {claim.claim} *Source.* {claim.source}"
-    why = "; ".join(_part_words(part, state, one.findings) for part, state in decision.states.items())
+    why = "\n".join(_part_words(part, state, one.findings) for part, state in decision.states.items())
     scale = f" ({escape('; '.join(decision.limits))})" if decision.limits and decision.verdict != "not measured" else ""
-    verdict = f"*Verdict.* **{_capital(str(decision))}**{scale}: {why}."
+    verdict = f"*Verdict.* **{_capital(str(decision))}**{scale}.\n\n{why}"
     blocks: list[Block] = [Heading(3, title), Text(f"{said}\n\n{verdict}")]
     if any(finding.scale.data for finding in one.findings):
         blocks.append(_evidence_table(one))
@@ -198,59 +198,53 @@ def _part_words(part: str, state: State, findings: Sequence[Finding]) -> str:
     for (reason, where), whats in compared.items():
         named = ", ".join(dict.fromkeys(what for what in whats if what))
         reasons.append(f"{f'{named}: ' if named else ''}{reason}{f' ({where})' if where else ''}")
-    return (
-        f"*{escape(part)}* {_STATES[state]} ({escape(_joined(reasons, most=3))})"
-        if reasons
-        else f"*{escape(part)}* {_STATES[state]}"
-    )
+    because = f": {escape(_joined(reasons, most=3))}" if reasons else ""
+    return f"- *{escape(part)}* {_STATES[state]}{because}."
+
+
+_COLUMNS: Mapping[
+    str, Callable[[Finding], str]
+] = {  # heading -> what stands in the cell; columns without any text are left out
+    "table or sweep": lambda f: f.where,
+    "figure": lambda f: ", ".join(text for text in (f.what, f.figure) if text),
+    "value, 95 % over seeds or points": lambda f: "" if f.value is None else _value(f),
+    "95 % over test": lambda f: _interval(f.low_test, f.high_test, signed=True).strip(),
+    "p (Holm)": lambda f: "" if f.p is None else numbers.p_value(f.p),
+    "seeds, points or rounds": lambda f: "" if f.n is None else numbers.count(f.n),
+    "says": lambda f: f"{_SAYS[f.outcome]}: {f.reason}",
+}
 
 
 def _evidence_table(one: Judged) -> Table:
+    shown = {name: cell for name, cell in _COLUMNS.items() if any(cell(finding) for finding in one.findings)}
     rows = [
-        Row(
-            finding.part,
-            tuple(
-                map(
-                    Printed,
-                    (
-                        finding.where or numbers.MISSING,
-                        ", ".join(text for text in (finding.what, finding.figure) if text) or numbers.MISSING,
-                        _value(finding),
-                        _interval(finding.low_test, finding.high_test, signed=True).strip() or numbers.MISSING,
-                        numbers.p_value(finding.p),
-                        numbers.count(finding.n),
-                        _joined([finding.scale.preset, finding.scale.data]) or numbers.MISSING,
-                        f"{_SAYS[finding.outcome]}: {finding.reason}",
-                    ),
-                )
-            ),
-        )
+        Row(finding.part, tuple(Printed(cell(finding) or numbers.MISSING) for cell in shown.values()))
         for finding in one.findings
-    ]
-    columns = [
-        "part",
-        "table or sweep",
-        "figure",
-        "value, 95 % over seeds or points",
-        "95 % over test",
-        "p (Holm)",
-        "seeds, points or rounds",
-        "preset, data",
-        "says",
     ]
     caption = f"Claim {one.number}: all figures that bear on it."
     values = [_csv_row(one, finding) for finding in one.findings]
+    columns = ["part", *shown]
     return Table(f"claims-{one.claim.name}", caption, columns, rows, values, _evidence_notes(one), is_prose=True)
 
 
 def _evidence_notes(one: Judged) -> list[str]:
-    """Returns how differences are tested, if the claim has any."""
-    if all(finding.p is None for finding in one.findings):
-        return []
-    return [
-        "Over seeds: Student's t, not adjusted; p: the same test, adjusted by Holm over the comparisons of this claim, so p can be above 5 % beside an "
-        "interval without zero. Over test: bootstrap over the test examples of the first seed. ↓ lower is better, ↑ higher is better."
-    ]
+    """Returns preset and data of each table and sweep, and how differences are tested, if the claim has any."""
+    places: dict[str, list[str]] = {}
+    for finding in one.findings:
+        if finding.scale.data:
+            preset = (
+                f"preset {finding.scale.preset}, data {finding.scale.data}"
+                if finding.scale.preset
+                else finding.scale.data
+            )
+            places.setdefault(preset, []).append(finding.where)
+    notes = [f"{escape(_capital(_joined(where, most=9)))}: {escape(preset)}." for preset, where in places.items()]
+    if any(finding.p is not None for finding in one.findings):
+        notes.append(
+            "Over seeds: Student's t, not adjusted; p: the same test, adjusted by Holm over the comparisons of this claim, so p can be above 5 % "
+            "beside an interval without zero. Over test: test examples of the first seed. ↓ lower is better, ↑ higher is better."
+        )
+    return notes
 
 
 def _diagnosed(diagnostic: Diagnostic, attention: str, records: Records) -> str:
