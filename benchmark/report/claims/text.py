@@ -102,7 +102,9 @@ def verdict_table(judged: Sequence[Judged]) -> Table:
             _joined([finding.scale.preset or "sweep" for finding in shown if finding.scale.data]) or numbers.MISSING,
             _joined([finding.scale.data for finding in shown]) or numbers.MISSING,
         )
-        rows.append(Row(f"{one.number}. {one.claim.claim}", tuple(map(Printed, cells))))
+        verdict, *others = cells
+        is_decided = one.decision.verdict in ("supported", "contradicted")
+        rows.append(Row(f"{one.number}. {one.claim.claim}", (Printed(verdict, bold=is_decided), *map(Printed, others))))
         values += [_csv_row(one, finding) for finding in one.findings]
     notes = [
         f"Limits: an exponent of time is linear if its interval ends at {LINEAR:.2f} at most; a state is constant within {100 * (CONSTANT - 1):.0f} % "
@@ -130,7 +132,8 @@ def _joined(texts: Sequence[str], most: int = 4) -> str:
 
 def _short(finding: Finding) -> str:
     if finding.value is None:
-        return f"{finding.where}: {finding.reason}" if finding.where else finding.reason
+        reason = finding.reason.partition(" (")[0]
+        return f"{finding.where}: {reason}" if finding.where else reason
     return f"{finding.where}: {finding.what}, {finding.figure} {_value(finding)}"
 
 
@@ -190,14 +193,17 @@ _FOLLOWS: Mapping[State, tuple[Outcome, ...]] = {  # the findings from which the
 
 def _part_words(part: str, state: State, findings: Sequence[Finding]) -> str:
     """Returns the state of a part and what it follows from."""
-    compared: dict[tuple[str, str], list[str]] = {}
+    compared: dict[tuple[str, str, str], list[str]] = {}
     for one in findings:
         if one.part == part and one.outcome in _FOLLOWS[state]:
-            compared.setdefault((one.reason, one.where), []).append(one.what if one.p is not None else "")
+            what, figure = (
+                (one.what, one.figure.partition(" ↓")[0].partition(" ↑")[0]) if one.p is not None else ("", "")
+            )
+            compared.setdefault((one.reason, one.where, figure), []).append(what)
     reasons = []
-    for (reason, where), whats in compared.items():
+    for (reason, where, figure), whats in compared.items():
         named = ", ".join(dict.fromkeys(what for what in whats if what))
-        reasons.append(f"{f'{named}: ' if named else ''}{reason}{f' ({where})' if where else ''}")
+        reasons.append(f"{f'{named} in {figure}: ' if named else ''}{reason}{f' ({where})' if where else ''}")
     because = f": {escape(_joined(reasons, most=3))}" if reasons else ""
     return f"- *{escape(part)}* {_STATES[state]}{because}."
 
