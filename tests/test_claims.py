@@ -197,6 +197,7 @@ def test_a_verdict_is_free_of_the_scale_only_if_its_figures_are():
     assert text(("a", "for", full), ("b", "for", full)) == "supported"
     assert text(("a", "for", full), ("b", "for", small)) == "supported at this scale"
     assert text(("a", "against", full), ("b", "for", small)) == "contradicted"
+    assert text(("a", "against", full), ("b", "against", small)) == "contradicted"
     assert text(("a", "against", small), ("b", "for", full)) == "contradicted at this scale"
     assert text(("a", "open", small)) == "undecided at this scale"
     assert text(("a", "missing", small)) == "not measured"
