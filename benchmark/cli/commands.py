@@ -373,6 +373,12 @@ def report(
     directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders of records.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the report.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write the report again even if nothing has changed.")] = False,
+    claims: Annotated[
+        Path | None,
+        typer.Option(
+            "--claims", help="YAML file of claims to judge, as configs/claims.yaml, which counts if it is left out."
+        ),
+    ] = None,
 ) -> None:
     """Makes a report from records: markdown, HTML, figures and tables."""
     from benchmark.report import build_report
@@ -380,7 +386,7 @@ def report(
 
     chosen = directories or [Path("results/quick")]
     check_folders(chosen)
-    built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force)
+    built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force, claims=claims)
     raise typer.Exit(say_report(built))
 
 
