@@ -121,6 +121,34 @@ def probe(folder: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def made_once(mark: Path, *, patience: float = 600.0) -> Iterator[None]:
+    """Lets one process at a time into the block, until one has come out of it without an exception.
+
+    For data that the block makes if they aren't there: of several processes that start at once, one makes them and the others wait
+    for it.  mark: an empty file that stands for the data, locked while they are made.  After ``patience`` seconds a process stops waiting,
+    because data made twice are better than a run that hangs.
+    """
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        file = mark.open("a+b")
+    except OSError:  # a folder that can only be read: what is not there can't be kept anyway
+        yield
+        return
+    with file:
+        until = time.monotonic() + patience
+        while not _is_made(file) and not _lock(file) and time.monotonic() < until:
+            time.sleep(0.05)
+        yield
+        if not _is_made(file):
+            with suppress(OSError):  # without the mark, the next process only looks whether the data are there
+                file.write(b"made\n")
+
+
+def _is_made(file: BinaryIO) -> bool:
+    return os.fstat(file.fileno()).st_size > 0
+
+
 def umask() -> int:
     """Returns the mode bits that this process removes from new files."""
     mask = os.umask(0o077)
