@@ -56,6 +56,7 @@ NAME_RULE = "a name is lower-case letters, digits and underscores"
 
 _decorated: dict[str, type] = {}  # the classes that register_attention has registered
 _included: dict[Path, tuple[str, ...]] = {}  # file of --include-path that was run -> the names it registered
+_originals: dict[str, type] = {}  # name -> the class given in Python of which the registered one is a copy
 
 
 def check_name(name: str, kind: str = "attention") -> str:
@@ -70,13 +71,26 @@ def register_attention(name: str) -> Callable[[type], type]:
     check_name(name)
 
     def register(cls: type) -> type:
-        if name in attention_names():
+        if name in attention_names() and not _is_written_again(name, cls):
             raise ValueError(f"attention {name!r}: there already is one of this name; choose another")
         check_declarations(name, cls)
+        _forget_files_of(name)
         _decorated[name] = cls
         return cls
 
     return register
+
+
+def _forget_files_of(name: str) -> None:
+    for path in [path for path, names in _included.items() if name in names]:
+        del _included[path]
+
+
+def _is_written_again(name: str, cls: type) -> bool:
+    """Returns whether a class of a notebook or an interactive session takes the place of its earlier version."""
+    before = _originals.get(name, _decorated.get(name))
+    same = before is not None and (before.__module__, before.__qualname__) == (cls.__module__, cls.__qualname__)
+    return same and cls.__module__ == "__main__"
 
 
 def check_declarations(name: str, cls: type) -> None:
@@ -168,12 +182,36 @@ def _confined() -> Iterator[None]:
             setattr(os, name, function)
 
 
+def included_path(name: str) -> Path | None:
+    """Returns the included file that registered this attention; None for any other attention."""
+    return next((path for path, names in _included.items() if name in names), None)
+
+
+def without_file() -> dict[str, type]:
+    """Returns name -> class of the attentions that were registered in this process, and not by an included file."""
+    return {name: cls for name, cls in _decorated.items() if included_path(name) is None}
+
+
 def included_digest(name: str) -> str | None:
     """Returns the SHA-256 of the included file that registered this attention; None for any other attention."""
-    for path, names in _included.items():
-        if name in names:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
-    return None
+    path = included_path(name)
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def include_copy(path: Path, name: str, original: type) -> None:
+    """Includes a file that registers a copy of a class, in place of an earlier version; if that fails, all is as before."""
+    tables: tuple[dict[Any, Any], ...] = (_decorated, _included, _originals)
+    before = [dict(table) for table in tables]
+    _decorated.pop(name, None)
+    _forget_files_of(name)
+    try:
+        include_file(path)
+        _originals[name] = original
+    except BaseException:
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
+        raise
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -201,6 +239,20 @@ def load_attention(name: str) -> Any:
 def is_built_in(name: str) -> bool:
     """Returns whether the attention is one of this project's, that is, in the table."""
     return name in ATTENTIONS and name not in _decorated
+
+
+def is_installed(name: str) -> bool:
+    """Returns whether the attention comes from an installed package."""
+    return any(point.name == name for point in entry_points(group=ENTRY_POINTS))
+
+
+def name_of_class(cls: type) -> str | None:
+    """Returns the name under which this very class is registered or stands in a table; None if it does not."""
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    tables = [(name, found is cls) for name, found in [*_originals.items(), *_decorated.items()]]
+    tables += [(name, place == target) for name, place in ATTENTIONS.items()]
+    tables += [(point.name, point.value == target) for point in entry_points(group=ENTRY_POINTS)]
+    return next((name for name, is_it in tables if is_it), None)
 
 
 def task_name(name: str) -> str:

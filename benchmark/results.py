@@ -30,6 +30,7 @@ Status = Literal["completed", "failed", "out_of_memory", "unsupported"]
 EXAMPLES_SUFFIX = ".examples.csv.gz"
 CURVES_SUFFIX = ".curves.json.gz"
 ATTACHMENTS = "attachments"  # folder beside the records for the files to which curves refer; cells may share them
+SOURCES = "sources"  # folder of the results with copies of attentions that were given as Python classes
 
 _FINITE = ConfigDict(allow_inf_nan=False)
 # The name of a file beside the record.  It has no slash, so it can't lead to another folder.
@@ -420,15 +421,20 @@ def load(directories: Iterable[str | Path] | str | Path, *, damaged: Callable[[s
     damaged: called with one line for each damaged record; by default it warns.
     Raises ValueError for a folder that isn't there.
     """
-    import pandas as pd
-
     if isinstance(directories, str | Path):
         directories = [directories]
-    rows = []
+    found: list[Record] = []
     for directory in map(Path, directories):
         files = _without_dots(_existing(directory), directory.rglob("*.json"))
-        rows += [_row(record) for record in _read(files, damaged)]
-    return pd.DataFrame(rows)
+        found += _read(files, damaged)
+    return as_table(found)
+
+
+def as_table(found: Iterable[Record]) -> pd.DataFrame:
+    """Returns the table of ``load`` for records that were read already."""
+    import pandas as pd
+
+    return pd.DataFrame([_row(record) for record in found])
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def one_thread():
 @pytest.fixture
 def own_registry(monkeypatch):
     """Attentions that the test registers are forgotten after it."""
-    for table in ("ATTENTIONS", "_decorated", "_included"):
+    for table in ("ATTENTIONS", "_decorated", "_included", "_originals"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
 
 

@@ -63,10 +63,7 @@ def _usage_fault(error: Any, arguments: list[str]) -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    from benchmark.settings.messages import MOST_CHARACTERS, shortened
+    from benchmark.settings.messages import one_line
 
-    line = " ".join(message.split())
-    # The message may quote control characters of a file or an argument, which a terminal would obey.
-    printable = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
-    typer.echo(f"lavo-bench: {shortened(printable, MOST_CHARACTERS)}", err=True)
+    typer.echo(f"lavo-bench: {one_line(message)}", err=True)
     sys.exit(status)

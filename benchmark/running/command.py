@@ -12,7 +12,7 @@ from benchmark.measuring.points import FILE_NAME
 from benchmark.results import Status
 from benchmark.running import runner, workers
 from benchmark.running.plans import remove_done, write_plan
-from benchmark.running.progress import Display
+from benchmark.running.progress import display_on
 from benchmark.settings.cell import Cell
 from benchmark.settings.choices import choose_attentions
 from benchmark.settings.command import Run
@@ -96,7 +96,7 @@ def train(
     outcomes: dict[str, Status] = {}
     if not waiting:
         return outcomes
-    with Display(len(waiting), console) as display:
+    with display_on(console, len(waiting)) as display:
 
         def listen(event: runner.Event) -> None:
             """Displays the event, and keeps the status of a cell that ended."""

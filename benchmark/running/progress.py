@@ -1,9 +1,11 @@
-"""Shows the progress of a run: as bars on a terminal, as plain lines elsewhere."""
+"""Shows the progress of a run: as bars on a terminal, as one changing line in a notebook, as plain lines elsewhere."""
 
 from __future__ import annotations
 
+import html
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +22,11 @@ from benchmark.results import Record
 from benchmark.running.runner import Event
 
 LINE_SECONDS = 30.0  # the shortest time between two plain lines about one cell
+
+
+def display_on(console: Console, total: int) -> Display | NotebookDisplay:
+    """Returns the display of a run of ``total`` cells for this console."""
+    return NotebookDisplay(total) if console.is_jupyter and not console.quiet else Display(total, console)
 
 
 class Display:
@@ -65,11 +72,7 @@ class Display:
             self._bars[event.cell.hash] = self._progress.add_task(event.cell.title, total=None, note="")
 
     def _note(self, event: Event) -> str:
-        elapsed = time.monotonic() - self._started[event.cell.hash]
-        rate = event.step / elapsed if elapsed > 0 else 0.0
-        loss = f"loss {event.loss:.4f}, " if event.loss is not None else ""
-        phase = "" if event.phase == "training" else f"{event.phase}, "
-        return f"{phase}{loss}{rate:.1f} steps/s"
+        return _note(event, time.monotonic() - self._started[event.cell.hash])
 
     def _step(self, event: Event) -> None:
         if event.cell.hash in self._bars:
@@ -92,6 +95,65 @@ class Display:
 
     def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class NotebookDisplay:
+    """Shows events in a notebook: a bar and the running cells, in one output that changes in place; no widget is needed."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self._handle: Any = None
+        self._running: dict[str, str] = {}  # hash of a cell -> its line
+        self._started: dict[str, float] = {}
+        self._failed: list[str] = []
+
+    def __enter__(self) -> NotebookDisplay:
+        from IPython.display import HTML, display
+
+        self._handle = display(HTML(self._html()), display_id=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.clear()
+        self._update()
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event of a cell."""
+        key = event.cell.hash
+        if event.kind == "start":
+            self._started[key] = time.monotonic()
+            self._running[key] = event.cell.title
+        elif event.kind == "progress":
+            note = _note(event, time.monotonic() - self._started[key])
+            self._running[key] = f"{event.cell.title}: step {event.step}/{event.num_steps}, {note}"
+        elif event.kind == "silent":
+            self._running[key] = f"{event.cell.title}: no progress for {event.seconds:.0f} s"
+        elif event.kind == "end":
+            self.done += 1
+            self._running.pop(key, None)
+            if event.record is not None and not event.record.is_completed:
+                self._failed.append(f"{event.cell.title}: {_outcome(event.record)}")
+        self._update()
+
+    def _html(self) -> str:
+        bar = f'<progress value="{self.done}" max="{self.total}"></progress> {self.done} of {self.total} cells'
+        return "<br>".join([bar, *map(html.escape, [*self._failed, *self._running.values()])])
+
+    def _update(self) -> None:
+        from IPython.display import HTML
+
+        if self._handle is not None:
+            self._handle.update(HTML(self._html()))
+
+
+def _note(event: Event, elapsed: float) -> str:
+    """Returns phase, loss and speed of a cell that has been running for ``elapsed`` seconds."""
+    rate = event.step / elapsed if elapsed > 0 else 0.0
+    loss = f"loss {event.loss:.4f}, " if event.loss is not None else ""
+    phase = "" if event.phase == "training" else f"{event.phase}, "
+    return f"{phase}{loss}{rate:.1f} steps/s"
 
 
 def _outcome(record: Record | None) -> str:

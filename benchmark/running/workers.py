@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any
 
 from benchmark.files import MachineFault
@@ -198,7 +200,7 @@ class _Pool:
         resource_tracker.ensure_running()
         self._num_started += 1
         mark = f"{self.mark}.{self._num_started}"
-        with _interrupts_held(), _environment(family.MARK, mark):
+        with _interrupts_held(), _environment(family.MARK, mark), _main_left_out():
             process.start()
         theirs.close()
         return _Worker(process, ours, place, mark)
@@ -367,6 +369,21 @@ def _environment(name: str, value: str) -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Hides the main module from processes that are started inside the block.
+
+    They would import it again.  A script without ``if __name__ == "__main__"`` would then start its run a second time, and one
+    that is read from standard input can't be imported at all.  A worker needs nothing of it.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _own_device(place: Place, number: int) -> Place:

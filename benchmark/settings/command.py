@@ -107,18 +107,23 @@ def include_files(paths: Sequence[Path] | None) -> tuple[Path, ...]:
     """
     full = tuple(path.resolve() for path in paths or [])
     for path in full:
-        with _process_state_kept(), redirect_stdout(io.StringIO()):
+        with process_state_kept():
             include_file(path)
     return full
 
 
 @contextmanager
-def _process_state_kept() -> Iterator[None]:
-    """Restores the working folder, environment, umask, and torch's global modes where torch is loaded before the block."""
+def process_state_kept() -> Iterator[None]:
+    """Discards what is printed in the block, and restores what an included file may change in this process.
+
+    That is the working folder, the environment, the umask, and torch's global modes if torch is loaded.
+    """
     folder, environment, mask = Path.cwd(), dict(os.environ), os.umask(0o022)
     os.umask(mask)
+    modes = _torch_modes()
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         os.chdir(folder)
         if dict(os.environ) != environment:
@@ -128,9 +133,21 @@ def _process_state_kept() -> Iterator[None]:
         if "torch" in sys.modules:
             import torch
 
-            torch.set_default_dtype(torch.float32)
-            torch.set_default_device(None)
-            torch.set_grad_enabled(True)
+            dtype, device, grad = modes or (torch.float32, None, True)
+            torch.set_default_dtype(dtype)
+            torch.set_default_device(device)
+            torch.set_grad_enabled(grad)
+
+
+def _torch_modes() -> tuple[Any, Any, bool] | None:
+    """Returns torch's default dtype and device, and whether it records gradients; None if torch isn't loaded."""
+    if "torch" not in sys.modules:
+        return None
+    import torch
+
+    default = getattr(torch, "get_default_device", lambda: torch.device("cpu"))()
+    device = None if default.type == "cpu" else default  # None also switches off the mode that any other value sets
+    return torch.get_default_dtype(), device, torch.is_grad_enabled()
 
 
 def cache_folder(path: Path | None) -> Path:

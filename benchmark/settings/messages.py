@@ -33,6 +33,13 @@ def shortened(text: str, limit: int = _MOST_OF_A_VALUE) -> str:
     return f"{text[:head]}…{text[-(limit - head - 1) :]}"
 
 
+def one_line(message: str) -> str:
+    """Returns a message as users see it: one line without control characters, which a terminal would obey, of limited length."""
+    line = " ".join(message.split())
+    printable = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    return shortened(printable, MOST_CHARACTERS)
+
+
 def shown(value: Any) -> str:
     """Returns a value as messages show it, shortened if it is large."""
     if isinstance(value, Mapping | list | tuple):
