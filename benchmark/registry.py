@@ -198,15 +198,19 @@ def included_digest(name: str) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def include_copy(path: Path, name: str, original: type) -> None:
-    """Includes a file that registers a copy of a class, in place of an earlier version; if that fails, all is as before."""
+def include_copy(path: Path, name: str, original: type | None = None) -> None:
+    """Includes a file that registers a copy of a class, in place of an earlier version; if that fails, all is as before.
+
+    original: the class, if it is in this process.
+    """
     tables: tuple[dict[Any, Any], ...] = (_decorated, _included, _originals)
     before = [dict(table) for table in tables]
     _decorated.pop(name, None)
     _forget_files_of(name)
     try:
         include_file(path)
-        _originals[name] = original
+        if original is not None:
+            _originals[name] = original
     except BaseException:
         for table, content in zip(tables, before, strict=True):
             table.clear()

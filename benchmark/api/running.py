@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,8 +116,13 @@ def paths_of(paths: Folder | Sequence[str | Path]) -> list[Path]:
 
 @contextmanager
 def as_usage_errors() -> Iterator[None]:
-    """Raises every ValueError of the block as a UsageError with the one line that the command line would print."""
+    """Raises every ValueError of the block as a UsageError with the one line that the command line would print.
+
+    A library that is imported in the block warns in notebooks that its own progress bars lack widgets; nobody sees those bars.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            yield
     except ValueError as error:
         raise ConfigError(one_line(str(error))) from None
