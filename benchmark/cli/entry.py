@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from benchmark.cli.commands import app
+from benchmark.cli.sharing import app  # with the commands of commands.py and of sharing.py
 
 # Newer releases of Typer contain a copy of click, so the base class of usage errors is taken from a class that Typer exports.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
