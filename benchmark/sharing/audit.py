@@ -207,7 +207,6 @@ def faults(
     """
     found = [("", line) for line in damaged]
     known = fingerprints(records)
-    sound = []
     for record in records:
         where = _place(record)
         own = list(faults_of_names(record))
@@ -218,9 +217,9 @@ def faults(
             else:
                 own += faults_of_hash(record, attention, known)
             own += faults_of_metrics(record)
-            sound.append(record)
         found += [(where, line) for line in own]
-    return [*found, *(("", line) for line in faults_of_seeds(sound))]
+    # A faulty record is no seed of its row, so a line on the row would only repeat the fault.
+    return found or [("", line) for line in faults_of_seeds(records)]
 
 
 def _place(record: Record) -> str:

@@ -148,7 +148,7 @@ def _page(packs: Sequence[Verified], refused: Sequence[str], output: Path) -> li
     count = sum(len(pack.records) for pack in packs)
     blocks: list[Block] = [
         Text(
-            f"{count} cells of {len(packs)} packs. A row is an attention and, after the dot, the pack from which it comes. "
+            f"{count} cells of {len(packs)} pack{'s' if len(packs) != 1 else ''}. A row is an attention and, after the dot, the pack from which it comes. "
             "One table holds only cells of the same task, backbone, pattern, preset, data and settings; learning rates and options are the row's own."
         ),
         *(Warned(f"Not shown: {escape(line)}") for line in refused),
@@ -193,9 +193,12 @@ def _labelled(packs: Iterable[Verified]) -> list[Record]:
     for same in rows.values():
         names_of_packs = ", ".join(name for name, _ in same)
         for record in same[0][1]:
-            label = f"{record.cell.label}{_version_note(record, packs, same[0][0])} · {names_of_packs}"
+            cell = record.cell
+            # A label is the submitter's to choose, so the attention's name always stands beside it.
+            own_name = cell.attention if cell.label == cell.attention else f"{cell.label} ({cell.attention})"
+            label = f"{own_name}{_version_note(record, packs, same[0][0])} · {names_of_packs}"
             # Curves are not in a pack.
-            found.append(replace(record, cell=replace(record.cell, variant=label), curves_file=None))
+            found.append(replace(record, cell=replace(cell, variant=label), curves_file=None))
     return found
 
 

@@ -72,7 +72,7 @@ def check_folder(
         if chosen is not None:
             attentions[attention] = chosen
     say(f"{len(found)} records: names, hashes, values by example, seeds")
-    lines += [f"{where}: {line}" if where else line for where, line in faults(found, attentions)]
+    lines = [f"{where}: {line}" if where else line for where, line in faults(found, attentions, damaged=lines)]
     files = dict(_content(found))
     entries = {}
     for attention, chosen in attentions.items():

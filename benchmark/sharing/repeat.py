@@ -54,7 +54,8 @@ def _changed(record: Record, site: str) -> Iterator[tuple[str, Any]]:
     preset = resolve(cell.task, cell.backbone, cell.preset, AttentionSpec(name=REFERENCE), [], site).plain()
     before = flat({group: without_places(preset.get(group, {})) for group in GROUPS})
     for key, value in flat({group: getattr(record.config, group) for group in GROUPS}).items():
-        if canonical(before.get(key)) != canonical(value):
+        # The learning rate is always given, because a tuned one would take the place of the preset's.
+        if key == "train.learning_rate" or canonical(before.get(key)) != canonical(value):
             yield key, value
     # A class of anyone's must not be loaded for its defaults, so all its options are given.
     defaults = full_options(cell.attention, []) if cell.attention in ATTENTIONS else {}
