@@ -224,13 +224,22 @@ def test_a_class_is_registered_by_its_source(users, tmp_path, monkeypatch):
     assert named.attentions == ["lavo", "my_attention", {"name": "inheriting", "label": "second"}]
     first = registry.included_digest("my_attention")
     assert by_name([users.MyAttention], tmp_path / "out").files == named.files[:1]
+    assert _phi_of_the_registered() == pytest.approx(users.phi(torch.tensor(1.0)).item())
     assert registry.included_digest("my_attention") == first
     changed = module_of(MODULE.replace("= 2.0", "= 4.0"), tmp_path / "changed.py", monkeypatch)
     by_name([changed.MyAttention], tmp_path / "out")
     assert registry.included_digest("my_attention") not in (first, None)
+    assert _phi_of_the_registered() == pytest.approx(changed.phi(torch.tensor(1.0)).item())
     by_name([users.MyAttention], tmp_path / "out")  # the earlier version again
     assert registry.included_digest("my_attention") == first
+    assert _phi_of_the_registered() == pytest.approx(users.phi(torch.tensor(1.0)).item())
+    assert users.phi(torch.tensor(1.0)).item() != changed.phi(torch.tensor(1.0)).item()
     assert len(list((tmp_path / "out" / "sources").glob("my_attention.*.py"))) == 2
+
+
+def _phi_of_the_registered() -> float:
+    sizes = {"pattern": "noncausal_self", "num_heads": 1, "head_dim": 1}
+    return registry.load_attention("my_attention")(**sizes).features(torch.tensor(1.0)).item()
 
 
 @pytest.mark.usefixtures("own_registry")

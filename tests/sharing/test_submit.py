@@ -327,6 +327,8 @@ def test_the_command_that_repeats_a_row_plans_the_same_cells(part, tmp_path):
         "seeds": names_in(options["--seeds"], "--seeds"),
         "preset": options["--preset"],
     }
+    # A tuned rate would replace that of the preset, so the command always gives the rate.
+    assert f"train.learning_rate={row[0].config.train['learning_rate']}" in settings
     cells = plan_cells(runs_of(None, chosen, settings), tmp_path)
     assert {cell.hash for cell in cells} == {record.cell.hash for record in row}
 
