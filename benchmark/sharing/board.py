@@ -15,6 +15,7 @@ from benchmark.registry import ATTENTIONS
 from benchmark.report.differences import against_exact
 from benchmark.report.document import Block, Folded, Heading, Text, Warned, render_html, render_markdown
 from benchmark.report.groups import canonical, group_records, own_settings, words
+from benchmark.report.latex import to_latex
 from benchmark.report.numbers import significant
 from benchmark.report.summary import summary_table
 from benchmark.report.tables import Printed, Row, Table, escape, metric_tables, to_csv
@@ -63,7 +64,7 @@ def pack_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def build_board(paths: Sequence[Path], output: Path) -> Board:
-    """Reads packs and writes ``board.html``, ``board.md``, tables as CSV, and the sources of attentions into ``output``.
+    """Reads packs and writes ``board.html``, ``board.md``, tables as CSV and LaTeX, and the sources of attentions into ``output``.
 
     A pack that is not as its manifest, hashes and values by example say is refused with one line.  No code of a pack is run.
     Raises ConfigError if no pack is left.
@@ -174,6 +175,7 @@ def _page(packs: Sequence[Verified], refused: Sequence[str], output: Path) -> li
         blocks.append(Folded(escape(pack.manifest.name), "\n".join(["```bash", *_commands_of(pack, output), "```"])))
     for table in (block for block in blocks if isinstance(block, Table)):
         write_bytes(output / "tables" / f"{table.slug}.csv", to_csv(table).encode())
+        write_bytes(output / "tables" / f"{table.slug}.tex", to_latex(table).encode())
     return blocks
 
 

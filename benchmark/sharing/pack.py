@@ -79,6 +79,10 @@ def check_folder(
         source = sources.by_digest.get(chosen.source or "")
         if source is not None:
             files[f"sources/{source.name}"] = source.read_bytes()
+            lines += [
+                f"sources/{source.name}: imports {module}, which is not in the pack; put both into one file, so that others can run it"
+                for module in uncopied_modules(source.read_text(encoding="utf-8", errors="replace"))
+            ]
         checks: list[CheckRow] = []
         if conformance:
             own = [record for record in found if record.cell.attention == attention]
@@ -116,6 +120,12 @@ def write_pack(submission: Submission, path: Path) -> None:
             entry.compress_type = zipfile.ZIP_STORED if name.endswith(".gz") else zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
     write_bytes(path, buffer.getvalue())
+
+
+def uncopied_modules(source: str) -> list[str]:
+    """Returns the modules that a copy of a Python class imports and that are not installed, as its comments name them."""
+    begin = "# Imported, and not copied: "
+    return [line.removeprefix(begin).partition(",")[0] for line in source.splitlines() if line.startswith(begin)]
 
 
 class _Sources:

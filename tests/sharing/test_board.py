@@ -65,6 +65,8 @@ def test_two_packs_are_merged_into_one_page(sound, tmp_path):
     assert "softmax · one" in built.html.read_text(encoding="utf-8")
     csv = (tmp_path / "board" / "tables" / "recall-probe-causal_self.csv").read_text(encoding="utf-8")
     assert "performer · two" in csv
+    for link in re.findall(r'href="([^"#:]+)"', built.html.read_text(encoding="utf-8")):
+        assert (tmp_path / "board" / link).is_file()
     again = build_board([sound, tmp_path / "two.zip"], tmp_path / "again" / "board")
     assert again.markdown.read_text(encoding="utf-8") == text
 

@@ -241,6 +241,17 @@ def test_a_copy_of_a_python_class_is_found_in_the_folder(folder, tmp_path):
 
 
 @pytest.mark.usefixtures("own_registry")
+def test_a_copy_that_needs_a_file_of_the_submitter_is_named(folder, tmp_path):
+    (folder / "sources").mkdir()
+    source = folder / "sources" / "mine.0123456789ab.py"
+    source.write_text(f"# Imported, and not copied: helpers.shift, SHA-256 {'0' * 64}\n{MINE}", encoding="utf-8")
+    _records_of_mine(folder, source)
+    assert faults_of(folder) == [
+        "sources/mine.0123456789ab.py: imports helpers.shift, which is not in the pack; put both into one file, so that others can run it"
+    ]
+
+
+@pytest.mark.usefixtures("own_registry")
 def test_an_attention_that_fails_the_conformance_suite_is_named(folder, tmp_path):
     (tmp_path / "mine.py").write_text(MINE.replace('{"causal_self": "no extend()", ', "{"), encoding="utf-8")
     _records_of_mine(folder, tmp_path / "mine.py")
