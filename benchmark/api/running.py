@@ -95,7 +95,8 @@ def run(
         console = console_of(progress)
 
         say = print if progress else lambda _: None
-        command.run_planned(cells, place, console, say, jobs=jobs, rerun=rerun, retry_failed=retry_failed)
+        redo = runner.Redo(failed=retry_failed, everything=rerun)
+        command.run_cells_of(cells, place, console, say, jobs=jobs, redo=redo)
     paths = [cell.path(folder) for cell in cells]
     return results.as_table(results.read_record(path) for path in paths if path.is_file())
 

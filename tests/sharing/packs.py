@@ -10,6 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from benchmark.settings.messages import ConfigError
+from benchmark.sharing.board import verify
+
 RECORDS = Path(__file__).parents[2] / "results" / "quick" / "recall"
 
 
@@ -62,3 +67,13 @@ def edited(content: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
 def record_named(files: Mapping[str, bytes], part: str) -> str:
     """Returns the name of the first record whose name contains the part."""
     return next(name for name in sorted(files) if part in name and name.endswith(".json") and name != "manifest.json")
+
+
+def refusal(pack: Path, folder: Path) -> str:
+    """The line with which the pack is refused."""
+    with pytest.raises(ConfigError) as error:
+        verify(pack, folder / "unpacked")
+    line = str(error.value)
+    assert "\n" not in line
+    assert line.startswith(f"{pack}: ")
+    return line.removeprefix(f"{pack}: ")
