@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from benchmark.multihead import MultiHeadAttention
     from benchmark.registry import build_attention, register_attention
 
+__version__ = "0.1.0"
+
 __all__ = ["MultiHeadAttention", "UnsupportedPattern", "build_attention", "register_attention"]
 
 _HOME = {
