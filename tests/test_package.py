@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import benchmark
 
@@ -250,3 +252,27 @@ def test_the_requirements_that_the_readers_of_messages_are_told_are_the_projects
 
     assert {re.split(r"[<>=!\[; ]", one)[0] for one in PROJECT["dependencies"]} == set(CORE)
     assert FIRST_EXTRA in PROJECT["optional-dependencies"]
+
+
+def test_every_requirement_is_pinned_inside_its_range_with_a_reason():
+    pins = re.findall(
+        r"^([\w.-]+)==(\S+) +# (.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    versions = {name: version for name, version, _ in pins}
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"]
+    assert len(lines) == len(versions) > 100
+    assert lines == sorted(lines, key=lambda line: line.partition("==")[0])
+    wanted = [*PROJECT["dependencies"]]
+    wanted += [one for extra, some in PROJECT["optional-dependencies"].items() if extra != "flash" for one in some]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != "lavo-bench":
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+    assert versions["torch"].startswith("2.11")  # of the committed records
+
+
+def test_both_commands_install_what_is_pinned():
+    text = (ROOT / ".ci" / "environment.sh").read_text(encoding="utf-8")
+    installs = re.findall(r"pip install(?:.*\\\n)*.*", text)
+    assert [one for one in installs if "-e ." in one] == [one for one in installs if "constraints.txt -e" in one]
+    for script in ("run_all.sh", "run_tests.sh"):
+        assert ". .ci/environment.sh\nprepare_environment" in (ROOT / script).read_text(encoding="utf-8")
