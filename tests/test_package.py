@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -154,6 +155,17 @@ def test_the_metadata_name_the_version_the_licence_and_the_extras(wheel):
     needed = {re.split(r"[<>=!\[; ]", one)[0] for one in metadata.get_all("Requires-Dist") if "extra ==" not in one}
     assert needed == {"torch", "numpy", "einops"}
     assert {"bench", "docs", "dev"} <= set(metadata.get_all("Provides-Extra"))
+    assert metadata.get_all("License-File") == ["LICENSE"]
+
+
+def test_the_citation_agrees_with_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["cff-version"], citation["type"]) == ("1.2.0", "software")
+    assert citation["version"] == benchmark.__version__
+    assert citation["license"] == PROJECT["license"]
+    assert {"message", "title", "authors"} <= citation.keys()
+    assert [one["url"] for one in citation["references"]] == ["https://arxiv.org/abs/2312.11135"]
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

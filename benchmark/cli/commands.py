@@ -26,7 +26,7 @@ from benchmark.cli.options import (
     Preset,
     Tuned,
 )
-from benchmark.cli.printing import console, say, say_left_out, say_report
+from benchmark.cli.printing import console, progress, report_progress, say, say_left_out, say_report
 from benchmark.cli.working import work
 
 app = typer.Typer(
@@ -193,7 +193,8 @@ def run(
         from benchmark.report import build_report
 
         command.measure_once(runs, place, say)
-        built = build_report([place.output], Path("reports") / place.output.name)
+        with report_progress():
+            built = build_report([place.output], Path("reports") / place.output.name)
         status = max(status, say_report(built))
     raise typer.Exit(status)
 
@@ -286,9 +287,7 @@ def check(
     include_path: Include = None,
 ) -> None:
     """Checks whether an attention is the function that it says it is, and shows what it can be used for."""
-    from rich.console import Console
-
-    from benchmark.checking.conformance import check_attention
+    from benchmark.checking.conformance import check_attention, num_checks
     from benchmark.checking.verdict import consequence, is_contract, sentence
     from benchmark.registry import attention_names, check_pattern
     from benchmark.report import listing
@@ -300,12 +299,10 @@ def check(
         check_pattern(name)
     failures = 0
     for name in attention_names() if attention == "all" else [attention]:
-        with Console(stderr=True).status(f"checking {name}") as status:
-
-            def listen(pattern: str, check: str) -> None:
-                status.update(f"checking {pattern}, {check}")
-
-            results = check_attention(name, patterns=patterns, listen=listen)
+        with progress(f"checking {name}", num_checks(name, patterns)) as tell:
+            results = check_attention(
+                name, patterns=patterns, listen=lambda pattern, check: tell(f"{pattern}, {check}")
+            )
         for title, contract in (("mathematics", False), ("contract", True)):
             rows = [(row, consequence(row)) for row in results if is_contract(row) == contract]
             console().print(listing.checks(f"{name}: {title}", rows))
@@ -396,7 +393,8 @@ def report(
 
     chosen = directories or [Path("results/quick")]
     check_folders(chosen)
-    built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force, claims=claims)
+    with report_progress():
+        built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force, claims=claims)
     raise typer.Exit(say_report(built))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -37,6 +38,7 @@ def read(directories: Sequence[Path]) -> Readable:
 
     Raises ValueError for a folder that isn't there.
     """
+    logging.getLogger(__name__).info("reading records")
     damaged: list[str] = []
     found = [_with_readable_curves(record, damaged) for record in records(directories, damaged=damaged.append)]
     return Readable(found, [_published(line, directories) for line in damaged])
