@@ -1,6 +1,7 @@
 # Makes .venv with the pinned packages, once.  run_all.sh and run_tests.sh source this file from the repository's root.
 #   prepare_environment        installs what the benchmark needs
 #   prepare_environment dev    installs also what the tests need
+# Versions are those of constraints.txt, from which the committed records come.
 #   prepare_fairseq            adds fairseq to it, whose wheel is built once and kept
 
 find_python() {
@@ -16,16 +17,16 @@ find_python() {
 }
 
 prepare_environment() {
-  local extra="${1:-}" python stamp wanted
-  wanted="$(cat pyproject.toml .ci/constraints.txt | cksum) ${extra}"
-  stamp=".venv/.installed${extra:+-$extra}"
+  local extra="${1:-bench}" python stamp wanted
+  wanted="$(cat pyproject.toml constraints.txt | cksum) ${extra}"
+  stamp=".venv/.installed-$extra"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return
   fi
   if command -v uv >/dev/null 2>&1; then
     [ -d .venv ] || uv venv --quiet --python '>=3.11,<3.14' .venv
     echo "installing the pinned packages into .venv (about 5 GB, some minutes)"
-    uv pip install --quiet --python .venv/bin/python -c .ci/constraints.txt -e ".${extra:+[$extra]}"
+    uv pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[$extra]"
   else
     if [ ! -x .venv/bin/python ]; then
       python="$(find_python)" || {
@@ -38,7 +39,7 @@ prepare_environment() {
       }
     fi
     echo "installing the pinned packages into .venv (about 5 GB, some minutes)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".${extra:+[$extra]}"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extra]"
   fi
   echo "$wanted" >"$stamp"
 }
@@ -47,7 +48,7 @@ prepare_environment() {
 # for each Python and torch, because it is linked with torch's libraries.  Build isolation is off, or pip would fetch another torch.
 prepare_fairseq() {
   local python="$PWD/.venv/bin/python" name=fairseq-fixed log key wheels temporary wanted stamp=.venv/.installed-fairseq
-  wanted="$(cat pyproject.toml .ci/constraints.txt | cksum)"
+  wanted="$(cat pyproject.toml constraints.txt | cksum)"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return
   fi
@@ -65,9 +66,9 @@ print(sys.implementation.cache_tag, sysconfig.get_platform(), "torch" + m.versio
     echo "building fairseq for $key, once (some four minutes)"
     temporary="$(mktemp -d "$wheels/.build.XXXXXX")"
     # -g0 leaves out debugging symbols, which would take a quarter of the time.
-    "$python" -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt cython numpy setuptools >"$log" 2>&1 &&
+    "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt cython numpy setuptools >"$log" 2>&1 &&
       CFLAGS="-g0 ${CFLAGS:-}" "$python" -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation \
-        -c .ci/constraints.txt -w "$temporary" "$name" >>"$log" 2>&1 &&
+        -c constraints.txt -w "$temporary" "$name" >>"$log" 2>&1 &&
       mv -f "$temporary"/*.whl "$wheels/" || {
       echo "prepare_fairseq: the wheel of $name was not built; the last lines of $log: $(tail -n 3 "$log" | tr '\n' ' ')" >&2
       rm -rf "$temporary"
@@ -75,7 +76,7 @@ print(sys.implementation.cache_tag, sysconfig.get_platform(), "torch" + m.versio
     }
     rm -rf "$temporary"
   fi
-  "$python" -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt --find-links "$wheels" \
+  "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt --find-links "$wheels" \
     --no-build-isolation "$name" >"$log" 2>&1 || {
     echo "prepare_fairseq: $name was not installed; the last lines of $log: $(tail -n 3 "$log" | tr '\n' ' ')" >&2
     return 1

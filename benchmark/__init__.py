@@ -6,6 +6,8 @@ For users: ``run``, ``check`` and ``report`` do what the commands of these names
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from benchmark.extras import needed_by
+
 if TYPE_CHECKING:
     from benchmark.api.checking import check
     from benchmark.api.running import run
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from benchmark.registry import build_attention, register_attention
     from benchmark.report.calling import report
     from benchmark.settings.messages import ConfigError as UsageError
+
+__version__ = "0.1.0"
 
 __all__ = [
     "MultiHeadAttention",
@@ -38,9 +42,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "report":  # the package benchmark/report/, which can be called
-        return import_module("benchmark.report")
-    if name not in _HOME:
+    if name != "report" and name not in _HOME:
         raise AttributeError(f"module 'benchmark' has no attribute {name!r}")
-    module, _, own = _HOME[name].partition(":")
-    return getattr(import_module(module), own or name)
+    with needed_by(f"benchmark.{name}"):
+        if name == "report":  # the package benchmark/report/, which can be called
+            return import_module("benchmark.report")
+        module, _, own = _HOME[name].partition(":")
+        return getattr(import_module(module), own or name)

@@ -20,6 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from benchmark.extras import needed_by
 from benchmark.interface import EVERY, PATTERNS, UnsupportedPattern
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def load_attention(name: str) -> Any:
     if name in _decorated:
         return _decorated[name]
     if name in ATTENTIONS:
-        return _load(ATTENTIONS[name])
+        return _load(ATTENTIONS[name], name)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name:
             check_name(name)
@@ -272,8 +273,9 @@ def task_name(name: str) -> str:
 
 
 def load_task(name: str) -> Any:
-    """Returns the class of a task, given its long or short name."""
-    return _load(TASKS[task_name(name)])
+    """Returns the class of a task, given its long or short name.  Raises MissingPackage if a package that it needs is missing."""
+    name = task_name(name)
+    return _load(TASKS[name], name)
 
 
 def task_folder(name: str) -> Path:
@@ -281,9 +283,10 @@ def task_folder(name: str) -> Path:
     return _source_file(TASKS[task_name(name)]).parent
 
 
-def _load(target: str) -> type:
+def _load(target: str, name: str) -> type:
     module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    with needed_by(name):
+        return getattr(importlib.import_module(module), attribute)
 
 
 def _source_file(target: str) -> Path:

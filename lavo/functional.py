@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
@@ -16,6 +17,9 @@ from lavo import chunked, overlap, reference
 from lavo.cross import read_memory, source_mean
 
 OUTPUTS = ("joint", "sum", "memory")
+OLDEST_TRITON = (3, 6)
+"""The oldest release with which the kernels were tried; it comes with torch 2.11.  With older ones the backend is "torch"."""
+
 BACKENDS = ("auto", "reference", "torch", "triton")
 
 
@@ -131,7 +135,9 @@ def resolve_backend(
         return "torch"
     if not triton_runs():
         if backend == "triton":
-            raise ValueError('backend "triton" needs triton and a CUDA device; use "torch", "reference" or "auto"')
+            raise ValueError(
+                'backend "triton" needs triton 3.6 or newer and a CUDA device; use "torch", "reference" or "auto"'
+            )
         return "torch"
     # On a CPU triton runs only in its interpreter, which is for tests, so "auto" does not choose it there.
     if q is None or (backend == "auto" and q.device.type != "cuda"):
@@ -146,11 +152,15 @@ def triton_runs() -> bool:
     """Returns whether triton is installed and can run: on a GPU that it supports, or in its interpreter if that is on."""
     if importlib.util.find_spec("triton") is None:
         return False
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_capability() >= (8, 0)
+    on_gpu = torch.cuda.is_available()
+    # On a CPU triton is imported only if its interpreter is on, because importing it takes time, and old releases need setuptools.
+    if not on_gpu and os.environ.get("TRITON_INTERPRET", "0").lower() not in ("1", "true", "yes", "on", "y"):
+        return False
     import triton
 
-    return bool(triton.knobs.runtime.interpret)
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
+        return False
+    return not on_gpu or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def basis_or_axes(basis: Tensor | None, q: Tensor) -> Tensor:

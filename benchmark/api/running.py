@@ -61,7 +61,6 @@ def run(
     from benchmark.api.status import console_of
     from benchmark.running import command, runner
     from benchmark.settings.plan import plan_cells
-    from benchmark.settings.tuned import FOLDER as TUNED
     from benchmark.settings.tuned import read_rates
 
     with as_usage_errors():
@@ -91,7 +90,7 @@ def run(
             include=(*include, *named.files),
             cell_timeout=cell_timeout,
         )
-        cells = plan_cells(runs, place.cache, read_rates(TUNED if tuned is None else Path(tuned)))
+        cells = plan_cells(runs, place.cache, read_rates(None if tuned is None else Path(tuned)))
         console = console_of(progress)
 
         say = print if progress else lambda _: None

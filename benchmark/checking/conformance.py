@@ -95,6 +95,12 @@ def check_attention(
     return check_class(cls, patterns=patterns, options=options, device=device, listen=listen)
 
 
+def num_checks(name: str, patterns: Sequence[str] | None = None) -> int:
+    """Returns how many checks ``check_attention`` runs on a registered attention, at these patterns (by default at all)."""
+    unsupported = load_attention(name).unsupported
+    return len(CHECKS) * sum(pattern not in unsupported for pattern in patterns or PATTERNS)
+
+
 def check_class(
     cls: type,
     *,

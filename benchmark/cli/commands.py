@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from benchmark.cli.bare import version_line
 from benchmark.cli.options import (
     Assignments,
     Attentions,
@@ -25,7 +26,7 @@ from benchmark.cli.options import (
     Preset,
     Tuned,
 )
-from benchmark.cli.printing import console, say, say_left_out, say_report
+from benchmark.cli.printing import console, progress, report_progress, say, say_left_out, say_report
 from benchmark.cli.working import work
 
 app = typer.Typer(
@@ -50,8 +51,19 @@ class Kind(StrEnum):
     sites = "sites"
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(version_line())
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Takes the options that all commands share; ``main`` reads ``--debug`` itself, from anywhere in the command line."""
 
 
@@ -148,7 +160,6 @@ def run(
     """Trains and evaluates cells (one attention in one backbone, pattern and seed); finished ones are not run again."""
     from benchmark.running import command, runner
     from benchmark.settings.command import cache_folder, device_of, include_files, names_in, output_of, runs_of
-    from benchmark.settings.tuned import FOLDER as TUNED
 
     include = include_files(include_path)
     chosen = {
@@ -176,13 +187,14 @@ def run(
     )
     runner.probe_output(place.output)
     redo = runner.Redo(failed=retry_failed, everything=rerun)
-    asked = command.Asked(tuned=tuned or TUNED, jobs=jobs, redo=redo, plan_only=plan_only)
+    asked = command.Asked(tuned=tuned, jobs=jobs, redo=redo, plan_only=plan_only)
     status = command.run_plan(runs, place, console(), say, asked)
     if report and rank == 0 and not plan_only:
         from benchmark.report import build_report
 
         command.measure_once(runs, place, say)
-        built = build_report([place.output], Path("reports") / place.output.name)
+        with report_progress():
+            built = build_report([place.output], Path("reports") / place.output.name)
         status = max(status, say_report(built))
     raise typer.Exit(status)
 
@@ -231,8 +243,7 @@ def tune(
         output_of,
         runs_of,
     )
-    from benchmark.settings.tuned import FOLDER as TUNED
-    from benchmark.settings.tuned import read_rates
+    from benchmark.settings.tuned import read_rates, writing_folder
 
     include = include_files(include_path)
     chosen = {
@@ -256,7 +267,7 @@ def tune(
         part="validation",
     )
     runner.probe_output(place.output)
-    folder = tuned or TUNED
+    folder = tuned or writing_folder()
     tuner = Tuner(place, folder, lambda cells: command.train_missing(cells, place, console(), jobs=jobs), say)
     status = tuner.verify(runs, read_rates(folder)) if verify else tuner.tune(runs, factors)
     say(f"written: {folder}")
@@ -276,9 +287,7 @@ def check(
     include_path: Include = None,
 ) -> None:
     """Checks whether an attention is the function that it says it is, and shows what it can be used for."""
-    from rich.console import Console
-
-    from benchmark.checking.conformance import check_attention
+    from benchmark.checking.conformance import check_attention, num_checks
     from benchmark.checking.verdict import consequence, is_contract, sentence
     from benchmark.registry import attention_names, check_pattern
     from benchmark.report import listing
@@ -290,12 +299,10 @@ def check(
         check_pattern(name)
     failures = 0
     for name in attention_names() if attention == "all" else [attention]:
-        with Console(stderr=True).status(f"checking {name}") as status:
-
-            def listen(pattern: str, check: str) -> None:
-                status.update(f"checking {pattern}, {check}")
-
-            results = check_attention(name, patterns=patterns, listen=listen)
+        with progress(f"checking {name}", num_checks(name, patterns)) as tell:
+            results = check_attention(
+                name, patterns=patterns, listen=lambda pattern, check: tell(f"{pattern}, {check}")
+            )
         for title, contract in (("mathematics", False), ("contract", True)):
             rows = [(row, consequence(row)) for row in results if is_contract(row) == contract]
             console().print(listing.checks(f"{name}: {title}", rows))
@@ -386,7 +393,8 @@ def report(
 
     chosen = directories or [Path("results/quick")]
     check_folders(chosen)
-    built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force, claims=claims)
+    with report_progress():
+        built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force, claims=claims)
     raise typer.Exit(say_report(built))
 
 
@@ -424,10 +432,11 @@ def validate(
     """Reads a configuration and says what is wrong with it."""
     from benchmark.settings.command import include_files
     from benchmark.settings.plan import check_runs
+    from benchmark.settings.shipped import run_file
     from benchmark.settings.yaml_files import read_run_file
 
     include_files(include_path)
-    runs = read_run_file(config)
+    runs = read_run_file(run_file(config))
     count = check_runs(runs)
     say(f"{config}: valid; {len(runs)} run{'s' if len(runs) != 1 else ''}, {count} cells")
 

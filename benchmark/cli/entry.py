@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from benchmark.cli.sharing import app  # with the commands of commands.py and of sharing.py
+from benchmark.extras import explained
 
 # Newer releases of Typer contain a copy of click, so the base class of usage errors is taken from a class that Typer exports.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -46,6 +47,8 @@ def main() -> None:
     except Exception as error:  # a bug of this program; its traceback would not help a user
         if debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and (missing := explained(error, f"lavo-bench {arguments[0]}")):
+            _fail(str(missing), 2)
         _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)", 2)
     if status == INTERRUPTED:  # Typer turns a KeyboardInterrupt into this status
         _fail("interrupted; what is done is kept", INTERRUPTED)

@@ -58,6 +58,7 @@ Lease = Annotated[
 Tuned = Annotated[
     Path | None,
     typer.Option(
-        "--tuned", help="Folder of tuned learning rates; that of the repository, configs/tuned, if it is left out."
+        "--tuned",
+        help="Folder of tuned learning rates; if it is left out, configs/tuned of the repository or of the package.",
     ),
 ]

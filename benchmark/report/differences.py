@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -42,6 +43,7 @@ def is_resolved(p_holm: float | None, p_examples: float | None) -> bool:
 
 def against_exact(group: Group) -> dict[str, Difference]:
     """Returns label -> difference of the table's first metric from that of the exact attention."""
+    logging.getLogger(__name__).info("comparing attentions: %s, %s", group.task, group.title)
     reference, metrics = group.reference, group.metrics()
     if reference is None or not metrics:
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Gallery:
 
         from benchmark.report.style import SETTINGS
 
+        logging.getLogger(__name__).info("drawing %s", slug)
         with matplotlib.rc_context(SETTINGS):
             try:
                 figures = make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +21,7 @@ from benchmark.report.claims.files import DEFAULT as claims_file
 from benchmark.report.published import LEDGER as ledger_file
 from benchmark.report.speed import sweep_files
 from benchmark.results import ATTACHMENTS, CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, record_files, records
-from benchmark.settings.tuned import FOLDER
+from benchmark.settings.tuned import tuned_files
 
 FILE_NAME = "inputs.json"  # beside the report; says from what it was built
 
@@ -37,6 +38,7 @@ def read(directories: Sequence[Path]) -> Readable:
 
     Raises ValueError for a folder that isn't there.
     """
+    logging.getLogger(__name__).info("reading records")
     damaged: list[str] = []
     found = [_with_readable_curves(record, damaged) for record in records(directories, damaged=damaged.append)]
     return Readable(found, [_published(line, directories) for line in damaged])
@@ -102,7 +104,7 @@ def digests(directories: Sequence[Path], claims: Path | None = None) -> dict[str
     for file in sorted(Path(__file__).parent.rglob("*")):
         if file.suffix in (".py", ".jinja"):
             files[f"benchmark/report/{file.relative_to(Path(__file__).parent).as_posix()}"] = file
-    files |= {f"configs/tuned/{file.name}": file for file in sorted(FOLDER.glob("*.yaml"))}
+    files |= {f"configs/tuned/{file.name}": file for file in tuned_files()}
     beside_code = {"claims": claims or claims_file, "published figures": ledger_file}
     files |= {name: file for name, file in beside_code.items() if file.is_file()}
     for task in TASKS:

@@ -84,12 +84,12 @@ def sites(directory: Path, *, damaged: Callable[[str], None] = warnings.warn) ->
     from benchmark.report.cards import card_of, card_table
     from benchmark.report.groups import group_records
     from benchmark.results import records
-    from benchmark.settings.tuned import FOLDER, read_rates
+    from benchmark.settings.tuned import read_rates
 
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory}: is a file, not a folder of results")
     title = f"sites in {directory}" if directory.exists() else f"no folder {directory} yet, so no results"
-    files = read_rates(FOLDER).files
+    files = read_rates().files
     folders = [directory, *sorted(path for path in directory.glob("*") if path.is_dir())] if directory.exists() else []
     table: Table | None = None
     for folder in folders:

@@ -23,7 +23,7 @@ from benchmark.report.groups import Group, group_records, words
 from benchmark.report.inputs import State, shown_path
 from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, throughput_table, time_table
 from benchmark.report.tables import Table, cost_table, metric_tables, to_csv
-from benchmark.settings.tuned import FOLDER, TunedFile, read_rates
+from benchmark.settings.tuned import TunedFile, read_rates
 
 
 class Built(NamedTuple):
@@ -57,7 +57,7 @@ def build_report(
     names = [shown_path(directory) for directory in directories]
     gallery = Gallery(output / "figures", f"lavo-bench report {' '.join(names)} -o {shown_path(output)}")
     found = inputs.read(directories)
-    verified = read_rates(FOLDER).files
+    verified = read_rates().files
     builder = _Builder(output / "tables", gallery, verified, claims)
     blocks = builder.blocks(found, directories, names, shown_path(output))
     title = f"Attention benchmark: {output.name}"

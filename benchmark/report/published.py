@@ -21,8 +21,9 @@ from benchmark.settings.base import Settings
 from benchmark.settings.messages import ConfigError, validate
 from benchmark.settings.models import AttentionSpec
 from benchmark.settings.resolve import resolve
+from benchmark.settings.shipped import CONFIGS
 
-LEDGER = Path(__file__).resolve().parents[2] / "configs" / "published.yaml"
+LEDGER = CONFIGS / "published.yaml"
 SIZE = "paper"
 """The only preset that follows published protocols."""
 

@@ -18,7 +18,7 @@ from benchmark.report.cards import Card, card_of
 from benchmark.report.groups import Group, group_records, words
 from benchmark.report.numbers import decimals, fixed, mean_and_deviation
 from benchmark.results import records
-from benchmark.settings.tuned import FOLDER, read_rates
+from benchmark.settings.tuned import read_rates
 from benchmark.statistics import summarise
 
 BEGIN, END = "<!-- results: written by benchmark.report.readme -->", "<!-- end of results -->"
@@ -36,7 +36,7 @@ def results_table(directory: Path) -> str:
     names = [*dict.fromkeys(entry.label for group in groups for entry in group.entries), BEST_RULE]
     head = ["task, pattern: metric", "site", *names]
     lines = [" | ".join(head), " | ".join(["---", "---", *(["---:"] * len(names))])]
-    files = read_rates(FOLDER).files
+    files = read_rates().files
     judged = [(group, card_of(group, files)) for group in groups]
     for group, card in sorted(judged, key=lambda pair: pair[1] is None or not pair[1].is_resolved):
         figures = _figures(group)

@@ -25,10 +25,11 @@ Say = Callable[[str], None]
 class Asked(NamedTuple):
     """What ``lavo-bench run`` was asked for, besides the runs.
 
+    tuned       a folder of tuned rates; None for those that a run uses if it is told no folder
     plan_only   write the plan for ``lavo-bench work`` and train nothing
     """
 
-    tuned: Path
+    tuned: Path | None
     jobs: int | None = None
     redo: runner.Redo = runner.NOTHING_ANEW
     plan_only: bool = False
@@ -47,8 +48,10 @@ def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Sa
         runner.run_together(waiting, place)
         return 0
     if waiting and not together and not asked.redo.everything:
-        where = {"tuned": asked.tuned, "cache": place.cache}
-        write_plan(place.output, cells, runs, **where, include=place.include, retry_failed=asked.redo.failed)
+        failed = asked.redo.failed
+        write_plan(
+            place.output, cells, runs, tuned=asked.tuned, cache=place.cache, include=place.include, retry_failed=failed
+        )
     if asked.plan_only:
         say(f"{len(waiting)} of {len(cells)} cells planned; lavo-bench work {place.output} runs them")
         return 0

@@ -41,7 +41,7 @@ class Plan(Settings):
     """What a command asked for.  Paths are those of the machine on which it was planned."""
 
     runs: list[PlannedRun]
-    tuned: Path
+    tuned: Path | None = None  # None for the rates that a run uses if it is told no folder
     cache: Path
     include: list[Path] = []  # files that register attentions
     retry_failed: bool = False
@@ -79,7 +79,7 @@ def write_plan(
     cells: Sequence[Cell],
     runs: Sequence[Run],
     *,
-    tuned: Path,
+    tuned: Path | None,
     cache: Path,
     include: Sequence[Path],
     retry_failed: bool,
@@ -92,7 +92,7 @@ def write_plan(
             )
             for settings, own in runs
         ],
-        tuned=tuned.resolve(),
+        tuned=None if tuned is None else tuned.resolve(),
         cache=cache.resolve(),
         include=list(include),
         retry_failed=retry_failed,

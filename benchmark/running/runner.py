@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from benchmark.extras import explained
 from benchmark.files import as_machine_fault, is_machine_fault, probe, remove_abandoned
 from benchmark.interface import CLUSTER, Clustered, HasCurves, LearnsRules, ScoresTestInFull, Splits, Task
 from benchmark.measuring import memory
@@ -167,6 +168,8 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None, ticket
                 raise as_machine_fault(error, cell.title) from error
             if place.debug:
                 traceback.print_exc()
+            if isinstance(error, ModuleNotFoundError):
+                error = explained(error, cell.name.task) or error
             status, reason = _verdict(error)
     record = record_without_figures(cell, place, status, reason, started)
     if figures is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from benchmark.registry import check_options, include_file, load_attention
 from benchmark.settings.messages import ConfigError, validate
 from benchmark.settings.models import Override, RunSettings
+from benchmark.settings.shipped import run_file
 from benchmark.settings.yaml_files import parse_assignment, read_run_file
 
 Run = tuple[RunSettings, list[Override]]
@@ -66,7 +67,7 @@ def runs_of(config: Path | None, options: Mapping[str, Any], assignments: Sequen
         raise ConfigError("run: name a task, all, or a file of runs with --config")
     given = {key: value for key, value in options.items() if value is not None}
     overrides = [parse_assignment(text) for text in assignments]
-    runs = read_run_file(config) if config is not None else [(RunSettings(), [])]
+    runs = read_run_file(run_file(config)) if config is not None else [(RunSettings(), [])]
     changed = []
     for settings, own in runs:
         whole = run_settings({**settings.model_dump(exclude_unset=True), **given})

@@ -14,10 +14,14 @@ from benchmark.files import write_bytes
 from benchmark.settings.base import Settings
 from benchmark.settings.cell import digest, without_places
 from benchmark.settings.messages import validate
+from benchmark.settings.shipped import CONFIGS, IS_INSTALLED
 from benchmark.settings.yaml_files import read_yaml
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "tuned"
-"""The files of the repository, which ``run`` reads unless it is told otherwise."""
+FOLDER = CONFIGS / "tuned"
+"""The files that came with this code."""
+
+OWN = Path("configs") / "tuned"
+"""The files of the current folder.  An installation writes there, because its own folder may be shared or read-only."""
 
 HEADER = (
     "# Learning rates by `lavo-bench tune`, chosen on validation data.  `tried`: rate and validation value, null if it diverged.\n"
@@ -105,9 +109,27 @@ class Rates:
         return self._rates.get((task, key))
 
 
-def read_rates(folder: Path) -> Rates:
-    """Returns the rates of all files in a folder; none if there is no such folder.  Raises ConfigError for a damaged file."""
-    return Rates(read_tuned(path) for path in sorted(folder.glob("*.yaml")) if not path.name.startswith("."))
+def read_rates(folder: Path | None = None) -> Rates:
+    """Returns the rates of all files in a folder; none if there is no such folder.
+
+    Without a folder, they are the rates that ``run`` uses unless it is told otherwise: those that came with this code and,
+    in an installation, those of the current folder, which win.  Raises ConfigError for a damaged file.
+    """
+    return Rates(read_tuned(path) for path in (tuned_files() if folder is None else _files_in(folder)))
+
+
+def tuned_files() -> list[Path]:
+    """Returns the files that are read if no folder is named."""
+    return [*_files_in(FOLDER), *(_files_in(OWN) if IS_INSTALLED else [])]
+
+
+def writing_folder() -> Path:
+    """Returns the folder into which ``tune`` writes if it is told no other."""
+    return OWN if IS_INSTALLED else FOLDER
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.yaml")) if not path.name.startswith(".")]
 
 
 def file_of(folder: Path, task: str, preset: str) -> Path:

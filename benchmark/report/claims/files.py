@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from benchmark.settings.base import Settings
 from benchmark.settings.messages import validate
+from benchmark.settings.shipped import CONFIGS
 from benchmark.settings.yaml_files import read_yaml
 
-DEFAULT = Path(__file__).resolve().parents[3] / "configs" / "claims.yaml"
+DEFAULT = CONFIGS / "claims.yaml"
 """The paper's claims about LAVO."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
