@@ -367,6 +367,9 @@ def report(
     directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders of records.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the report.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write the report again even if nothing has changed.")] = False,
+    for_paper: Annotated[
+        bool, typer.Option("--for-paper", help="Also write paper/, a LaTeX document of all tables and figures.")
+    ] = False,
 ) -> None:
     """Makes a report from records: markdown, HTML, figures and tables."""
     from benchmark.report import build_report
@@ -374,7 +377,8 @@ def report(
 
     chosen = directories or [Path("results/quick")]
     check_folders(chosen)
-    built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force)
+    folder = output or Path("reports") / chosen[0].resolve().name
+    built = build_report(chosen, folder, force=force, for_paper=for_paper)
     raise typer.Exit(say_report(built))
 
 

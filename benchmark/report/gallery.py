@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.report.document import Block, Picture, Warned
+from benchmark.report.latex import label_of
 from benchmark.report.tables import escape
 
 if TYPE_CHECKING:
@@ -19,11 +21,18 @@ DOTS_PER_INCH = 120  # of the PNG files: the widest are 840 pixels wide, about a
 
 
 class Gallery:
-    """The figures of one report, and a line about each one that failed.  repeat: the command that draws them again."""
+    """The figures of one report, and a line about each one that failed.
 
-    def __init__(self, folder: Path, repeat: str) -> None:
-        self.folder, self.repeat = folder, repeat
+    repeat    the command that draws them again
+    outlines  a folder for SVG files whose letters are outlines, which look alike on every machine; None for no such files
+    """
+
+    def __init__(self, folder: Path, repeat: str, *, outlines: Path | None = None) -> None:
+        self.folder, self.repeat, self.outlines = folder, repeat, outlines
         self.failures: list[str] = []
+        if outlines is not None:
+            shutil.rmtree(outlines, ignore_errors=True)
+            outlines.mkdir(parents=True)
         folder.mkdir(parents=True, exist_ok=True)
 
     def draw(self, slug: str, caption: str, make: Callable[[], Figure | None]) -> list[Block]:
@@ -56,15 +65,22 @@ class Gallery:
         return blocks
 
     def _save(self, figure: Figure, slug: str) -> None:
+        import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        from benchmark.report.style import fit_page
 
         FigureCanvasAgg(figure)  # replaces the canvas that a task's pyplot may have given it
         print_dollars(figure)
+        fit_page(figure)
         figure.set_dpi(DOTS_PER_INCH)  # the layout depends on the resolution; this is the PNG file's
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # keeps this layout for all three formats
         for suffix, date in VECTOR_FORMATS.items():
             figure.savefig(self.folder / f"{slug}.{suffix}", metadata={date: None})
+        if self.outlines is not None:
+            with matplotlib.rc_context({"svg.fonttype": "path"}):
+                figure.savefig(self.outlines / f"{label_of(slug)}.svg", metadata={"Date": None})
         save_png(figure, self.folder / f"{slug}.png")
 
     def failed(self, slug: str, error: Exception) -> Warned:

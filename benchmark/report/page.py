@@ -34,26 +34,36 @@ class Built(NamedTuple):
     damaged: list[str]  # a line for each file of the results that could not be read: its name and the fault
 
 
-def build_report(directories: Sequence[Path], output: Path, *, force: bool = False) -> Built:
+def build_report(directories: Sequence[Path], output: Path, *, force: bool = False, for_paper: bool = False) -> Built:
     """Writes ``report.md`` and ``report.html`` into ``output``, with ``figures/`` and ``tables/``.
 
+    for_paper: also writes ``paper/``, a LaTeX document; a report that has this folder keeps it up to date.
     If nothing has changed since a complete report was built, it does nothing, unless ``force`` is set.  Figures that fail and
     damaged records are left out, and the report names them.  Raises ValueError for a folder that isn't there.
     """
     directories = [Path(directory) for directory in directories]
     markdown, page = output / "report.md", output / "report.html"
     digests = inputs.digests(directories)
-    before = inputs.read_state(output) if page.exists() and markdown.exists() and not force else None
+    paper = output / "paper" / "main.tex"
+    whole = page.exists() and markdown.exists() and (paper.exists() or not for_paper)
+    before = inputs.read_state(output) if whole and not force else None
     if before is not None and before.inputs == digests and not before.faults:
         return Built(markdown, page, [], changed=False, damaged=before.damaged)
     names = [shown_path(directory) for directory in directories]
-    gallery = Gallery(output / "figures", f"lavo-bench report {' '.join(names)} -o {shown_path(output)}")
+    repeat = f"lavo-bench report {' '.join(names)} -o {shown_path(output)}"
+    for_paper = for_paper or paper.exists()
+    gallery = Gallery(output / "figures", repeat, outlines=paper.parent / "figures" if for_paper else None)
     found = inputs.read(directories)
     verified = read_rates(FOLDER).files
     blocks = _Builder(output / "tables", gallery, verified).blocks(found, directories, names, shown_path(output))
     title = f"Attention benchmark: {output.name}"
     write_bytes(markdown, render_markdown(title, blocks).encode())
     write_bytes(page, render_html(title, blocks, gallery.folder).encode())
+    if for_paper:
+        from benchmark.report.paper import write_paper
+
+        groups, sweeps = group_records(found.records), read_sweeps(directories)
+        write_paper(output, blocks, groups, sweeps, name=output.name, repeat=f"{repeat} --for-paper")
     inputs.write_state(output, State(digests, gallery.failures, found.damaged))
     return Built(markdown, page, gallery.failures, changed=True, damaged=found.damaged)
 

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 from benchmark.registry import ATTENTIONS
 from benchmark.report import numbers
 
-COLUMN_WIDTH = 3.5  # inches
+COLUMN_WIDTH = 3.3  # inches
 PAGE_WIDTH = 7.0
 
 SETTINGS: Any = {
     "font.size": 8,
+    "figure.titlesize": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "legend.fontsize": 7.5,
@@ -92,6 +93,19 @@ def recolour(figure: Any, styles: Mapping[str, Style]) -> None:
         for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True) if legend else ():
             if text.get_text() in styles and hasattr(handle, "get_linestyle"):
                 handle.set_color(styles[text.get_text()].color)
+
+
+def fit_page(figure: Any) -> None:
+    """Makes a figure that is wider than a paper's page as wide as one; letters and lines keep their size."""
+    from matplotlib.collections import PathCollection
+
+    width, height = figure.get_size_inches()
+    scale = PAGE_WIDTH / width
+    if scale >= 1:
+        return
+    figure.set_size_inches(PAGE_WIDTH, height * scale)
+    for points in figure.findobj(PathCollection):  # clouds of points, whose sizes belong to the drawing
+        points.set_sizes(points.get_sizes() * scale**2)
 
 
 def length_axis(axis: Any, lengths: Sequence[float]) -> None:
