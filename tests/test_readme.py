@@ -18,7 +18,17 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "results" / "quick"
 LINKED_FROM = ("README.md", "docs/**/*.md", "tasks/*/PROTOCOL.md", "reports/*/report.md")
 MOST_BYTES = 12_000_000  # of all tracked files; before figures and curves were made small they took 44 MB
-MADE_AGAIN = (".mp3", ".ogg", ".wav", ".html", ".pdf", ".svg", ".tex")  # by `lavo-bench report`, so never tracked
+MADE_AGAIN = (
+    ".mp3",
+    ".ogg",
+    ".wav",
+    ".html",
+    ".pdf",
+    ".svg",
+    ".tex",
+    ".bib",
+    ".parquet",
+)  # by `lavo-bench report`, so never tracked
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from benchmark.report.escapes import visible
 from benchmark.report.tables import Table
 
 COLUMN, PAGE, HEIGHT = 3.3 * 72.27, 7.0 * 72.27, 8.4 * 72.27
@@ -22,6 +23,7 @@ _SIZES = ((r"\small", 9.0, 4.0), (r"\footnotesize", 8.0, 3.0))  # command, point
 _NUMBER = re.compile(r"[\[(<]?\s*[+−-]?\d[\d,]*")
 _UNITS = re.compile(r"(?<=\d)[ ]?(ms|s|µs|min|h|KiB|MiB|GiB|B|K|M)\b")
 _WORD = 62.0  # points: the least width of a column of prose
+_LONGEST = 40  # characters of a figure; what is longer is words
 _NOTE = 8.0  # points, the size of notes and captions
 _LINE = 1.25  # leading, with what booktabs adds
 
@@ -225,6 +227,7 @@ def _column(index: int, heading: str, texts: Sequence[str], points: float, is_pr
 def _layout(texts: Sequence[str], is_prose: bool) -> Layout:
     """Returns the layout of a column, judging by its texts: figures in one unit are aligned at the decimal point."""
     numeric = [text for text in texts if _NUMBER.match(text)]
+    is_prose = is_prose or max(map(len, texts), default=0) > _LONGEST
     if is_prose or 2 * len(numeric) < len([text for text in texts if text not in ("–", "")]) or not texts:
         return Layout.words
     if any(text.startswith("[") for text in numeric):
@@ -267,4 +270,4 @@ def _font(bold: bool) -> Any:
 @cache
 def text_width(text: str, points: float, *, bold: bool = False) -> float:
     """Returns the width of a text in this size, in points."""
-    return float(_font(bold).getlength(text)) * points / 100
+    return float(_font(bold).getlength(visible(text))) * points / 100

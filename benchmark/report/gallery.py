@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.report.document import Block, Picture, Warned
-from benchmark.report.latex import label_of
+from benchmark.report.escapes import label_of
 from benchmark.report.tables import escape
 
 if TYPE_CHECKING:

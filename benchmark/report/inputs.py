@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from benchmark.files import write_bytes
 from benchmark.measuring.peaks import peak_files
 from benchmark.registry import TASKS
+from benchmark.report import parquet
 from benchmark.report.by_task import PARTS, module_file
 from benchmark.report.speed import sweep_files
 from benchmark.results import ATTACHMENTS, CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, record_files, records
@@ -107,7 +108,8 @@ def digests(directories: Sequence[Path]) -> dict[str, str]:
             if own is not None:
                 files[f"{part} of {task}"] = own
     found = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
-    return found | {"version of lavo-bench": package_version()}
+    forms = "with Parquet" if parquet.is_available() else "without Parquet"
+    return found | {"version of lavo-bench": package_version(), "forms": forms}
 
 
 def package_version() -> str:

@@ -11,7 +11,7 @@ from benchmark.files import write_bytes
 from benchmark.interface import Sound
 from benchmark.measuring.peaks import Peaks, read_peaks
 from benchmark.measuring.points import WHOLE_MODEL
-from benchmark.report import inputs
+from benchmark.report import inputs, parquet
 from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
 from benchmark.report.differences import Difference, against_exact
@@ -32,6 +32,7 @@ class Built(NamedTuple):
     faults: list[str]  # a line for each figure that is left out: its name and the exception
     changed: bool  # False if the report was already there, built from the same inputs
     damaged: list[str]  # a line for each file of the results that could not be read: its name and the fault
+    notes: tuple[str, ...] = ()  # a line for each form that is not written because its library is missing
 
 
 def build_report(directories: Sequence[Path], output: Path, *, force: bool = False, for_paper: bool = False) -> Built:
@@ -44,11 +45,12 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
     directories = [Path(directory) for directory in directories]
     markdown, page = output / "report.md", output / "report.html"
     digests = inputs.digests(directories)
+    notes = () if parquet.is_available() else (parquet.MISSING_EXTRA,)
     paper = output / "paper" / "main.tex"
     whole = page.exists() and markdown.exists() and (paper.exists() or not for_paper)
     before = inputs.read_state(output) if whole and not force else None
     if before is not None and before.inputs == digests and not before.faults:
-        return Built(markdown, page, [], changed=False, damaged=before.damaged)
+        return Built(markdown, page, [], changed=False, damaged=before.damaged, notes=notes)
     names = [shown_path(directory) for directory in directories]
     repeat = f"lavo-bench report {' '.join(names)} -o {shown_path(output)}"
     for_paper = for_paper or paper.exists()
@@ -59,13 +61,15 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
     title = f"Attention benchmark: {output.name}"
     write_bytes(markdown, render_markdown(title, blocks).encode())
     write_bytes(page, render_html(title, blocks, gallery.folder).encode())
+    if not notes:
+        parquet.write_parquet(output, found.records, [block for block in blocks if isinstance(block, Table)])
     if for_paper:
         from benchmark.report.paper import write_paper
 
         groups, sweeps = group_records(found.records), read_sweeps(directories)
         write_paper(output, blocks, groups, sweeps, name=output.name, repeat=f"{repeat} --for-paper")
     inputs.write_state(output, State(digests, gallery.failures, found.damaged))
-    return Built(markdown, page, gallery.failures, changed=True, damaged=found.damaged)
+    return Built(markdown, page, gallery.failures, changed=True, damaged=found.damaged, notes=notes)
 
 
 class _Builder:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from benchmark.files import write_bytes
 from benchmark.report.document import Block, Heading, Picture, Text, Warned
+from benchmark.report.escapes import breakable, escape, inline, inline_plain, label_of
 from benchmark.report.fitting import COLUMN, PAGE
 from benchmark.report.groups import Group, words
-from benchmark.report.latex import breakable, escape, inline, inline_plain, label_of, to_latex
+from benchmark.report.latex import to_latex
 from benchmark.report.sections import device_words
 from benchmark.report.speed import Sweep
 from benchmark.report.tables import Table, data_words
@@ -141,7 +142,7 @@ def _part(folder: Path, figures: Path, told: _Captions, title: str, blocks: Sequ
             inputs.append(_figure(target, name, told.of_picture(block)))
             places["Figure"].append(rf"\ref{{fig:{name}}}")
     listed = [f"{kind}{'s' if len(found) > 1 else ''}~{_and(found)}" for kind, found in places.items() if found]
-    return Part(escape(title), f"{_and(listed)}.", tuple(inputs))
+    return Part(breakable(title), f"{_and(listed)}.", tuple(inputs))
 
 
 def _and(texts: Sequence[str]) -> str:
