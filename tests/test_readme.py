@@ -27,7 +27,6 @@ MADE_AGAIN = (
     ".pdf",
     ".svg",
     ".tex",
-    ".bib",
     ".parquet",
 )  # by `lavo-bench report`, so never tracked
 
