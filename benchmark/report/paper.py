@@ -113,10 +113,10 @@ def _outline(
     sections: list[tuple[str, list[tuple[str, list[Table | Picture]]]]] = [("Overview", [("", [])])]
     lowest = max((block.level for block in blocks if isinstance(block, Heading)), default=0)
     seen: set[tuple[type, str]] = set()
-    for block in blocks:
+    for block in (part for block in blocks for part in _beside(block)):
         if isinstance(block, Heading) and block.level == lowest:
             sections[-1][1].append((block.text, []))
-        elif isinstance(block, Heading):
+        elif hasattr(block, "anchor"):  # a heading, or the title of a view
             sections.append((block.text, [("", [])]))
         elif isinstance(block, Table | Picture) and (type(block), block.slug) not in seen:
             seen.add((type(block), block.slug))
@@ -125,6 +125,11 @@ def _outline(
             opening.append(block)
     kept = [(title, [part for part in parts if part[1]]) for title, parts in sections]
     return opening, [(title, parts) for title, parts in kept if parts]
+
+
+def _beside(block: Any) -> list[Any]:
+    """Returns the blocks that stand side by side, in their order, or the block itself."""
+    return [*block.first, *block.second] if hasattr(block, "first") else [block]
 
 
 def _part(folder: Path, figures: Path, told: _Captions, title: str, blocks: Sequence[Table | Picture]) -> Part:
