@@ -113,7 +113,7 @@ def _outline(
     sections: list[tuple[str, list[tuple[str, list[Table | Picture]]]]] = [("Overview", [("", [])])]
     lowest = max((block.level for block in blocks if isinstance(block, Heading)), default=0)
     seen: set[tuple[type, str]] = set()
-    for block in (part for block in blocks for part in _beside(block)):
+    for block in (part for whole in blocks for part in _beside(whole)):
         if isinstance(block, Heading) and block.level == lowest:
             sections[-1][1].append((block.text, []))
         elif hasattr(block, "anchor"):  # a heading, or the title of a view

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from benchmark.measuring.points import FILE_NAME, Point
 from benchmark.report import numbers
-from benchmark.report.aggregate import aggregate_table
+from benchmark.report.across import interquartile_mean, stratified_interval
+from benchmark.report.aggregate import scores_of
 from benchmark.report.cards import card_of
 from benchmark.report.groups import Group, declared, group_records
 from benchmark.report.scaling import slope
@@ -48,18 +49,18 @@ def across(results: Path) -> str:
     """Returns the sentence on the scores across all resolved tables of ``quick``."""
     files = read_rates(FOLDER).files
     resolved = [group for group in _groups(results / "quick") if (card := card_of(group, files)) and card.is_resolved]
-    found = aggregate_table(resolved)
-    if found is None:
+    scores = scores_of(resolved)
+    if scores is None:
         raise ValueError(f"{results}/quick: too few resolved tables for scores across them")
-    inexact = [row for row in found.values if not declared(row["attention"]).get("exact", False)]
-    ordered = sorted(inexact, key=lambda row: -row["interquartile_mean"])
-    scores = [
-        f"{row['interquartile_mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}] for {_name(row['attention'])}"
-        for row in ordered
+    inexact = [name for name in scores.by_label if not declared(name).get("exact", False)]
+    means = {name: stratified_interval(scores.by_label[name], interquartile_mean) for name in inexact}
+    listed = [
+        f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}] for {_name(name)}"
+        for name, mean in sorted(means.items(), key=lambda pair: -pair[1].value)
     ]
     return (
         f"Across the {len(resolved)} resolved tables, with 0 for `none` and 1 for softmax, the interquartile mean with its 95 % interval "
-        f"is {spoken(scores)}."
+        f"is {spoken(listed)}."
     )
 
 
