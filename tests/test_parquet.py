@@ -61,13 +61,13 @@ def test_each_table_has_the_values_of_its_csv_file(report):
 
 
 @needs_pyarrow
-def test_a_column_of_texts_and_numbers_is_written_and_old_files_go(tmp_path):
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "old.parquet").write_bytes(b"")
+def test_a_column_of_texts_and_numbers_is_written(tmp_path):
     table = Table("t", "c", [], [], [{"a": 1, "b": "x", "c": None}, {"a": "y", "b": "z"}])
-    parquet.write_parquet(tmp_path, [], [table, Table("empty", "c", [], [])])
-    assert [file.name for file in sorted((tmp_path / "tables").iterdir())] == ["t.parquet"]
-    assert pd.read_parquet(tmp_path / "tables" / "t.parquet")["a"].tolist() == ["1", "y"]
+    parquet.write_table(tmp_path, table)
+    parquet.write_table(tmp_path, Table("empty", "c", [], []))
+    parquet.write_records(tmp_path, [])
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["records.parquet", "t.parquet"]
+    assert pd.read_parquet(tmp_path / "t.parquet")["a"].tolist() == ["1", "y"]
     assert len(pd.read_parquet(tmp_path / "records.parquet")) == 0
 
 

@@ -62,7 +62,7 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
     write_bytes(markdown, render_markdown(title, blocks).encode())
     write_bytes(page, render_html(title, blocks, gallery.folder).encode())
     if not notes:
-        parquet.write_parquet(output, found.records, [block for block in blocks if isinstance(block, Table)])
+        parquet.write_records(output, found.records)
     if for_paper:
         from benchmark.report.paper import write_paper
 
@@ -115,6 +115,8 @@ class _Builder:
         for table in tables:
             write_bytes(self.tables / f"{table.slug}.csv", to_csv(table).encode())
             write_bytes(self.tables / f"{table.slug}.tex", to_latex(table).encode())
+            if parquet.is_available():
+                parquet.write_table(self.tables, table)
         return list(tables)
 
     def _summary(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,17 +24,15 @@ def is_available() -> bool:
     return find_spec(ENGINE) is not None
 
 
-def write_parquet(output: Path, records: Sequence[Record], tables: Iterable[Table]) -> None:
-    """Writes ``records.parquet``, and ``tables/SLUG.parquet`` for each table that has values.
-
-    Files of tables that the report no longer has are removed.
-    """
-    for old in (output / "tables").glob("*.parquet"):
-        old.unlink()
+def write_records(output: Path, records: Sequence[Record]) -> None:
+    """Writes ``records.parquet`` into the folder of a report."""
     _write(output / "records.parquet", tidy(records))
-    for table in tables:
-        if table.values:
-            _write(output / "tables" / f"{table.slug}.parquet", values_of(table))
+
+
+def write_table(folder: Path, table: Table) -> None:
+    """Writes the table's values as ``SLUG.parquet``; nothing if it has none."""
+    if table.values:
+        _write(folder / f"{table.slug}.parquet", values_of(table))
 
 
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
