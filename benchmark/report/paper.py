@@ -29,6 +29,7 @@ _KINDS = {
     "rule": "Simple rules",
     "statistics": "Statistics",
 }
+_MOST_SHARED = 6  # floats: a section with fewer shares its pages with the next one
 _OF_THE_RUNS = ("environments", "data")  # tables that name these things in their rows
 _SPREAD = "±: sample standard deviation over seeds."
 _BOLD = ("Bold:", "Nothing is bold")  # how a note on bold figures begins
@@ -62,7 +63,7 @@ def write_paper(
     told = _Captions(groups, sweeps)
     opening, sections = _outline(blocks)
     done = [
-        Section(escape(title), tuple(_part(folder, output / "figures", told, *part) for part in parts))
+        Section(_heading(title), tuple(_part(folder, output / "figures", told, *part) for part in parts))
         for title, parts in sections
     ]
     title = f"Attention benchmark: {name}"
@@ -73,6 +74,7 @@ def write_paper(
         "extra_floats": 100 + 2 * sum(len(part.inputs) for section in done for part in section.parts),
         "opening": [inline(block.markdown) for block in opening],
         "sections": done,
+        "sheets": _sheets(done),
         "sources": _sources(groups, slugs),
     }
     environment = _environment()
@@ -81,6 +83,32 @@ def write_paper(
     write_bytes(folder / "README.md", plain.encode())
     write_bytes(folder / BIBLIOGRAPHY, (TEMPLATES / BIBLIOGRAPHY).read_bytes())
     return folder / "main.tex"
+
+
+class Sheet(NamedTuple):
+    """Pages of floats with one running head."""
+
+    head: str
+    inputs: tuple[str, ...]
+
+
+def _sheets(sections: Sequence[Section]) -> list[Sheet]:
+    """Returns the floats of the sections; neighbours that have few share their pages, so that little stays empty."""
+    sheets: list[Sheet] = []
+    for section in sections:
+        inputs = tuple(line for part in section.parts for line in part.inputs)
+        if sheets and len(sheets[-1].inputs) < _MOST_SHARED:
+            before = sheets.pop()
+            sheets.append(Sheet(rf"{before.head}\quad {section.title}", before.inputs + inputs))
+        else:
+            sheets.append(Sheet(section.title, inputs))
+    return sheets
+
+
+def _heading(title: str) -> str:
+    """Returns the title of a section; where it has signs that a PDF's list of sections can't show, it has plain ones there."""
+    simple = "".join(character if character.isascii() else "-" for character in title)
+    return escape(title) if simple == title else rf"\texorpdfstring{{{escape(title)}}}{{{escape(simple)}}}"
 
 
 def _environment() -> Any:
