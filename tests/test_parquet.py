@@ -55,7 +55,7 @@ def test_each_table_has_the_values_of_its_csv_file(report):
     files = sorted((report / "tables").glob("*.parquet"))
     assert {file.stem for file in files} == {file.stem for file in (report / "tables").glob("*.csv")}
     for file in files:
-        frame, csv = pd.read_parquet(file), pd.read_csv(file.with_suffix(".csv"))
+        frame, csv = pd.read_parquet(file).replace("", pd.NA), pd.read_csv(file.with_suffix(".csv"))
         assert list(frame.columns) == list(csv.columns)
         pd.testing.assert_frame_equal(frame.astype(csv.dtypes), csv, check_exact=False, rtol=1e-12)
 

@@ -14,6 +14,8 @@ from benchmark.measuring.points import WHOLE_MODEL
 from benchmark.report import inputs, parquet
 from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
+from benchmark.report.claims import claims_blocks
+from benchmark.report.claims.files import read_claims
 from benchmark.report.differences import Difference, against_exact
 from benchmark.report.document import Block, Folded, Heading, Shown, Text, render_html, render_markdown
 from benchmark.report.gallery import Gallery
@@ -35,16 +37,27 @@ class Built(NamedTuple):
     notes: tuple[str, ...] = ()  # a line for each form that is not written because its library is missing
 
 
-def build_report(directories: Sequence[Path], output: Path, *, force: bool = False, for_paper: bool = False) -> Built:
+def build_report(
+    directories: Sequence[Path],
+    output: Path,
+    *,
+    force: bool = False,
+    for_paper: bool = False,
+    claims: Path | None = None,
+) -> Built:
     """Writes ``report.md`` and ``report.html`` into ``output``, with ``figures/`` and ``tables/``.
 
     for_paper: also writes ``paper/``, a LaTeX document; a report that has this folder keeps it up to date.
+    claims: a file of claims, whose verdicts the report shows; None for the paper's, about LAVO.
+
     If nothing has changed since a complete report was built, it does nothing, unless ``force`` is set.  Figures that fail and
-    damaged records are left out, and the report names them.  Raises ValueError for a folder that isn't there.
+    damaged records are left out, and the report names them.  Raises ValueError for a folder that isn't there, and ConfigError for
+    a damaged file of claims.
     """
     directories = [Path(directory) for directory in directories]
+    read_claims(claims)  # a damaged file ends the command before anything is drawn
     markdown, page = output / "report.md", output / "report.html"
-    digests = inputs.digests(directories)
+    digests = inputs.digests(directories, claims)
     notes = () if parquet.is_available() else (parquet.MISSING_EXTRA,)
     paper = output / "paper" / "main.tex"
     whole = page.exists() and markdown.exists() and (paper.exists() or not for_paper)
@@ -57,7 +70,8 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
     gallery = Gallery(output / "figures", repeat, outlines=paper.parent / "figures" if for_paper else None)
     found = inputs.read(directories)
     verified = read_rates(FOLDER).files
-    blocks = _Builder(output / "tables", gallery, verified).blocks(found, directories, names, shown_path(output))
+    builder = _Builder(output / "tables", gallery, verified, claims)
+    blocks = builder.blocks(found, directories, names, shown_path(output))
     title = f"Attention benchmark: {output.name}"
     write_bytes(markdown, render_markdown(title, blocks).encode())
     write_bytes(page, render_html(title, blocks, gallery.folder).encode())
@@ -75,8 +89,8 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
 class _Builder:
     """Collects the blocks of the page in their order, and writes the files of the tables."""
 
-    def __init__(self, tables: Path, gallery: Gallery, verified: Sequence[TunedFile]) -> None:
-        self.tables, self.gallery, self.verified = tables, gallery, verified
+    def __init__(self, tables: Path, gallery: Gallery, verified: Sequence[TunedFile], claims: Path | None) -> None:
+        self.tables, self.gallery, self.verified, self.claims = tables, gallery, verified, claims
 
     def blocks(
         self, found: inputs.Readable, directories: Sequence[Path], names: Sequence[str], output: str
@@ -105,6 +119,10 @@ class _Builder:
             blocks += self._group(group, by_group.get(id(group)), tables[id(group)], costs[id(group)])
         if sweeps:
             blocks += self._speed(sweeps, read_peaks(directories))
+        judged = claims_blocks(groups, cards, sweeps, self.claims)
+        if judged:
+            write_bytes(self.tables.with_name("claims.md"), render_markdown("Claims", judged).encode())
+            blocks += [Heading(2, "Claims"), *judged]
         blocks += [*how_to_read(), *provenance(groups, found.records, names, output)]
         self._written([block for block in blocks if isinstance(block, Table)])
         return blocks
