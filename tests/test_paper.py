@@ -225,6 +225,15 @@ def test_a_long_table_becomes_several_floats_with_one_number():
     assert re.findall(r"^row (\d+)", text, re.MULTILINE) == [f"{number:03}" for number in range(150)]
 
 
+def test_rows_of_paragraphs_count_with_all_their_lines():
+    words = "some words that fill the lines of a paragraph " * 8
+    long = Table("t", "c", ["a", "b", "c"], [Row(f"r{n}", (Printed(words), Printed(words))) for n in range(30)])
+    chosen = fit(long)
+    assert len(chosen.rows) > 1
+    assert [row for start, stop in chosen.rows for row in range(start, stop)] == list(range(30))
+    assert to_latex(long).count(r"\addlinespace") == 30 - len(chosen.rows)
+
+
 def test_bold_controls_and_messages():
     rows = [
         Row("best", (Printed("0.50 ± 0.01", bold=True), Printed("1"))),
@@ -362,6 +371,9 @@ def test_hostile_and_huge_tables_compile_within_their_columns(tmp_path):
         table_of(figures, columns=columns),
         table_of([(f"row {number}", "1.5", "word") for number in range(150)], columns=["a", "b", "c"]),
         table_of([("only", "1.5")], notes=["A long note. " * 100]),
+        Table(
+            "paragraphs", "c", ["a", "b", "c"], [Row(f"r{n}", (Printed("some words " * 30),) * 2) for n in range(30)]
+        ),
     ]
     for number, table in enumerate(tables):
         table.slug = f"t{number}"

@@ -5,6 +5,7 @@ Widths are measured with a font that has the metrics of Times, in points (72.27 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from enum import Enum
@@ -13,7 +14,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from benchmark.report.escapes import visible
-from benchmark.report.tables import Table
+from benchmark.report.tables import Row, Table
 
 COLUMN, PAGE, HEIGHT = 3.3 * 72.27, 7.0 * 72.27, 8.4 * 72.27
 """The widths of a two-column paper, and the height that a table may have with its caption."""
@@ -123,20 +124,44 @@ def _fitted(
         if not is_wide
         else min(limit, max(COLUMN * 1.4, 1.02 * max(_total([label, *part.columns], padding) for part in parts)))
     )
-    lines = _rows_a_float(table, points, len(parts), note_width)
-    count = len(table.rows)
-    pieces = max(1, -(-count // lines))
-    bounds = [round(index * count / pieces) for index in range(pieces + 1)]
-    rows = tuple(pairwise(bounds)) if count else ((0, 0),)
+    heights = [sum(_lines(row, [label, *part.columns], points) for part in parts) for row in table.rows]
+    rows = _shares(heights, _lines_a_float(table, points, len(parts), note_width))
     return Fit(is_wide, size, padding, label, tuple(parts), rows, note_width)
 
 
-def _rows_a_float(table: Table, points: float, parts: int, width: float) -> int:
-    """Returns how many rows a float can have, beside its caption and notes."""
+def _lines_a_float(table: Table, points: float, parts: int, width: float) -> int:
+    """Returns how many lines of rows a float can have, beside its caption and notes."""
     prose = [table.caption, *table.notes]
     lines = sum(1 + int(text_width(text, _NOTE) / (0.95 * width)) for text in prose if text)
     left = HEIGHT - lines * _NOTE * _LINE - parts * 4 * points * _LINE
-    return max(8, int(left / (points * _LINE) / parts))
+    return max(8, int(left / (points * _LINE)))
+
+
+def _lines(row: Row, columns: Sequence[Column], points: float) -> float:
+    """Returns the height of a row in lines: that of its longest paragraph, and the space between such rows."""
+    wrapped = [column for column in columns if column.layout is Layout.wrapped]
+    most = 1
+    for column in wrapped:
+        text = row.label if column.place < 0 else row.printed[column.place].text if row.printed else ""
+        most = max(most, math.ceil(1.15 * text_width(text, points) / column.width))
+    if row.message is not None:
+        most = max(most, math.ceil(text_width(row.message, points) / 150))
+    return most + (0.3 if wrapped else 0.0)
+
+
+def _shares(heights: Sequence[float], most: float) -> tuple[tuple[int, int], ...]:
+    """Divides rows into floats of about the same height, none higher than ``most`` unless a single row is."""
+    pieces = max(1, math.ceil(sum(heights) / most))
+    while True:
+        goal, bounds, used = sum(heights) / pieces, [0], 0.0
+        for place, height in enumerate(heights):
+            if used and (used + height > most or used + height / 2 > goal) and len(bounds) < pieces:
+                bounds.append(place)
+                used = 0.0
+            used += height
+        if used <= most or pieces >= len(heights):
+            return tuple(pairwise([*bounds, len(heights)]))
+        pieces += 1
 
 
 def _divided(table: Table) -> Fit:

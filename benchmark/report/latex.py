@@ -64,9 +64,12 @@ def _tabular(chosen: Fit, part: Part, rows: Sequence[Row], *, is_first: bool) ->
             for row in rows
             if any(row.printed[column.place].text not in _NOTHING for column in part.columns if row.printed)
         ]
+    has_paragraphs = any(column.layout is Layout.wrapped for column in columns)
     for index, row in enumerate(rows):
         if index and row.is_control and not rows[index - 1].is_control:
             lines.append(r"\midrule")
+        elif index and has_paragraphs:
+            lines.append(r"\addlinespace[2pt]")
         label = breakable(row.label) if chosen.label.width else escape(row.label)
         if row.message is not None:
             span = sum(column.cells for column in part.columns)
