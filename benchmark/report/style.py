@@ -16,6 +16,7 @@ from benchmark.report import numbers
 
 COLUMN_WIDTH = 3.5  # inches
 PAGE_WIDTH = 7.0
+GRID = "#e4e4e4"
 
 SETTINGS: Any = {
     "font.size": 8,
@@ -29,7 +30,7 @@ SETTINGS: Any = {
     "axes.linewidth": 0.6,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
+    "grid.color": GRID,
     "grid.linewidth": 0.5,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -42,6 +43,7 @@ SETTINGS: Any = {
     "savefig.dpi": 150,
     "svg.fonttype": "none",  # text stays text, so that files are small and words can be searched
     "svg.hashsalt": "lavo-bench",  # so that equal figures have equal bytes
+    "font.sans-serif": ["DejaVu Sans"],
     "pdf.fonttype": 42,
 }
 
@@ -113,6 +115,18 @@ def value_axis(axis: Any, values: Sequence[float], words: Callable[[float], str]
     ticks = log_ticks(low, high, base=base)
     _log_axis(axis, ticks, words)
     axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})
+
+
+def bytes_axis(axis: Any, most: float) -> None:
+    """Makes the axis one of bytes from none to ``most``: linear up to 64 B, logarithmic above, with powers of two as labels."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("symlog", linthresh=64, base=2)
+    ticks = [0.0, *(2.0**power for power in range(6, 61, 4) if 2.0**power <= 4 * most)]
+    axis.set_major_locator(FixedLocator(ticks if len(ticks) <= 6 else [0.0, *ticks[1:][::-2][::-1]]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.trimmed(numbers.size(value))))
+    axis.set_minor_locator(NullLocator())
+    axis.axes.set(**{f"{axis.axis_name}lim": (-8, 4 * most)})
 
 
 def log_ticks(low: float, high: float, *, base: int = 10) -> list[float]:
