@@ -115,13 +115,13 @@ def _cut_start(axis: Axes) -> None:
 
 
 def legend_below(figure: Figure, axis: Axes, count: int) -> None:
-    """Puts the legend of an axes below the figure, in as few rows of at most seven entries as hold ``count``."""
+    """Puts the legend of an axes below the figure, with about one of its ``count`` entries for each inch of width."""
     handles, labels = axis.get_legend_handles_labels()
     # Matplotlib puts lines before points with bars; readers expect the order of the tables, and lines that are no attention last.
     drawn = sorted(zip(handles, labels, strict=True), key=lambda pair: pair[1] in NO_ATTENTIONS)
     if drawn:
         handles, labels = zip(*drawn, strict=True)
-        rows = math.ceil(count / 7)
+        rows = math.ceil(count / max(2, round(figure.get_figwidth())))
         figure.legend(handles, labels, loc="outside lower center", ncols=math.ceil(count / rows), columnspacing=1.4)
 
 

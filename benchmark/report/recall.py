@@ -43,6 +43,7 @@ def state_table(groups: Sequence[Group]) -> Table | None:
     labels = list(dict.fromkeys(label for found in by_pattern.values() for label in found))
     if not labels:
         return None
+    with_state = [title for title, found in by_pattern.items() if any(one.state_bytes is not None for one in found.values())]
     rows, values = [], []
     for label in labels:
         printed = []
@@ -51,13 +52,14 @@ def state_table(groups: Sequence[Group]) -> Table | None:
             own = found.get(label)
             summary = None if own is None else summarise(own.values)
             printed.append(numbers.MISSING if summary is None else numbers.mean_and_deviation(summary, 1))
-            printed.append(numbers.MISSING if own is None else numbers.size(own.state_bytes))
+            if title in with_state:
+                printed.append(numbers.MISSING if own is None else numbers.size(own.state_bytes))
             row |= {f"{title}: accuracy": None if summary is None else summary.mean}
             row |= {f"{title}: state bytes": None if own is None else own.state_bytes}
         rows.append(Row(label, tuple(map(Printed, printed))))
         values.append(row)
-    columns = ["attention", *(text for title in by_pattern for text in (f"{title}, %", "state"))]
-    notes = ["Accuracy on the asked tokens, mean ± deviation over seeds. State: bytes carried after the longest text."]
+    columns = ["attention", *(text for title in by_pattern for text in (f"{title}, %", "state")[: 1 + (title in with_state)])]
+    notes = ["Accuracy on the asked tokens, mean ± deviation over seeds. State: bytes carried after the longest text, in patterns that decode step by step."]
     return Table("recall-by-state", "Recall: accuracy and state by pattern.", _unique(columns), rows, values, notes)
 
 

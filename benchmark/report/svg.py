@@ -20,6 +20,7 @@ _NUMBER = re.compile(r"-?\d*\.\d+(?:e-?\d+)?")
 _MEASURES = {"d", "x", "y", "width", "height", "transform", "points"}
 _THEME = {"#ffffff": "var(--page)", "#000000": "currentColor", "#1d2329": "currentColor", GRID: "var(--grid)"}
 WEBP_QUALITY = 80
+SCALE = 1.65  # pixels of the page for a point of the figure, at most
 
 
 class Inliner:
@@ -65,6 +66,9 @@ class Inliner:
         if name is None:
             return tag
         written = [name[1]]
+        width = re.search(r' width="([\d.]+)pt"', tag) if name[1] == "svg" else None
+        if width is not None:  # the page makes figures as wide as it is, but their text no larger than its own
+            written.append(f'style="max-width:{SCALE * float(width[1]):.0f}px"')
         for key, value in _ATTRIBUTE.findall(tag):
             key, value = self._attribute(key, value, ids)  # noqa: PLW2901
             written += [f'{key}="{value}"'] if key else []
