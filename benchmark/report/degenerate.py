@@ -14,7 +14,9 @@ from benchmark.report.groups import Entry, Group
 from benchmark.results import Record
 
 MARK = "‡"
-_END = 10  # the loss at the end is the mean over the last tenth of the steps, that at the beginning over the first tenth
+_END = (
+    10  # the loss at the end is the mean over the last tenth of the steps, that at the beginning over the first tenth
+)
 
 
 def fault_of(record: Record) -> str | None:

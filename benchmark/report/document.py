@@ -90,8 +90,8 @@ class Shown(NamedTuple):
 class Beside(NamedTuple):
     """Two columns, which stand side by side in a wide window and below each other elsewhere."""
 
-    first: Sequence[Text | Warned | Picture | Table]
-    second: Sequence[Text | Warned | Picture | Table]
+    first: Sequence[Block]
+    second: Sequence[Block]
 
 
 Block = View | Heading | Text | Warned | Folded | Listing | Picture | Shown | Beside | Table

@@ -119,8 +119,8 @@ def legend_below(figure: Figure, axis: Axes, count: int) -> None:
     handles, labels = axis.get_legend_handles_labels()
     # Matplotlib puts lines before points with bars; readers expect the order of the tables, and lines that are no attention last.
     drawn = sorted(zip(handles, labels, strict=True), key=lambda pair: pair[1] in NO_ATTENTIONS)
+    handles, labels = [handle for handle, _ in drawn], [label for _, label in drawn]
     if drawn:
-        handles, labels = zip(*drawn, strict=True)
         rows = math.ceil(count / max(2, round(figure.get_figwidth())))
         figure.legend(handles, labels, loc="outside lower center", ncols=math.ceil(count / rows), columnspacing=1.4)
 

@@ -154,7 +154,11 @@ def in_order(attentions: Iterable[str]) -> list[str]:
 
     def rank(name: str) -> tuple[bool, bool, int]:
         known = declared(name)
-        return known.get("control", False), not known.get("exact", False), names.index(name) if name in names else len(names)
+        return (
+            known.get("control", False),
+            not known.get("exact", False),
+            names.index(name) if name in names else len(names),
+        )
 
     return sorted(dict.fromkeys(attentions), key=rank)
 

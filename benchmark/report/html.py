@@ -102,5 +102,3 @@ def _placed(block: Block, seen: dict[str, int] | None = None) -> Placed:
 def sound_source(sound: Sound) -> str:
     """Returns the sound as a data URI, so that the page needs no other file."""
     return f"data:{sound.media_type};base64,{base64.b64encode(sound.content).decode()}"
-
-

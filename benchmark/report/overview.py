@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from benchmark.report import numbers
 from benchmark.report.across import Interval
 from benchmark.report.aggregate import interval_words
 from benchmark.report.differences import Difference
-from benchmark.report.groups import Entry, Group, words
+from benchmark.report.groups import Entry, Group, declared, words
 from benchmark.report.speed import Sweep
 from benchmark.report.style import PAGE_WIDTH, style_of, value_axis
 from benchmark.report.summary import entry_of, headline, labels_of, relative
@@ -106,15 +105,18 @@ def _tokens_per_second(entry: Entry | None) -> float | None:
 def _at_long_length(sweeps: Sequence[Sweep], modes: Sequence[str]) -> tuple[dict[str, Point], int | None]:
     """Returns label -> its point at one length of at most LONG tokens, of the first mode that was swept, and that length.
 
-    It is the length at which the sweep says most, the longest of several: a point that ran out of memory says something, one
-    that would have taken too much time doesn't.
+    It is the longest one at which an exact attention has a result or ran out of memory.
     """
     for mode in modes:
         for sweep in sweeps:
-            known = [p for p in sweep.points if p.length <= LONG and (p.seconds is not None or p.status == "out_of_memory")]
+            known = [
+                p.length
+                for p in sweep.points
+                if p.length <= LONG and (p.seconds is not None or p.status == "out_of_memory")
+                if declared(p.attention).get("exact", False)
+            ]
             if (sweep.mode, sweep.pattern) == (mode, PATTERN) and known:
-                lengths = Counter(p.length for p in known)
-                length = max(lengths, key=lambda length: (lengths[length], length))
+                length = max(known)
                 return {p.attention: p for p in sweep.points if p.length == length}, length
     return {}, None
 
@@ -123,7 +125,9 @@ def _states(groups: Sequence[Group]) -> tuple[dict[str, int], int | None]:
     """Returns label -> bytes of its state after the longest text of the recall task, and the length of that text."""
     group = next((group for group in groups if (group.task, group.pattern) == ("recall", PATTERN)), None)
     rows = {} if group is None else {entry.label: longest_row(entry) for entry in group.contenders}
-    sizes = {label: int(row["state_bytes"]) for label, row in rows.items() if row and row.get("state_bytes") is not None}
+    sizes = {
+        label: int(row["state_bytes"]) for label, row in rows.items() if row and row.get("state_bytes") is not None
+    }
     lengths = {int(rows[label]["length"]) for label in sizes}
     return (sizes, lengths.pop()) if len(lengths) == 1 else ({}, None)
 
@@ -145,14 +149,19 @@ def overview_table(
     reference = next((group.reference.label for group in groups if group.reference is not None), None)
     if reference is None or len(labels) < 2:
         return None
-    rows, values = [], []
+    rows: list[Row] = []
+    values: list[dict[str, Any]] = []
     for label in labels:
-        counts, number = _verdicts(label, differences.values()), 0
+        counts = _verdicts(label, differences.values())
         number = sum(counts.values())
         cost = costs.by_label[label]
         score = scores.get(label)
         printed = [
-            *([Printed(numbers.MISSING if score is None else interval_words(score), bold=True)] if scores else []),
+            *(
+                [Printed(numbers.MISSING) if score is None else Printed(interval_words(score), bold=True)]
+                if scores
+                else []
+            ),
             Printed(_verdict_words(counts) if number else "reference" if label == reference else numbers.MISSING),
             Printed(_speed_words(cost, is_reference=label == reference)),
             Printed(numbers.duration(cost.decode_seconds)),
@@ -179,9 +188,9 @@ def _at(title: str, length: int | None) -> str:
     return title if length is None else f"{title} at {numbers.length(length)}"
 
 
-def _verdicts(label: str, differences: Sequence[Mapping[str, Difference]] | object) -> dict[str, int]:
+def _verdicts(label: str, differences: Iterable[Mapping[str, Difference]]) -> dict[str, int]:
     counts = dict.fromkeys(("better", "open", "worse"), 0)
-    for found in differences:  # type: ignore[attr-defined]
+    for found in differences:
         if label in found:
             counts[found[label].verdict] += 1
     return counts
@@ -199,7 +208,7 @@ def _speed_words(cost: Cost, *, is_reference: bool) -> str:
 
 
 def _notes(reference: str, costs: Costs, has_scores: bool) -> list[str]:
-    score = "Score: 0 is a model without attention (none), 1 is " + f"{reference}; interquartile mean over seeds and resolved tables. "
+    score = f"Score: 0 is a model without attention (none), 1 is {reference}; interquartile mean over seeds and resolved tables. "
     notes = [
         f"{score if has_scores else ''}Better, open, worse: tables in which the difference is resolved, or open. Tokens per second: "
         f"geometric mean over tables (× {reference} in the same tables)."
@@ -210,18 +219,23 @@ def _notes(reference: str, costs: Costs, has_scores: bool) -> list[str]:
             f"{numbers.MISSING}: not measured."
         )
     else:
-        notes.append(f"{numbers.MISSING}: not measured; `lavo-bench efficiency` measures decoding and memory by length.")
+        notes.append(
+            f"{numbers.MISSING}: not measured; `lavo-bench efficiency` measures decoding and memory by length."
+        )
     return notes
 
 
-def quality_and_cost(
-    groups: Sequence[Group], scores: Mapping[str, Interval], costs: Costs
-) -> Figure | None:
+def quality_and_cost(groups: Sequence[Group], scores: Mapping[str, Interval], costs: Costs) -> Figure | None:
     """Draws quality against cost, with the Pareto front: in the tables' own training and, if swept, at a long length."""
     from benchmark.report.figures import legend_below, new_figure
 
     quality = {label: scores[label] for label in costs.by_label if label in scores} or _mean_changes(groups, costs)
-    panels = [("training time a token (× exact)", {label: 1 / cost.speed for label, cost in costs.by_label.items() if cost.speed})]
+    panels = [
+        (
+            "training time a token (× exact)",
+            {label: 1 / cost.speed for label, cost in costs.by_label.items() if cost.speed},
+        )
+    ]
     seconds = {label: cost.pass_seconds for label, cost in costs.by_label.items() if cost.pass_seconds}
     if len(seconds) > 1 and costs.memory_length is not None:
         panels.append((f"forward and backward at {numbers.length(costs.memory_length)} tokens", seconds))
@@ -234,7 +248,16 @@ def quality_and_cost(
         for label, x in found.items():
             style, value = style_of(label), quality[label]
             spread = [[value.value - value.low], [value.high - value.value]]
-            axis.errorbar(x, value.value, yerr=spread, label=label, elinewidth=0.8, capsize=0, **style._asdict() | {"linestyle": "none"}, markersize=5.5)
+            axis.errorbar(
+                x,
+                value.value,
+                yerr=spread,
+                label=label,
+                elinewidth=0.8,
+                capsize=0,
+                **style._asdict() | {"linestyle": "none"},
+                markersize=5.5,
+            )
     for axis, (title, found) in zip(axes.flat, panels, strict=True):
         _front(axis, [(x, quality[label].value) for label, x in found.items()])
         as_words = numbers.duration if "at" in title else lambda value: f"×{numbers.significant(value, 2)}"
@@ -275,4 +298,13 @@ def _front(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
     """Draws the front as steps behind the points: at each cost, the best quality for at most that cost."""
     front = pareto(points)
     x, y = zip(*front, strict=True)
-    axis.plot([*x, max(cost for cost, _ in points)], [*y, y[-1]], color="#9aa3ab", linewidth=1.0, linestyle=(0, (4, 2)), drawstyle="steps-post", label="Pareto front", zorder=0)
+    axis.plot(
+        [*x, max(cost for cost, _ in points)],
+        [*y, y[-1]],
+        color="#9aa3ab",
+        linewidth=1.0,
+        linestyle=(0, (4, 2)),
+        drawstyle="steps-post",
+        label="Pareto front",
+        zorder=0,
+    )

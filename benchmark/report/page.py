@@ -14,8 +14,8 @@ from benchmark.measuring.points import WHOLE_MODEL
 from benchmark.report import inputs
 from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
-from benchmark.report.differences import Difference, against_exact
 from benchmark.report.degenerate import is_degenerate
+from benchmark.report.differences import Difference, against_exact
 from benchmark.report.document import Beside, Block, Folded, Heading, Shown, Text, View, render_markdown
 from benchmark.report.gallery import Gallery
 from benchmark.report.groups import Group, group_records, words
@@ -24,7 +24,6 @@ from benchmark.report.inputs import State, shown_path
 from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, throughput_table, time_table
 from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
 from benchmark.settings.tuned import FOLDER, TunedFile, read_rates
-
 
 RECALL = "recall"  # the task that has a view of its own
 
@@ -101,7 +100,7 @@ class _Builder:
             "Efficiency": self._speed(sweeps, read_peaks(directories)) if sweeps else [],
             "Provenance": [*how_to_read(), *provenance(groups, found.records, names, output)],
         }
-        blocks: list[Block] = header(groups, found.records, found.damaged)
+        blocks: list[Block] = header(found.records, found.damaged)
         for title, part in views.items():
             blocks += [View(title), *part] if part else []
         self._written([table for block in blocks for table in _tables_of(block)])
@@ -158,7 +157,9 @@ class _Builder:
         groups = [group for group in shown.groups if group.task == RECALL]
         if not groups:
             return []
-        caption = "Accuracy on the asked tokens against the bytes of the state, by pattern; bars are the range of the seeds."
+        caption = (
+            "Accuracy on the asked tokens against the bytes of the state, by pattern; bars are the range of the seeds."
+        )
         picture = self.gallery.draw("recall-by-state", caption, partial(state_figure, groups))
         table = state_table(groups)
         sections = [block for group in groups for block in self._group(shown, group, written[id(group)], level=3)]

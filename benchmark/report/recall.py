@@ -43,7 +43,9 @@ def state_table(groups: Sequence[Group]) -> Table | None:
     labels = list(dict.fromkeys(label for found in by_pattern.values() for label in found))
     if not labels:
         return None
-    with_state = [title for title, found in by_pattern.items() if any(one.state_bytes is not None for one in found.values())]
+    with_state = [
+        title for title, found in by_pattern.items() if any(one.state_bytes is not None for one in found.values())
+    ]
     rows, values = [], []
     for label in labels:
         printed = []
@@ -58,8 +60,13 @@ def state_table(groups: Sequence[Group]) -> Table | None:
             row |= {f"{title}: state bytes": None if own is None else own.state_bytes}
         rows.append(Row(label, tuple(map(Printed, printed))))
         values.append(row)
-    columns = ["attention", *(text for title in by_pattern for text in (f"{title}, %", "state")[: 1 + (title in with_state)])]
-    notes = ["Accuracy on the asked tokens, mean ± deviation over seeds. State: bytes carried after the longest text, in patterns that decode step by step."]
+    columns = [
+        "attention",
+        *(text for title in by_pattern for text in (f"{title}, %", "state")[: 1 + (title in with_state)]),
+    ]
+    notes = [
+        "Accuracy on the asked tokens, mean ± deviation over seeds. State: bytes carried after the longest text, in patterns that decode step by step."
+    ]
     return Table("recall-by-state", "Recall: accuracy and state by pattern.", _unique(columns), rows, values, notes)
 
 
@@ -71,7 +78,9 @@ def _unique(columns: Sequence[str]) -> list[str]:
 def _by_title(groups: Sequence[Group]) -> Mapping[str, Mapping[str, Recalled]]:
     several = len({group.backbone for group in groups}) > 1
     return {
-        " · ".join(part for part in (words(group.backbone) * several, words(group.pattern), group.difference) if part): found
+        " · ".join(
+            part for part in (words(group.backbone) * several, words(group.pattern), group.difference) if part
+        ): found
         for group in groups
         if (found := recalled(group))
     }

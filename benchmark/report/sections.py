@@ -15,7 +15,7 @@ PUBLISHED_SIZE = "paper"
 """The only preset that follows the published protocols."""
 
 
-def header(groups: Sequence[Group], records: Sequence[Record], damaged: Sequence[str]) -> list[Block]:
+def header(records: Sequence[Record], damaged: Sequence[str]) -> list[Block]:
     """Returns the beginning of the page: how many cells, what could not be read, and with what not to compare figures."""
     unread: list[Block] = [Warned(f"Damaged, and so left out: {escape(line)}") for line in damaged]
     if not records:
@@ -57,7 +57,9 @@ def caveat(records: Sequence[Record]) -> str:
         whose = "The data" if embedded == tasks else f"The data of {', '.join(embedded)}"
         reasons.append(f"{whose} {'is' if len(embedded) == 1 else 'are'} **embedded**: made by the project")
     if small:
-        reasons.append(f"preset **{', '.join(small)}** trains smaller models for a shorter time than published protocols")
+        reasons.append(
+            f"preset **{', '.join(small)}** trains smaller models for a shorter time than published protocols"
+        )
     if not reasons:
         return ""
     text = ", and ".join(reasons)
@@ -145,7 +147,10 @@ def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequen
     if rows:
         values = [{"task": g.task, "data": _source(g.data), "sha256": g.data.sha256} for g in data.values()]
         blocks.append(Table("data", "Data.", ["task", "data", "SHA-256"], rows, values, is_prose=True))
-    blocks += [Heading(3, "To repeat"), Listing([*_commands(groups), f"lavo-bench report {' '.join(names)} -o {output}"])]
+    blocks += [
+        Heading(3, "To repeat"),
+        Listing([*_commands(groups), f"lavo-bench report {' '.join(names)} -o {output}"]),
+    ]
     if any(group.data.embedded is False for group in groups):
         blocks.append(
             Text("`DATA` is the folder of the real data. Settings given by `--set` are in each record's `config`.")

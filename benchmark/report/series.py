@@ -126,11 +126,11 @@ def _colour(artist: Any) -> Any:
         colour = artist.get_color()
     else:
         colour = artist.get_facecolor()
-    rows = np.atleast_2d(np.asarray(colour, dtype=object)) if not isinstance(colour, str) else None
-    try:
-        return to_rgb(colour if rows is None else tuple(float(part) for part in rows[0][:3]))
-    except (ValueError, IndexError, TypeError):
-        return None
+    if isinstance(colour, str):
+        return to_rgb(colour)
+    # Of a collection: one colour for each of its parts, of which the first stands for all.
+    first = np.atleast_2d(np.asarray(colour, dtype=float))[:1, :3]
+    return tuple(first[0].tolist()) if len(first) else None
 
 
 def _axis(axis: Any, limits: Sequence[float]) -> dict[str, Any]:

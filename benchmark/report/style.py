@@ -47,7 +47,16 @@ SETTINGS: Any = {
     "pdf.fonttype": 42,
 }
 
-_COLOURS = ("#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#8C6D31", "#E69F00", "#6A51A3")  # black and grey are for data
+_COLOURS = (
+    "#D55E00",
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#CC79A7",
+    "#8C6D31",
+    "#E69F00",
+    "#6A51A3",
+)  # black and grey are for data
 # For attentions that are not in the registry: Tol's muted colours, which are none of the above.
 _OTHER_COLOURS = ("#882255", "#117733", "#332288", "#AA4499", "#44AA99", "#999933")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")

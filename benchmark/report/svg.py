@@ -70,8 +70,8 @@ class Inliner:
         if width is not None:  # the page makes figures as wide as it is, but their text no larger than its own
             written.append(f'style="max-width:{SCALE * float(width[1]):.0f}px"')
         for key, value in _ATTRIBUTE.findall(tag):
-            key, value = self._attribute(key, value, ids)  # noqa: PLW2901
-            written += [f'{key}="{value}"'] if key else []
+            name_here, content = self._attribute(key, value, ids)
+            written += [f'{name_here}="{content}"'] if name_here else []
         return f"<{' '.join(written)}{'/>' if tag.endswith('/>') else '>'}"
 
     def _attribute(self, key: str, value: str, ids: Mapping[str, str]) -> tuple[str, str]:
@@ -127,5 +127,3 @@ def _webp(source: str) -> str:
     content = io.BytesIO()
     picture.save(content, format="WEBP", quality=WEBP_QUALITY, method=4)
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
-
-

@@ -28,7 +28,9 @@
     if (at < 0 || next === undefined) return;
     event.preventDefault();
     const link = links[(next + links.length) % links.length];
+    // Not by setting location.hash, with which the link would lose the focus.
+    history.pushState(null, "", link.hash);
+    follow();
     link.focus();
-    location.hash = link.hash;
   });
 }
