@@ -77,7 +77,7 @@ def test_report_says_what_its_figures_are_not(report):
     assert "not reproductions of published" in markdown
     assert "3f2a91c0" in markdown
     assert "Positions: sinusoidal" in markdown
-    assert "lavo-bench run forecasting --backbone informer --pattern causal_self" in markdown
+    assert "lavo-bench run forecasting --backbone informer --pattern noncausal_self,causal_self" in markdown
 
 
 def test_report_names_no_folder_of_this_machine(report, results):

@@ -38,9 +38,10 @@ class Gallery:
         """Does the same as ``draw`` for a function that returns several figures by name."""
         import matplotlib
 
+        from benchmark.report.fonts import families
         from benchmark.report.style import SETTINGS
 
-        with matplotlib.rc_context(SETTINGS):
+        with matplotlib.rc_context({**SETTINGS, "font.sans-serif": families()}):
             try:
                 figures = make()
             except Exception as error:  # a task's figure may raise anything, and the report goes on

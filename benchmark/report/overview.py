@@ -244,7 +244,7 @@ def quality_and_cost(groups: Sequence[Group], scores: Mapping[str, Interval], co
     if not panels:
         return None
     figure, axes = new_figure(1, len(panels), width=PAGE_WIDTH, height=2.5)
-    for axis, (title, found) in zip(axes.flat, panels, strict=True):
+    for axis, (_, found) in zip(axes.flat, panels, strict=True):
         for label, x in found.items():
             style, value = style_of(label), quality[label]
             spread = [[value.value - value.low], [value.high - value.value]]

@@ -8,6 +8,7 @@ from typing import Any
 from benchmark.report import numbers
 from benchmark.report.document import Block, Folded, Heading, Listing, Text, Warned
 from benchmark.report.groups import Group, flat, words
+from benchmark.report.repeat import DATA, FILE, run_commands
 from benchmark.report.tables import STATUS_WORDS, Printed, Row, Table, data_words, escape, reason_of
 from benchmark.results import DataSource, Environment, Record
 
@@ -147,14 +148,15 @@ def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequen
     if rows:
         values = [{"task": g.task, "data": _source(g.data), "sha256": g.data.sha256} for g in data.values()]
         blocks.append(Table("data", "Data.", ["task", "data", "SHA-256"], rows, values, is_prose=True))
+    commands = run_commands(groups)
     blocks += [
         Heading(3, "To repeat"),
-        Listing([*_commands(groups), f"lavo-bench report {' '.join(names)} -o {output}"]),
+        Listing([*commands, f"lavo-bench report {' '.join(names)} -o {output}"]),
     ]
-    if any(group.data.embedded is False for group in groups):
-        blocks.append(
-            Text("`DATA` is the folder of the real data. Settings given by `--set` are in each record's `config`.")
-        )
+    explained = [f"`{DATA}` is the folder of the real data."] if any(f" {DATA}" in line for line in commands) else []
+    if any(FILE in line for line in commands):
+        explained.append(f"`{FILE}` is the file that registers the attentions which are not in the registry.")
+    blocks += [Text(" ".join(explained))] if explained else []
     return blocks
 
 
@@ -186,17 +188,6 @@ def _environment_words(environment: Environment) -> tuple[str, str, str]:
     commit = (environment.commit or "unknown")[:12]
     commit += " with uncommitted changes" if environment.dirty else ""
     return commit, device_words(environment), versions
-
-
-def _commands(groups: Sequence[Group]) -> list[str]:
-    commands = []
-    for group in groups:
-        attentions = ",".join(dict.fromkeys(entry.attention for entry in group.entries))
-        seeds = ",".join(map(str, group.seeds))
-        command = f"lavo-bench run {group.task} --backbone {group.backbone} --pattern {group.pattern}"
-        command += f" -a {attentions} --preset {group.preset} --seeds {seeds}"
-        commands.append(f"{command} --data-root DATA" if group.data.embedded is False else command)
-    return list(dict.fromkeys(commands))
 
 
 def how_to_read() -> list[Block]:

@@ -43,7 +43,6 @@ SETTINGS: Any = {
     "savefig.dpi": 150,
     "svg.fonttype": "none",  # text stays text, so that files are small and words can be searched
     "svg.hashsalt": "lavo-bench",  # so that equal figures have equal bytes
-    "font.sans-serif": ["DejaVu Sans"],
     "pdf.fonttype": 42,
 }
 
