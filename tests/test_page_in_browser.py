@@ -14,7 +14,6 @@ import believable
 import pytest
 
 from benchmark.report import build_report
-from benchmark.results import records
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -355,26 +354,3 @@ def test_print_clips_no_table(page, tmp_path):
     """
     for cell in browse(page, script)["last"]:
         assert "".join(cell.split()) in printed
-
-
-def test_a_degenerate_cell_is_marked_and_leaves_the_averages(tmp_path):
-    def write(unstopped: float) -> Path:
-        folder = tmp_path / str(unstopped)
-        for attention in believable.ATTENTIONS:
-            for seed in believable.SEEDS:
-                for task, backbone in (("forecasting", "informer"), ("language_modeling", "gpt")):
-                    believable.write_cell(folder, task, backbone, "causal_self", attention, seed)
-        for file in folder.glob("forecasting/*.lavo.s1.*.json"):
-            record = json.loads(file.read_text())
-            record["metrics"]["unstopped"] = {"value": unstopped, "n": 12, "higher_is_better": False, "unit": ""}
-            file.write_text(json.dumps(record))
-        assert list(records([folder]))
-        return folder
-
-    some, all_of_them = (build_report([write(count)], tmp_path / f"report-{count}") for count in (11.0, 12.0))
-    assert "All resolved tables together" in some.markdown.read_text()
-    assert "‡" not in some.markdown.read_text()
-    text = all_of_them.markdown.read_text()
-    assert "All resolved tables together" not in text  # one table is left, which is no average
-    assert "‡ lavo, seed 1: degenerate, no utterance stopped by itself" in text
-    assert re.search(r"^\| lavo \| 3 \| [^|]*‡ \|", text, re.MULTILINE)

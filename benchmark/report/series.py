@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SERIES = "series:"
 """With this the names in the SVG begin; then come the number of the series in the figure, and one that makes the name unique."""
 
+SCALES = {"linear", "log", "symlog"}  # that the page's script knows; axes of other scales show no values
+
 MOST_POINTS = 400  # of a series; a longer one is a cloud, whose single points nobody looks up
 
 
@@ -89,7 +91,7 @@ def _axes(axes: Axes, figure: Figure, labels: dict[str, int], names: _Names) -> 
             own = colours.get(_colour(artist)) if not is_named else labels.setdefault(label, len(labels))
             if own is not None:
                 names.give(artist, own)
-    if not lines:
+    if not lines or not {axes.get_xscale(), axes.get_yscale()} <= SCALES:
         return None
     box = axes.bbox.transformed(figure.dpi_scale_trans.inverted())
     height = figure.get_size_inches()[1]
