@@ -98,10 +98,11 @@ def digests(directories: Sequence[Path], claims: Path | None = None) -> dict[str
             raise ValueError(f"{directory}: no such folder of results")
         patterns = (f"*/*{EXAMPLES_SUFFIX}", f"*/*{CURVES_SUFFIX}", f"*/{ATTACHMENTS}/*")
         beside = sorted(file for pattern in patterns for file in directory.glob(pattern) if file.is_file())
+        name = shown_path(directory)
         for file in [*record_files(directory), *beside, *sweep_files([directory]), *peak_files([directory])]:
-            files[f"{shown_path(directory)}/{file.relative_to(directory).as_posix()}"] = file
+            files[f"{name}/{file.relative_to(directory).as_posix()}"] = file
     for file in sorted(Path(__file__).parent.rglob("*")):
-        if file.suffix in (".py", ".jinja"):
+        if file.suffix in (".py", ".jinja", ".css", ".js"):
             files[f"benchmark/report/{file.relative_to(Path(__file__).parent).as_posix()}"] = file
     files |= {f"configs/tuned/{file.name}": file for file in sorted(FOLDER.glob("*.yaml"))}
     beside_code = {"claims": claims or claims_file, "published figures": ledger_file}
