@@ -301,6 +301,19 @@ def test_a_figure_that_is_shown_twice_is_taken_once(tmp_path):
     assert pdf_width(tmp_path / "figures" / "f.pdf") == pytest.approx(7 * 72.27)
 
 
+def test_small_sections_share_pages_whose_head_stays_short(tmp_path):
+    (tmp_path / "figures").mkdir()
+    blocks = []
+    for number in range(9):
+        (tmp_path / "figures" / f"f{number}.pdf").write_bytes(b"<< /MediaBox [ 0 0 504 187.2 ] >>")
+        blocks += [Heading(2, f"Section {number} of a long title " * 3), Picture(f"f{number}", "c")]
+    text = write_paper(tmp_path, blocks, [], [], name="x", repeat="r").read_text()
+    heads = re.findall(r"\\renewcommand\{\\rightmark\}\{(.*)\}", text)
+    assert [(head[:9], head.count(r"\dots")) for head in heads] == [("Section 0", 2), ("Section 6", 2)]
+    assert "-- Section 5" in heads[0]
+    assert max(map(len, heads)) < 110
+
+
 def test_figures_have_the_widths_of_a_paper(report):
     widths = {file.name: pdf_width(file) / 72.27 for file in (report / "figures").glob("*.pdf")}
     assert all(width <= 7.0 + 1e-6 for width in widths.values()), widths

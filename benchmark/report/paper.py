@@ -30,6 +30,7 @@ _KINDS = {
     "statistics": "Statistics",
 }
 _MOST_SHARED = 6  # floats: a section with fewer shares its pages with the next one
+_LONGEST_HEAD = 45  # characters; the head of a page holds two titles
 _OF_THE_RUNS = ("environments", "data")  # tables that name these things in their rows
 _SPREAD = "±: sample standard deviation over seeds."
 _BOLD = ("Bold:", "Nothing is bold")  # how a note on bold figures begins
@@ -47,6 +48,7 @@ class Section(NamedTuple):
     """A section of ``main.tex``."""
 
     title: str
+    head: str  # the same, short enough for the head of a page
     parts: tuple[Part, ...]
 
 
@@ -63,7 +65,7 @@ def write_paper(
     told = _Captions(groups, sweeps)
     opening, sections = _outline(blocks)
     done = [
-        Section(_heading(title), tuple(_part(folder, output / "figures", told, *part) for part in parts))
+        Section(_heading(title), _head(title), tuple(_part(folder, output / "figures", told, *part) for part in parts))
         for title, parts in sections
     ]
     title = f"Attention benchmark: {name}"
@@ -94,15 +96,23 @@ class Sheet(NamedTuple):
 
 def _sheets(sections: Sequence[Section]) -> list[Sheet]:
     """Returns the floats of the sections; neighbours that have few share their pages, so that little stays empty."""
-    sheets: list[Sheet] = []
+    shared: list[list[Section]] = []
     for section in sections:
-        inputs = tuple(line for part in section.parts for line in part.inputs)
-        if sheets and len(sheets[-1].inputs) < _MOST_SHARED:
-            before = sheets.pop()
-            sheets.append(Sheet(rf"{before.head}\quad {section.title}", before.inputs + inputs))
+        if shared and sum(len(part.inputs) for one in shared[-1] for part in one.parts) < _MOST_SHARED:
+            shared[-1].append(section)
         else:
-            sheets.append(Sheet(section.title, inputs))
-    return sheets
+            shared.append([section])
+    return [
+        Sheet(
+            group[0].head if len(group) == 1 else f"{group[0].head} -- {group[-1].head}",
+            tuple(line for section in group for part in section.parts for line in part.inputs),
+        )
+        for group in shared
+    ]
+
+
+def _head(title: str) -> str:
+    return escape(title if len(title) <= _LONGEST_HEAD else title[: _LONGEST_HEAD - 1] + "…")
 
 
 def _heading(title: str) -> str:
