@@ -145,11 +145,12 @@ def _outline(
 ) -> tuple[list[Text | Warned], list[tuple[str, list[tuple[str, list[Table | Picture]]]]]]:
     """Returns the paragraphs before the first heading, and sections of parts that have tables or figures.
 
-    Headings of the lowest level begin a part, all others a section.  What stands twice in the report is taken once.
+    Headings of the lowest of several levels begin a part, all others a section.  What stands twice in the report is taken once.
     """
     opening: list[Text | Warned] = []
     sections: list[tuple[str, list[tuple[str, list[Table | Picture]]]]] = [("Overview", [("", [])])]
-    lowest = max((block.level for block in blocks if isinstance(block, Heading)), default=0)
+    levels = {block.level for block in blocks if isinstance(block, Heading)}
+    lowest = max(levels) if len(levels) > 1 else 0
     seen: set[tuple[type, str]] = set()
     for block in (part for whole in blocks for part in _beside(whole)):
         if isinstance(block, Heading) and block.level == lowest:
