@@ -21,9 +21,11 @@ import pytest
 
 from benchmark.interface import Exhibit, Sound
 from benchmark.report import build_report, compare, comparison_table
-from benchmark.report.document import Shown, inline_svg, render_html, render_markdown
+from benchmark.report.document import Shown, render_markdown
 from benchmark.report.groups import group_records
+from benchmark.report.html import render_html
 from benchmark.report.latex import escape, to_latex
+from benchmark.report.svg import Inliner
 from benchmark.report.tables import Printed, Row, Table, to_markdown
 from benchmark.results import records
 from benchmark.statistics import holm
@@ -53,10 +55,17 @@ def test_the_words_and_tables_of_a_report_stay(report, golden):
 def test_report_holds_everything_in_one_page(report):
     html = (report / "report.html").read_text()
     assert html.count("<svg") == len(list((report / "figures").glob("*.svg"))) > 4
-    assert not re.search(r'(src|href)="(?!#)', html.replace('xmlns:xlink="', ""))  # nothing is fetched
-    ids = re.findall(r'\bid="([^"]+)"', html)
+    # Nothing is fetched: sources and images are in the page, and a link leads to a place in it or to a file beside it.
+    assert not re.search(r'\bsrc="(?!data:)', html)
+    assert not re.search(r'<(?!a )[^>]*href="(?!#|data:)', html)
+    beside = re.findall(r'<a href="(?!#)([^"]+)"', html)
+    assert beside
+    assert all((report / link).is_file() for link in beside)
+    ids = re.findall(r'(?<![\w-])id="([^"]+)"', html)
     assert len(ids) == len(set(ids))
-    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(ids)
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)) <= {
+        pair for name in ids for pair in ((name, ""), ("", name))
+    }
     for figure in (report / "figures").glob("*.svg"):
         assert figure.with_suffix(".pdf").stat().st_size > 1000
         assert figure.with_suffix(".png").stat().st_size > 1000
@@ -64,11 +73,11 @@ def test_report_holds_everything_in_one_page(report):
 
 def test_report_says_what_its_figures_are_not(report):
     markdown = (report / "report.md").read_text()
-    assert "is **embedded**" in markdown
-    assert "not reproductions of published ones" in markdown
+    assert "are **embedded**" in markdown
+    assert "not reproductions of published" in markdown
     assert "3f2a91c0" in markdown
     assert "Positions: sinusoidal" in markdown
-    assert "lavo-bench run forecasting --backbone informer --pattern causal_self" in markdown
+    assert "lavo-bench run forecasting --backbone informer --pattern noncausal_self,causal_self" in markdown
 
 
 def test_report_names_no_folder_of_this_machine(report, results):
@@ -130,7 +139,7 @@ def test_markdown_escapes_what_would_break_a_table():
 
 
 def test_a_failing_figure_loses_nothing_else(tmp_path, monkeypatch):
-    def broken(_):
+    def broken(*_):
         raise RuntimeError("no <ink> left")
 
     results, output = tmp_path / "results", tmp_path / "report"
@@ -142,7 +151,7 @@ def test_a_failing_figure_loses_nothing_else(tmp_path, monkeypatch):
     assert "could not be drawn" in markdown
     assert "To repeat: `lavo-bench report" in markdown
     assert "no &lt;ink&gt; left" in html
-    assert html.count("<svg") == 1  # the training curves
+    assert html.count("<svg") == 2  # the training curves, and quality against cost
     assert (output / "tables" / "forecasting-informer-causal_self.tex").exists()
     monkeypatch.undo()
     again = build_report([results], output)  # the same inputs, but the last one wasn't whole
@@ -245,9 +254,25 @@ def test_inputs_are_strict_json(report):
     assert state["inputs"]["version of lavo-bench"]
 
 
-def test_inlined_figures_share_no_id():
-    text = '<?xml version="1.0"?><svg><path id="a" clip-path="url(#b)"/><use xlink:href="#a"/></svg>'
-    assert inline_svg(text, "f") == '<svg><path id="f-a" clip-path="url(#f-b)"/><use xlink:href="#f-a"/></svg>'
+def test_inlined_figures_share_no_id_but_their_styles():
+    text = (
+        '<?xml version="1.0"?><svg><g id="axes_1"><path id="a" style="stroke: #123456" clip-path="url(#b)"/><use xlink:href="#a"/></g>'
+        '<defs><clipPath id="b"><rect x="1.23456" y="20.0678"/></clipPath></defs></svg>'
+    )
+    inliner = Inliner()
+    first, second = inliner.inline(text), inliner.inline(text)
+    expected = (
+        '<svg><path id="f1-1" class="s0" clip-path="url(#f1-0)"/><use href="#f1-1"/>'
+        '<defs><clipPath id="f1-0"><rect x="1.23" y="20.1"/></clipPath></defs></svg>'
+    )
+    assert first == expected
+    assert second == expected.replace("f1-", "f2-")
+    assert inliner.css == ".s0{stroke:#123456}"
+
+
+def test_words_and_numbers_of_a_figure_stay():
+    text = '<svg><g id="t"><text style="font-size: 8px; font-family: \'A\', b" x="1.2345678" y="2">0.1234567 &lt; 1</text></g></svg>'
+    assert Inliner().inline(text) == '<svg><text class="s0" x="1.23" y="2">0.1234567 &lt; 1</text></svg>'
 
 
 def test_comparison_tests_over_seeds_and_examples(results, tmp_path):
@@ -323,7 +348,7 @@ def exhibited():
 def test_exhibits_are_tables_with_players(tmp_path):
     shown = Shown("tts-1", exhibited())
     html = render_html("title", [shown], tmp_path)
-    sources = re.findall(r'<audio controls preload="metadata" src="data:([a-z/]+);base64,([^"]+)"', html)
+    sources = re.findall(r'<audio controls preload="none" src="data:([a-z/]+);base64,([^"]+)"', html)
     assert [(kind, base64.b64decode(content)) for kind, content in sources] == [
         ("audio/mpeg", b"\xff\xfbsound"),
         ("audio/ogg", b"OggSsound"),

@@ -12,7 +12,7 @@ import pytest
 
 from benchmark.interface import CLUSTER
 from benchmark.report import numbers
-from benchmark.report.aggregate import aggregate_table, scores_of
+from benchmark.report.aggregate import aggregate_table, score_intervals, scores_of
 from benchmark.report.differences import against_exact
 from benchmark.report.groups import floors, group_records
 from benchmark.report.tables import cost_table, metric_tables, to_csv
@@ -196,9 +196,11 @@ def test_costs_have_kernels_and_the_share_of_extra_parameters(groups):
 
 
 def test_scores_across_tables_are_of_what_finished_everywhere(groups):
-    assert aggregate_table([]) is None
-    assert aggregate_table(groups[:1]) is None
-    table, scores = aggregate_table(groups), scores_of(groups)
+    assert scores_of([]) is None
+    assert scores_of(groups[:1]) is None
+    assert aggregate_table(None, {}) is None
+    scores = scores_of(groups)
+    table = aggregate_table(scores, score_intervals(scores))
     labels = [row.label for row in table.rows]
     assert "cosformer" not in labels  # a cell of it failed
     assert "none" not in labels

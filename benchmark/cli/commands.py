@@ -380,6 +380,9 @@ def report(
     directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders of records.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the report.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write the report again even if nothing has changed.")] = False,
+    for_paper: Annotated[
+        bool, typer.Option("--for-paper", help="Also write paper/, a LaTeX document of all tables and figures.")
+    ] = False,
     claims: Annotated[
         Path | None,
         typer.Option(
@@ -393,8 +396,9 @@ def report(
 
     chosen = directories or [Path("results/quick")]
     check_folders(chosen)
+    folder = output or Path("reports") / chosen[0].resolve().name
     with report_progress():
-        built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force, claims=claims)
+        built = build_report(chosen, folder, force=force, for_paper=for_paper, claims=claims)
     raise typer.Exit(say_report(built))
 
 

@@ -78,6 +78,8 @@ def say_report(built: Any) -> int:
     """Prints where the report is and what is missing from it.  Returns the exit status."""
     for fault in built.faults:
         typer.echo(f"not drawn: {fault}", err=True)
+    for note in built.notes:
+        typer.echo(note, err=True)
     left_out = say_left_out(built.damaged)
     say(f"report: {built.html}\n        {built.markdown}" + ("" if built.changed else " (up to date)"))
     return 1 if built.faults else left_out

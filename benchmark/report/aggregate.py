@@ -89,19 +89,27 @@ def ranks_of(scores: Scores) -> RankTest | None:
     return rank_test(means) if len(means) > 2 else None
 
 
-def aggregate_table(resolved: Sequence[Group]) -> Table | None:
-    """Returns one row for each attention: interquartile mean, probability of beating exact attention, and mean rank."""
-    scores = scores_of(resolved)
+def score_intervals(scores: Scores | None) -> dict[str, Interval]:
+    """Returns label -> interquartile mean of its scores, with its interval; nothing without scores."""
+    found = {} if scores is None else scores.by_label
+    return {label: stratified_interval(own, interquartile_mean) for label, own in found.items()}
+
+
+def aggregate_table(scores: Scores | None, intervals: Mapping[str, Interval]) -> Table | None:
+    """Returns one row for each attention: interquartile mean, probability of beating exact attention, and mean rank.
+
+    intervals: ``score_intervals(scores)``.
+    """
     if scores is None:
         return None
     ranks = ranks_of(scores)
     exact = scores.by_label.get(scores.reference)
     rows, values = [], []
     for index, (label, found) in enumerate(scores.by_label.items()):
-        mean = stratified_interval(found, interquartile_mean)
+        mean = intervals[label]
         better = None if exact is None or label == scores.reference else probability_of_improvement(found, exact)
         rank = None if ranks is None else float(ranks.ranks[index])
-        printed = [_interval_words(mean), _optional(better), _optional(rank)]
+        printed = [interval_words(mean), _optional(better), _optional(rank)]
         rows.append(Row(label, tuple(map(Printed, printed))))
         names = {"interquartile_mean": mean.value, "low": mean.low, "high": mean.high}
         values.append({"attention": label, **names, "probability_of_improvement": better, "mean_rank": rank})
@@ -110,7 +118,8 @@ def aggregate_table(resolved: Sequence[Group]) -> Table | None:
     return Table("across", caption, columns, rows, values, _notes(scores, ranks))
 
 
-def _interval_words(found: Interval) -> str:
+def interval_words(found: Interval) -> str:
+    """Writes ``0.54 [0.47, 0.61]``."""
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]".replace("-", numbers.MINUS)
 
 
@@ -135,11 +144,10 @@ def _notes(scores: Scores, ranks: RankTest | None) -> list[str]:
     return notes
 
 
-def across_figure(resolved: Sequence[Group]) -> Figure | None:
+def across_figure(scores: Scores | None) -> Figure | None:
     """Draws the share of runs above each score, and the mean ranks with bars over those that don't differ (Nemenyi)."""
     from benchmark.report.figures import new_figure
 
-    scores = scores_of(resolved)
     ranks = None if scores is None else ranks_of(scores)
     if scores is None or ranks is None:
         return None

@@ -1,27 +1,41 @@
-"""A report is a list of blocks, from which a markdown page and a self-contained HTML page are rendered."""
+"""A report is a list of blocks, from which a markdown page is rendered (the HTML page: ``html.py``)."""
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.interface import Exhibit, Sound
 from benchmark.report.tables import Table, escape, pipe_row, to_markdown
 
 
+class View(NamedTuple):
+    """The beginning of a view: the part of the page that answers one question, which the HTML page shows by itself."""
+
+    text: str
+
+    @property
+    def anchor(self) -> str:
+        """The anchor to which a link to this view points."""
+        return anchor_of(self.text)
+
+
 class Heading(NamedTuple):
     """The title of a section."""
 
-    level: int  # 2 for a section of the page
+    level: int  # 3 for a section of a view, 4 for a part of a section
     text: str
 
     @property
     def anchor(self) -> str:
         """The anchor to which a link to this heading points."""
-        return re.sub(r"[^a-z0-9]+", "-", self.text.lower()).strip("-")
+        return anchor_of(self.text)
+
+
+def anchor_of(text: str) -> str:
+    """Returns the text as an anchor: ``Time and memory`` -> ``time-and-memory``."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 class Text(NamedTuple):
@@ -50,10 +64,16 @@ class Listing(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure: the markdown page shows the PNG file, the HTML page the SVG one."""
+    """A figure: the markdown page shows the PNG file, the HTML page the SVG one.
+
+    data        JSON of what the figure shows, for values under the pointer (``series.py``); "" if it has no axes with series
+    is_sample   True if it shows samples (pictures of outputs), which the HTML page folds
+    """
 
     slug: str  # figures/SLUG.svg, .pdf, .png
     caption: str
+    data: str = ""
+    is_sample: bool = False
 
 
 class Shown(NamedTuple):
@@ -67,7 +87,14 @@ class Shown(NamedTuple):
         return f"{self.slug}-{sound.name}.{SUFFIXES[sound.media_type]}"
 
 
-Block = Heading | Text | Warned | Folded | Listing | Picture | Shown | Table
+class Beside(NamedTuple):
+    """Two columns, which stand side by side in a wide window and below each other elsewhere."""
+
+    first: Sequence[Block]
+    second: Sequence[Block]
+
+
+Block = View | Heading | Text | Warned | Folded | Listing | Picture | Shown | Beside | Table
 
 SUFFIXES = {"audio/mpeg": "mp3", "audio/ogg": "ogg", "audio/wav": "wav"}
 
@@ -80,6 +107,10 @@ def render_markdown(title: str, blocks: Sequence[Block]) -> str:
 
 def _markdown(block: Block) -> str:
     match block:
+        case View():
+            return f"## {block.text}"
+        case Beside():
+            return "\n\n".join(map(_markdown, (*block.first, *block.second)))
         case Heading():
             return f"{'#' * block.level} {block.text}"
         case Text():
@@ -112,62 +143,3 @@ def _exhibit(shown: Shown) -> str:
         )
     title = f"**{escape(shown.exhibit.title)}** {escape(shown.exhibit.caption)}".rstrip()
     return title + "\n\n" + "\n".join(lines)
-
-
-def sound_source(sound: Sound) -> str:
-    """Returns the sound as a data URI, so that the page needs no other file."""
-    return f"data:{sound.media_type};base64,{base64.b64encode(sound.content).decode()}"
-
-
-def render_html(title: str, blocks: Sequence[Block], figures: Path) -> str:
-    """Returns an HTML page that needs no other file: figures are inlined as SVG.
-
-    Its script lets a reader sort, filter and copy tables; nothing is fetched.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markdown_it import MarkdownIt
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    markdown = MarkdownIt("commonmark", {"html": False})
-    anchors = _anchors(blocks)
-    template = environment.get_template("report.html.jinja")
-    return template.render(
-        title=title,
-        blocks=[(type(block).__name__, block) for block in blocks],
-        anchors=anchors,
-        heading_anchors=[anchor for anchor in anchors if anchor],
-        rendered=lambda text: Markup(markdown.render(text)),
-        rendered_inline=lambda text: Markup(markdown.renderInline(text)),
-        sound_source=sound_source,
-        is_sound=lambda shown: isinstance(shown, Sound),
-        svg=lambda slug: Markup(inline_svg((figures / f"{slug}.svg").read_text(encoding="utf-8"), slug)),
-    )
-
-
-def _anchors(blocks: Sequence[Block]) -> list[str]:
-    """Returns an anchor for each block: unique in the page for a heading, empty for any other block."""
-    seen: dict[str, int] = {}
-    anchors = []
-    for block in blocks:
-        anchor = block.anchor if isinstance(block, Heading) else ""
-        if anchor:
-            seen[anchor] = seen.get(anchor, 0) + 1
-            anchor = anchor if seen[anchor] == 1 else f"{anchor}-{seen[anchor]}"
-        anchors.append(anchor)
-    return anchors
-
-
-def inline_svg(text: str, prefix: str) -> str:
-    """Returns the <svg> element alone, with a prefix in every id, so that ids of different figures don't clash."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
-    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
-    return re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)

@@ -10,15 +10,17 @@ import numpy as np
 
 from benchmark.measuring.points import BY_TOKEN, Point
 from benchmark.report import numbers
-from benchmark.report.groups import Entry, Group, words
+from benchmark.report.differences import Difference
+from benchmark.report.groups import Entry, Group, in_order, words
 from benchmark.report.style import COLUMN_WIDTH, PAGE_WIDTH, length_axis, style_of, value_axis
-from benchmark.report.summary import entry_of, headline, relative
+from benchmark.report.summary import headline, labels_of
 from benchmark.results import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NO_ATTENTIONS = ("Pareto front", "measured roof")  # labels of lines that are no attention's, last in a legend
 _BINS = 80  # of a training curve, in which the noise of single batches averages out
 
 
@@ -49,7 +51,7 @@ def training_curves(group: Group) -> Figure | None:
         _cut_start(axis)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    _legend_below(figure, axes.flat[0], len(entries))
+    legend_below(figure, axes.flat[0], len(entries))
     return figure
 
 
@@ -91,11 +93,11 @@ def _band(axis: Axes, entry: Entry, curve: str, column: str) -> None:
 
 
 def _series(record: Record, curve: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and values without nulls; a long curve is averaged to about ``_BINS`` points."""
+    """Returns steps and values without nulls; a long curve is averaged to ``_BINS`` points."""
     points = _curve(record, curve)
     pairs = zip(points.get("step") or [], points.get(column) or [], strict=False)
     found = np.array([(step, value) for step, value in pairs if value is not None], dtype=float).reshape(-1, 2)
-    if len(found) > 2 * _BINS:
+    if len(found) > _BINS:
         found = np.array([part.mean(0) for part in np.array_split(found, _BINS)])
     return found[:, 0], found[:, 1]
 
@@ -112,48 +114,70 @@ def _cut_start(axis: Axes) -> None:
     axis.set_ylim(min(low, *(line.min() for line in lines)) - margin, high + margin)
 
 
-def _legend_below(figure: Figure, axis: Axes, count: int) -> None:
+def legend_below(figure: Figure, axis: Axes, count: int) -> None:
+    """Puts the legend of an axes below the figure, with about one of its ``count`` entries for each inch of width."""
     handles, labels = axis.get_legend_handles_labels()
-    if handles:
-        rows = math.ceil(count / 7)
+    # Matplotlib puts lines before points with bars; readers expect the order of the tables, and lines that are no attention last.
+    drawn = sorted(zip(handles, labels, strict=True), key=lambda pair: pair[1] in NO_ATTENTIONS)
+    handles, labels = [handle for handle, _ in drawn], [label for _, label in drawn]
+    if drawn:
+        rows = math.ceil(count / max(2, round(figure.get_figwidth())))
         figure.legend(handles, labels, loc="outside lower center", ncols=math.ceil(count / rows), columnspacing=1.4)
 
 
-def overview(groups: Sequence[Group]) -> Figure | None:
-    """Draws each attention's relative difference from the exact one in per cent, with one line for each table."""
+def overview(groups: Sequence[Group], differences: Mapping[int, Mapping[str, Difference]]) -> Figure | None:
+    """Draws each attention's relative difference from the exact one in per cent, with its interval over seeds.
+
+    differences: ``id`` of a group -> label -> difference from the exact attention.
+    """
     shown = [group for group in groups if group.reference is not None and group.metrics()]
     if not shown:
         return None
-    figure, axes = new_figure(height=0.9 + 0.32 * len(shown))
+    labels = [label for label in labels_of(shown) if any(label in differences.get(id(group), {}) for group in shown)]
+    figure, axes = new_figure(height=0.9 + 0.34 * len(shown))
     axis = axes[0, 0]
-    labelled: set[str] = set()
-    for index, group in enumerate(shown):
-        for entry in group.contenders:
-            change = relative(entry, group, headline(group)) if entry_of(entry.label, group) else None
-            if change is None or entry is group.reference:
-                continue
-            style = style_of(entry.label)
-            axis.plot(
-                100 * change,
-                index,
-                label=None if entry.label in labelled else entry.label,
-                color=style.color,
-                marker=style.marker,
-                markerfacecolor=style.markerfacecolor,
-                linestyle="none",
-                markersize=5,
-            )
-            labelled.add(entry.label)
+    for number, label in enumerate(labels):
+        rows = [
+            (index, *change)
+            for index, group in enumerate(shown)
+            if (change := _relative_interval(group, differences.get(id(group), {}).get(label))) is not None
+        ]
+        if rows:
+            place, middle, low, high = (np.array(column) for column in zip(*rows, strict=True))
+            # Attentions stand side by side within a row, so that their intervals don't cover each other.
+            place = place + 0.6 * ((number + 0.5) / len(labels) - 0.5)
+            style = style_of(label)._asdict() | {"linestyle": "none"}
+            spread = [middle - low, high - middle]
+            axis.errorbar(middle, place, xerr=spread, label=label, elinewidth=0.7, markersize=4, **style)
     axis.axvline(0, color="#888888", linewidth=0.8)
     if max(abs(limit) for limit in axis.get_xlim()) > 60:  # one bad attention must not squeeze the others together
         axis.set_xscale("symlog", linthresh=10)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{numbers.signed(value, 0)} %")
+        ends = [np.abs(line.get_xdata()).max() for line in axis.get_lines() if len(line.get_xdata()) > 2]
+        limit = 3 * max([30.0, *ends])
+        axis.set_xlim(max(-limit, axis.get_xlim()[0]), min(limit, axis.get_xlim()[1]))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{numbers.trimmed(numbers.signed(value, 1))} %")
     axis.set_yticks(range(len(shown)), [f"{words(group.task)}: {group.title} ({headline(group)})" for group in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.set_xlabel("better than exact attention →")
     axis.grid(False, axis="y")
-    _legend_below(figure, axis, len(labelled))
+    legend_below(figure, axis, len(labels))
     return figure
+
+
+def _relative_interval(group: Group, found: Difference | None) -> tuple[float, float, float] | None:
+    """Returns a difference and the ends of its interval over seeds in per cent of the exact attention's mean; positive is better."""
+    reference, metric = group.reference, headline(group)
+    if found is None or reference is None:
+        return None
+    values = list(reference.values(metric).values())
+    base = abs(sum(values) / len(values))
+    if not base:
+        return None
+    test = found.over_seeds
+    ends = [test.difference if end is None else end for end in (test.low, test.high)]
+    sign = 100 / base if group.metrics()[metric].higher_is_better else -100 / base
+    low, high = sorted(sign * end for end in ends)
+    return sign * test.difference, low, high
 
 
 MODE_WORDS = {
@@ -186,7 +210,7 @@ def time_and_memory(points: Sequence[Point]) -> Figure | None:
         ),
         (axes[0, 1], "memory held by a call", _increment, numbers.size, 4),
     )
-    names = list(dict.fromkeys(point.attention for point in timed))
+    names = in_order(point.attention for point in timed)
     for axis, title, value_of, as_words, base in panels:
         values: list[float] = []
         for name in names:
@@ -194,7 +218,7 @@ def time_and_memory(points: Sequence[Point]) -> Figure | None:
         length_axis(axis.xaxis, [point.length for point in timed])
         value_axis(axis.yaxis, values or [1.0], as_words, base=base)
         axis.set(xlabel="length (tokens)", ylabel=title)
-    _legend_below(figure, axes[0, 0], len(names))
+    legend_below(figure, axes[0, 0], len(names))
     return figure
 
 

@@ -154,6 +154,21 @@ def floors(task: str) -> tuple[str, ...]:
         return ()
 
 
+def in_order(attentions: Iterable[str]) -> list[str]:
+    """Returns the names once each, as tables have them: exact ones, others in the registry's order, strangers, controls."""
+    names = list(ATTENTIONS)
+
+    def rank(name: str) -> tuple[bool, bool, int]:
+        known = declared(name)
+        return (
+            known.get("control", False),
+            not known.get("exact", False),
+            names.index(name) if name in names else len(names),
+        )
+
+    return sorted(dict.fromkeys(attentions), key=rank)
+
+
 def group_records(records: Iterable[Record]) -> list[Group]:
     """Returns groups in the order of the registries; in each group the exact attentions come first, controls last."""
     by_settings: dict[str, list[Record]] = {}

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from benchmark.files import write_bytes
 from benchmark.measuring.peaks import peak_files
 from benchmark.registry import TASKS
+from benchmark.report import parquet
 from benchmark.report.by_task import PARTS, module_file
 from benchmark.report.claims.files import DEFAULT as claims_file
 from benchmark.report.published import LEDGER as ledger_file
@@ -99,10 +100,11 @@ def digests(directories: Sequence[Path], claims: Path | None = None) -> dict[str
             raise ValueError(f"{directory}: no such folder of results")
         patterns = (f"*/*{EXAMPLES_SUFFIX}", f"*/*{CURVES_SUFFIX}", f"*/{ATTACHMENTS}/*")
         beside = sorted(file for pattern in patterns for file in directory.glob(pattern) if file.is_file())
+        name = shown_path(directory)
         for file in [*record_files(directory), *beside, *sweep_files([directory]), *peak_files([directory])]:
-            files[f"{shown_path(directory)}/{file.relative_to(directory).as_posix()}"] = file
+            files[f"{name}/{file.relative_to(directory).as_posix()}"] = file
     for file in sorted(Path(__file__).parent.rglob("*")):
-        if file.suffix in (".py", ".jinja"):
+        if file.suffix in (".py", ".jinja", ".css", ".js"):
             files[f"benchmark/report/{file.relative_to(Path(__file__).parent).as_posix()}"] = file
     files |= {f"configs/tuned/{file.name}": file for file in tuned_files()}
     beside_code = {"claims": claims or claims_file, "published figures": ledger_file}
@@ -113,7 +115,8 @@ def digests(directories: Sequence[Path], claims: Path | None = None) -> dict[str
             if own is not None:
                 files[f"{part} of {task}"] = own
     found = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
-    return found | {"version of lavo-bench": package_version()}
+    forms = "with Parquet" if parquet.is_available() else "without Parquet"
+    return found | {"version of lavo-bench": package_version(), "forms": forms}
 
 
 def package_version() -> str:

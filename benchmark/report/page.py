@@ -11,19 +11,23 @@ from benchmark.files import write_bytes
 from benchmark.interface import Sound
 from benchmark.measuring.peaks import Peaks, read_peaks
 from benchmark.measuring.points import WHOLE_MODEL
-from benchmark.report import inputs
+from benchmark.report import inputs, parquet
 from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
 from benchmark.report.claims import claims_blocks
 from benchmark.report.claims.files import read_claims
+from benchmark.report.degenerate import is_degenerate
 from benchmark.report.differences import Difference, against_exact
-from benchmark.report.document import Block, Folded, Heading, Shown, Text, render_html, render_markdown
+from benchmark.report.document import Beside, Block, Folded, Heading, Shown, Text, View, render_markdown
 from benchmark.report.gallery import Gallery
 from benchmark.report.groups import Group, group_records, words
+from benchmark.report.html import render_html
 from benchmark.report.inputs import State, shown_path
 from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, throughput_table, time_table
-from benchmark.report.tables import Table, cost_table, metric_tables, to_csv
+from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
 from benchmark.settings.tuned import TunedFile, read_rates
+
+RECALL = "recall"  # the task that has a view of its own
 
 
 class Built(NamedTuple):
@@ -34,13 +38,20 @@ class Built(NamedTuple):
     faults: list[str]  # a line for each figure that is left out: its name and the exception
     changed: bool  # False if the report was already there, built from the same inputs
     damaged: list[str]  # a line for each file of the results that could not be read: its name and the fault
+    notes: tuple[str, ...] = ()  # a line for each form that is not written because its library is missing
 
 
 def build_report(
-    directories: Sequence[Path], output: Path, *, force: bool = False, claims: Path | None = None
+    directories: Sequence[Path],
+    output: Path,
+    *,
+    force: bool = False,
+    for_paper: bool = False,
+    claims: Path | None = None,
 ) -> Built:
     """Writes ``report.md`` and ``report.html`` into ``output``, with ``figures/`` and ``tables/``.
 
+    for_paper: also writes ``paper/``, a LaTeX document; a report that has this folder keeps it up to date.
     claims: a file of claims, whose verdicts the report shows; None for the paper's, about LAVO.
 
     If nothing has changed since a complete report was built, it does nothing, unless ``force`` is set.  Figures that fail and
@@ -51,11 +62,16 @@ def build_report(
     read_claims(claims)  # a damaged file ends the command before anything is drawn
     markdown, page = output / "report.md", output / "report.html"
     digests = inputs.digests(directories, claims)
-    before = inputs.read_state(output) if page.exists() and markdown.exists() and not force else None
+    notes = () if parquet.is_available() else (parquet.MISSING_EXTRA,)
+    paper = output / "paper" / "main.tex"
+    whole = page.exists() and markdown.exists() and (paper.exists() or not for_paper)
+    before = inputs.read_state(output) if whole and not force else None
     if before is not None and before.inputs == digests and not before.faults:
-        return Built(markdown, page, [], changed=False, damaged=before.damaged)
+        return Built(markdown, page, [], changed=False, damaged=before.damaged, notes=notes)
     names = [shown_path(directory) for directory in directories]
-    gallery = Gallery(output / "figures", f"lavo-bench report {' '.join(names)} -o {shown_path(output)}")
+    repeat = f"lavo-bench report {' '.join(names)} -o {shown_path(output)}"
+    for_paper = for_paper or paper.exists()
+    gallery = Gallery(output / "figures", repeat, outlines=paper.parent / "figures" if for_paper else None)
     found = inputs.read(directories)
     verified = read_rates().files
     builder = _Builder(output / "tables", gallery, verified, claims)
@@ -63,12 +79,29 @@ def build_report(
     title = f"Attention benchmark: {output.name}"
     write_bytes(markdown, render_markdown(title, blocks).encode())
     write_bytes(page, render_html(title, blocks, gallery.folder).encode())
+    if not notes:
+        parquet.write_records(output, found.records)
+    if for_paper:
+        from benchmark.report.paper import write_paper
+
+        groups, sweeps = group_records(found.records), read_sweeps(directories)
+        write_paper(output, blocks, groups, sweeps, name=output.name, repeat=f"{repeat} --for-paper")
     inputs.write_state(output, State(digests, gallery.failures, found.damaged))
-    return Built(markdown, page, gallery.failures, changed=True, damaged=found.damaged)
+    return Built(markdown, page, gallery.failures, changed=True, damaged=found.damaged, notes=notes)
+
+
+class _Shown(NamedTuple):
+    """What the views show, computed once."""
+
+    found: inputs.Readable
+    groups: Sequence[Group]
+    sweeps: Sequence[Sweep]
+    differences: Mapping[int, Mapping[str, Difference]]  # ``id`` of a group -> label -> from the exact attention
+    cards: Sequence[tuple[Group, Card]]
 
 
 class _Builder:
-    """Collects the blocks of the page in their order, and writes the files of the tables."""
+    """Collects the blocks of the page, view by view, and writes the files of the tables."""
 
     def __init__(self, tables: Path, gallery: Gallery, verified: Sequence[TunedFile], claims: Path | None) -> None:
         self.tables, self.gallery, self.verified, self.claims = tables, gallery, verified, claims
@@ -84,28 +117,24 @@ class _Builder:
 
         groups, sweeps = group_records(found.records), read_sweeps(directories)
         differences = {id(group): against_exact(group) for group in groups}
-        tables = {id(group): self._written(metric_tables(group, differences[id(group)])) for group in groups}
-        costs = {id(group): self._written([t for t in [cost_table(group)] if t is not None]) for group in groups}
         cards = [(group, card) for group in groups if (card := card_of(group, self.verified)) is not None]
-        by_group = {id(group): card for group, card in cards}
-        blocks: list[Block] = [
-            *header(groups, found.records, found.damaged),
-            *self._summary(groups, cards, differences),
-        ]
-        task = None
-        for group in groups:
-            if group.task != task:
-                task = group.task
-                blocks.append(Heading(2, words(task).capitalize()))
-            blocks += self._group(group, by_group.get(id(group)), tables[id(group)], costs[id(group)])
-        if sweeps:
-            blocks += self._speed(sweeps, read_peaks(directories))
-        judged = claims_blocks(groups, cards, sweeps, self.claims)
-        if judged:
-            write_bytes(self.tables.with_name("claims.md"), render_markdown("Claims", judged).encode())
-            blocks += [Heading(2, "Claims"), *judged]
-        blocks += [*how_to_read(), *provenance(groups, found.records, names, output)]
-        self._written([block for block in blocks if isinstance(block, Table)])
+        shown = _Shown(found, groups, sweeps, differences, cards)
+        # Tables are written before any figure is drawn, because figures take long.
+        written = {id(group): self._written(self._tables(shown, group)) for group in groups}
+        views: dict[str, list[Block]] = {
+            "Overview": self._overview(shown),
+            "Recall": self._recall(shown, written),
+            "Tasks": self._tasks(shown, written),
+            "Efficiency": self._speed(sweeps, read_peaks(directories)) if sweeps else [],
+            "Claims": claims_blocks(groups, cards, sweeps, self.claims),
+            "Provenance": [*how_to_read(), *provenance(groups, found.records, names, output)],
+        }
+        if views["Claims"]:
+            write_bytes(self.tables.with_name("claims.md"), render_markdown("Claims", views["Claims"]).encode())
+        blocks: list[Block] = header(found.records, found.damaged)
+        for title, part in views.items():
+            blocks += [View(title), *part] if part else []
+        self._written([table for block in blocks for table in _tables_of(block)])
         return blocks
 
     def _written(self, tables: Sequence[Table]) -> list[Table]:
@@ -114,31 +143,74 @@ class _Builder:
         for table in tables:
             write_bytes(self.tables / f"{table.slug}.csv", to_csv(table).encode())
             write_bytes(self.tables / f"{table.slug}.tex", to_latex(table).encode())
+            if parquet.is_available():
+                parquet.write_table(self.tables, table)
         return list(tables)
 
-    def _summary(
-        self,
-        groups: Sequence[Group],
-        cards: Sequence[tuple[Group, Card]],
-        differences: Mapping[int, Mapping[str, Difference]],
-    ) -> list[Block]:
-        from benchmark.report.aggregate import across_figure, aggregate_table
+    def _tables(self, shown: _Shown, group: Group) -> list[Table]:
+        cost = cost_table(group)
+        return [*metric_tables(group, shown.differences[id(group)]), *([] if cost is None else [cost])]
+
+    def _overview(self, shown: _Shown) -> list[Block]:
+        """Returns the first view: one row an attention and one a site side by side, and below what all tables say together."""
+        from benchmark.report.aggregate import across_figure, aggregate_table, score_intervals, scores_of
         from benchmark.report.figures import overview
+        from benchmark.report.overview import costs_of, overview_table, quality_and_cost
         from benchmark.report.summary import summary_table
 
-        resolved = [group for group, card in cards if card.is_resolved]
-        table, across = summary_table(groups, differences), aggregate_table(resolved)
-        if table is None:
+        groups, cards = shown.groups, shown.cards
+        summary = summary_table(groups, shown.differences, {id(group): card for group, card in cards})
+        if summary is None:
             return []
-        caption = "Difference of each attention's first metric from that of exact attention, in per cent; further right is better."
-        picture = self.gallery.draw("overview", caption, partial(overview, groups))
+        resolved = [group for group, card in cards if card.is_resolved]
+        broken = [group for group in resolved if is_degenerate(group)]
+        scores = scores_of([group for group in resolved if group not in broken])
+        intervals, costs = score_intervals(scores), costs_of(groups, shown.sweeps)
+        table = overview_table(groups, shown.differences, intervals, costs)
+        caption = "Quality against cost: further left is cheaper, higher is better; no attention beats one on the dashed front in both."
+        picture = self.gallery.draw("quality-and-cost", caption, partial(quality_and_cost, groups, intervals, costs))
+        blocks: list[Block] = [Beside([*([] if table is None else [table]), *picture], [summary])]
+        across = aggregate_table(scores, intervals)
         if across is not None:
-            words_below = "Left: the share of runs above each score. Right: mean ranks; a bar joins those that don't differ at 5 %."
-            drawn = self.gallery.draw("across", words_below, partial(across_figure, resolved))
-            return [Heading(2, "At a glance"), across, *drawn, table, *picture, card_table(cards)]
-        return [Heading(2, "At a glance"), table, *picture, card_table(cards)]
+            across.notes += [f"{escape(group.title)} is left out: a cell of it is degenerate." for group in broken]
+            below = "Left: the share of runs above each score. Right: mean ranks; a bar joins those that don't differ at 5 %."
+            drawn = self.gallery.draw("across", below, partial(across_figure, scores))
+            blocks += [Heading(3, "All resolved tables together"), across, *drawn]
+        caption = (
+            "Difference of each attention's first metric from that of exact attention, in per cent, with its 95 % interval over "
+            "seeds; further right is better."
+        )
+        drawn = self.gallery.draw("overview", caption, partial(overview, groups, shown.differences))
+        return [*blocks, Heading(3, "Site by site"), *drawn, card_table(cards)]
 
-    def _group(self, group: Group, card: Card | None, tables: Sequence[Table], costs: Sequence[Table]) -> list[Block]:
+    def _recall(self, shown: _Shown, written: Mapping[int, Sequence[Table]]) -> list[Block]:
+        """Returns the view of the recall task: accuracy against state by pattern, and a section for each pattern."""
+        from benchmark.report.recall import state_figure, state_table
+
+        groups = [group for group in shown.groups if group.task == RECALL]
+        if not groups:
+            return []
+        caption = (
+            "Accuracy on the asked tokens against the bytes of the state, by pattern; bars are the range of the seeds."
+        )
+        picture = self.gallery.draw("recall-by-state", caption, partial(state_figure, groups))
+        table = state_table(groups)
+        sections = [block for group in groups for block in self._group(shown, group, written[id(group)], level=3)]
+        return [*picture, *([] if table is None else [table]), *sections]
+
+    def _tasks(self, shown: _Shown, written: Mapping[int, Sequence[Table]]) -> list[Block]:
+        blocks: list[Block] = []
+        task = None
+        for group in shown.groups:
+            if group.task == RECALL:
+                continue
+            if group.task != task:
+                task = group.task
+                blocks.append(Heading(3, words(task).capitalize()))
+            blocks += self._group(shown, group, written[id(group)], level=4)
+        return blocks
+
+    def _group(self, shown: _Shown, group: Group, tables: Sequence[Table], *, level: int) -> list[Block]:
         from benchmark.report.figures import training_curves
         from benchmark.report.sections import settings_of
 
@@ -150,9 +222,13 @@ class _Builder:
             partial(task_figures, group),
             lambda figure: f"{name}: {words(figure)}.",
         )
-        shown = self._exhibits(group)
+        exhibits = self._exhibits(group)
+        card = next((card for other, card in shown.cards if other is group), None)
         verdict = [] if card is None else [Text(sentence(card, next(iter(group.metrics()))))]
-        return [Heading(3, group.title), *verdict, *settings_of(group), *tables, *curves, *own, *shown, *costs]
+        metrics = [table for table in tables if not table.slug.endswith("-cost")]
+        costs = [table for table in tables if table.slug.endswith("-cost")]
+        title = Heading(level, group.title)
+        return [title, *verdict, *metrics, *settings_of(group), *curves, *own, *exhibits, *costs]
 
     def _exhibits(self, group: Group) -> list[Block]:
         """Returns the task's exhibits, and writes their sounds as files."""
@@ -173,10 +249,7 @@ class _Builder:
         from benchmark.report.figures import time_and_memory
 
         across = [crossing_table(sweeps), scaling.slope_table(sweeps)]
-        blocks: list[Block] = [
-            Heading(2, "Time and memory by length"),
-            *(table for table in across if table is not None),
-        ]
+        blocks: list[Block] = [table for table in across if table is not None]
         for sweep in sweeps:
             caption = sweep.caption("time and memory by length; bars are 95 % intervals")
             picture = self.gallery.draw(sweep.slug, caption, partial(time_and_memory, sweep.points))
@@ -201,3 +274,8 @@ class _Builder:
             rates = scaling.share_table(sweep, peaks)
             blocks += [rates] if rates is not None else []
         return blocks
+
+
+def _tables_of(block: Block) -> list[Table]:
+    parts = [*block.first, *block.second] if isinstance(block, Beside) else [block]
+    return [part for part in parts if isinstance(part, Table)]

@@ -1,12 +1,14 @@
-"""Writes tables of results into texts, from records: ``python -m benchmark.report.readme results/quick``.
+"""Writes figures of results into texts, from records: ``python -m benchmark.report.readme results/quick``.
 
-They are the table of the README and that of docs/recall.md, and stand between two marks.  They are generated, so that no figure is
-typed by hand, and a test compares them with the records.
+In README.md and docs/ each table and sentence of figures stands between two marks, of which the first names it, so that no figure is
+typed by hand: ``<!-- results: NAME -->`` and ``<!-- end of results -->``.  A test compares the texts with the records.  What a page
+tells of single runs, whose records were not kept, stands between ``<!-- dated -->`` and ``<!-- end of dated -->``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +19,14 @@ from benchmark.registry import load_task
 from benchmark.report.cards import Card, card_of
 from benchmark.report.groups import Group, group_records, words
 from benchmark.report.numbers import decimals, fixed, mean_and_deviation
+from benchmark.report.quoted import QUOTED
 from benchmark.results import records
 from benchmark.settings.tuned import read_rates
 from benchmark.statistics import summarise
 
-BEGIN, END = "<!-- results: written by benchmark.report.readme -->", "<!-- end of results -->"
+OWN_TABLE = "written by benchmark.report.readme"
+BEGIN, END = f"<!-- results: {OWN_TABLE} -->", "<!-- end of results -->"
+_MARKED = re.compile(f"(<!-- results: ([^>]*?) -->)(.*?){re.escape(END)}", re.DOTALL)
 BEST_RULE = "*best trivial rule*"
 HEADLINES = {"language_modeling": "bits_per_byte"}  # for other tasks, the first of their metrics
 
@@ -95,25 +100,54 @@ def _figures(group: Group) -> dict[str, str]:
     return figures
 
 
-def fill(readme: str, table: str) -> str:
-    """Returns a text with this table between the marks.  Raises ValueError if the marks are missing."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(readme):
-        raise ValueError(f"the text lacks the marks {BEGIN} and {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", readme)
+def fill(text: str, parts: Callable[[str], str]) -> str:
+    """Returns the text with each marked part written anew.
+
+    parts: the name of a part -> its text.  Raises ValueError for a text without marks, or with a mark that isn't closed.
+    """
+
+    def written(found: re.Match[str]) -> str:
+        part = parts(found[2])
+        # On lines of its own if it was, because a mark at the start of a line keeps markdown from reading the rest of that line.
+        return (
+            f"{found[1]}\n{part}\n{END}"
+            if part.startswith("|") or found[3].startswith("\n")
+            else f"{found[1]}{part}{END}"
+        )
+
+    filled, count = _MARKED.subn(written, text)
+    if not count or text.count(END) != count or text.count("<!-- results:") != count:
+        raise ValueError(f"the text lacks the marks {BEGIN} and {END}, or has one without the other")
+    return filled
+
+
+def written(page: str, directory: Path) -> Callable[[str], str]:
+    """Returns what writes the parts of a page.  It raises ValueError for a name that no part has."""
+
+    def part(name: str) -> str:
+        if name == OWN_TABLE:
+            return TABLES[page](directory)
+        if name not in QUOTED:
+            raise ValueError(f"{page}: no results are named {name!r}; there are {', '.join(QUOTED)}")
+        return QUOTED[name](directory.parent)
+
+    return part
 
 
 TABLES = {"README.md": results_table, "docs/recall.md": recall_table}
-"""Which table stands in which text."""
+"""Which table stands in which text as its own."""
+
+PAGES = ("README.md", "docs/recall.md", "docs/efficiency.md")
+"""The texts that quote results."""
 
 
 def main(
-    directory: Annotated[Path, typer.Argument(help="Folder of records.")],
+    directory: Annotated[Path, typer.Argument(help="Folder of records; the other folders of results lie beside it.")],
 ) -> None:
-    """Writes the tables into README.md and docs/recall.md of the current folder."""
-    for path, table in TABLES.items():
-        text = fill(Path(path).read_text(encoding="utf-8"), table(directory))
-        write_bytes(Path(path), text.encode())
+    """Writes the figures into README.md, docs/recall.md and docs/efficiency.md of the current folder."""
+    for page in PAGES:
+        text = fill(Path(page).read_text(encoding="utf-8"), written(page, directory))
+        write_bytes(Path(page), text.encode())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 from benchmark.report import numbers
 from benchmark.report.document import Block, Folded, Heading, Listing, Text, Warned
 from benchmark.report.groups import Group, flat, words
+from benchmark.report.repeat import DATA, FILE, run_commands
 from benchmark.report.tables import STATUS_WORDS, Printed, Row, Table, data_words, escape, reason_of
 from benchmark.results import DataSource, Environment, Record
 
@@ -15,25 +16,22 @@ PUBLISHED_SIZE = "paper"
 """The only preset that follows the published protocols."""
 
 
-def header(groups: Sequence[Group], records: Sequence[Record], damaged: Sequence[str]) -> list[Block]:
+def header(records: Sequence[Record], damaged: Sequence[str]) -> list[Block]:
     """Returns the beginning of the page: how many cells, what could not be read, and with what not to compare figures."""
     unread: list[Block] = [Warned(f"Damaged, and so left out: {escape(line)}") for line in damaged]
     if not records:
         return [Text("No records of cells in these folders."), *unread]
-    blocks: list[Block] = [Text(_counts(records)), *unread, *map(Warned, caveats(records))]
+    note = caveat(records)
+    return [Text(_counts(records)), *unread, *([Warned(note)] if note else [])]
+
+
+def not_completed(groups: Sequence[Group]) -> list[Block]:
+    """Returns the table of the cells that have no result, with the reason of each."""
     lost = [row for group in groups for row in _lost(group)]
-    if lost:
-        blocks.append(
-            Table(
-                "not-completed",
-                "Cells without a result.",
-                ["cell", "why"],
-                [*map(_lost_row, lost)],
-                lost,
-                is_prose=True,
-            )
-        )
-    return blocks
+    if not lost:
+        return []
+    caption = "Cells without a result."
+    return [Table("not-completed", caption, ["cell", "why"], [*map(_lost_row, lost)], lost, is_prose=True)]
 
 
 def _counts(records: Sequence[Record]) -> str:
@@ -50,22 +48,23 @@ def _counts(records: Sequence[Record]) -> str:
     )
 
 
-def caveats(records: Sequence[Record]) -> list[str]:
-    """Returns sentences that say why these figures can't be compared with published ones."""
-    found = []
-    embedded = sorted({words(record.cell.task) for record in records if record.data.embedded})
+def caveat(records: Sequence[Record]) -> str:
+    """Returns why these figures can't be compared with published ones, in a sentence; "" if they can."""
+    tasks = list(dict.fromkeys(words(record.cell.task) for record in records))
+    embedded = list(dict.fromkeys(words(record.cell.task) for record in records if record.data.embedded))
     small = sorted({record.cell.preset for record in records if record.cell.preset != PUBLISHED_SIZE})
+    reasons = []
     if embedded:
-        found.append(
-            f"The data of {', '.join(embedded)} is **embedded**: made by the project on the spot. Figures on it compare attentions "
-            "with each other; they reproduce no published figure and can't be compared with one."
-        )
+        whose = "The data" if embedded == tasks else f"The data of {', '.join(embedded)}"
+        reasons.append(f"{whose} {'is' if len(embedded) == 1 else 'are'} **embedded**: made by the project")
     if small:
-        found.append(
-            f"Preset **{', '.join(small)}** trains smaller models for a shorter time than the published protocols: its figures are "
-            "not reproductions of published ones."
+        reasons.append(
+            f"preset **{', '.join(small)}** trains smaller models for a shorter time than published protocols"
         )
-    return found
+    if not reasons:
+        return ""
+    text = ", and ".join(reasons)
+    return f"{text[:1].upper()}{text[1:]}. Compare attentions with each other; these are not reproductions of published figures."
 
 
 def device_words(environment: Environment) -> str:
@@ -137,10 +136,10 @@ def positions(group: Group) -> str:
 
 def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequence[str], output: str) -> list[Block]:
     """Returns the section on what was run, data, code and machines, with the commands that repeat the runs."""
-    blocks: list[Block] = [Heading(2, "Provenance"), *([matrix(groups)] if groups else [])]
+    blocks: list[Block] = [Heading(3, "What was run"), *([matrix(groups)] if groups else []), *not_completed(groups)]
     environments = _environments(records)
     if environments is not None:
-        blocks.append(environments)
+        blocks += [Heading(3, "Code, machines and data"), environments]
     data = {(group.task, group.data.sha256): group for group in groups if group.data != DataSource()}
     rows = [
         Row(words(group.task), (Printed(_source(group.data)), Printed(group.data.sha256 or numbers.MISSING)))
@@ -149,11 +148,15 @@ def provenance(groups: Sequence[Group], records: Sequence[Record], names: Sequen
     if rows:
         values = [{"task": g.task, "data": _source(g.data), "sha256": g.data.sha256} for g in data.values()]
         blocks.append(Table("data", "Data.", ["task", "data", "SHA-256"], rows, values, is_prose=True))
-    blocks += [Text("To repeat:"), Listing([*_commands(groups), f"lavo-bench report {' '.join(names)} -o {output}"])]
-    if any(group.data.embedded is False for group in groups):
-        blocks.append(
-            Text("`DATA` is the folder of the real data. Settings given by `--set` are in each record's `config`.")
-        )
+    commands = run_commands(groups)
+    blocks += [
+        Heading(3, "To repeat"),
+        Listing([*commands, f"lavo-bench report {' '.join(names)} -o {output}"]),
+    ]
+    explained = [f"`{DATA}` is the folder of the real data."] if any(f" {DATA}" in line for line in commands) else []
+    if any(FILE in line for line in commands):
+        explained.append(f"`{FILE}` is the file that registers the attentions which are not in the registry.")
+    blocks += [Text(" ".join(explained))] if explained else []
     return blocks
 
 
@@ -187,21 +190,10 @@ def _environment_words(environment: Environment) -> tuple[str, str, str]:
     return commit, device_words(environment), versions
 
 
-def _commands(groups: Sequence[Group]) -> list[str]:
-    commands = []
-    for group in groups:
-        attentions = ",".join(dict.fromkeys(entry.attention for entry in group.entries))
-        seeds = ",".join(map(str, group.seeds))
-        command = f"lavo-bench run {group.task} --backbone {group.backbone} --pattern {group.pattern}"
-        command += f" -a {attentions} --preset {group.preset} --seeds {seeds}"
-        commands.append(f"{command} --data-root DATA" if group.data.embedded is False else command)
-    return list(dict.fromkeys(commands))
-
-
 def how_to_read() -> list[Block]:
     """Returns the section that explains the tables."""
     return [
-        Heading(2, "How to read the tables"),
+        Heading(3, "How to read the tables"),
         Text(
             "- A figure is the mean over seeds ± the sample standard deviation (n − 1) of the seeds' values. With one seed there is "
             "no ±.\n"

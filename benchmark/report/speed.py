@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.measuring.points import BY_TOKEN, FILE_NAME, Point, merge, read_points
-from benchmark.registry import ATTENTIONS
 from benchmark.report import numbers
 from benchmark.report.crossing import crossing, fitted_length
 from benchmark.report.figures import MODE_WORDS
-from benchmark.report.groups import declared, words
+from benchmark.report.groups import declared, in_order, words
 from benchmark.report.tables import Printed, Row, Table, escape
 
 
@@ -53,13 +52,7 @@ class Sweep(NamedTuple):
     @property
     def attentions(self) -> list[str]:
         """Their names: exact ones first, then in the registry's order, those that are not in the registry last."""
-        names = list(ATTENTIONS)
-        ranks = {
-            name: names.index(name) if name in names else len(names)
-            for point in self.points
-            for name in [point.attention]
-        }
-        return sorted(ranks, key=lambda name: (not declared(name).get("exact", False), ranks[name]))
+        return in_order(point.attention for point in self.points)
 
     def of(self, attention: str) -> list[Point]:
         """Returns the points of this attention, by length."""

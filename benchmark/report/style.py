@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from benchmark.registry import ATTENTIONS
 from benchmark.report import numbers
 
-COLUMN_WIDTH = 3.5  # inches
+COLUMN_WIDTH = 3.3  # inches
 PAGE_WIDTH = 7.0
+GRID = "#e4e4e4"
 
 SETTINGS: Any = {
     "font.size": 8,
+    "figure.titlesize": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "legend.fontsize": 7.5,
@@ -29,7 +31,7 @@ SETTINGS: Any = {
     "axes.linewidth": 0.6,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
+    "grid.color": GRID,
     "grid.linewidth": 0.5,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -45,7 +47,16 @@ SETTINGS: Any = {
     "pdf.fonttype": 42,
 }
 
-_COLOURS = ("#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#7A7A7A", "#E69F00", "#8C6D31")  # black is for data
+_COLOURS = (
+    "#D55E00",
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#CC79A7",
+    "#8C6D31",
+    "#E69F00",
+    "#6A51A3",
+)  # black and grey are for data
 # For attentions that are not in the registry: Tol's muted colours, which are none of the above.
 _OTHER_COLOURS = ("#882255", "#117733", "#332288", "#AA4499", "#44AA99", "#999933")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
@@ -94,6 +105,19 @@ def recolour(figure: Any, styles: Mapping[str, Style]) -> None:
                 handle.set_color(styles[text.get_text()].color)
 
 
+def fit_page(figure: Any) -> None:
+    """Makes a figure that is wider than a paper's page as wide as one; letters and lines keep their size."""
+    from matplotlib.collections import PathCollection
+
+    width, height = figure.get_size_inches()
+    scale = PAGE_WIDTH / width
+    if scale >= 1:
+        return
+    figure.set_size_inches(PAGE_WIDTH, height * scale)
+    for points in figure.findobj(PathCollection):  # clouds of points, whose sizes belong to the drawing
+        points.set_sizes(points.get_sizes() * scale**2)
+
+
 def length_axis(axis: Any, lengths: Sequence[float]) -> None:
     """Makes the axis logarithmic, with labels such as 256, 512, 1K at measured lengths (at every second if crowded)."""
     wanted = sorted(set(lengths))
@@ -115,9 +139,27 @@ def value_axis(axis: Any, values: Sequence[float], words: Callable[[float], str]
     axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})
 
 
+def bytes_axis(axis: Any, most: float) -> None:
+    """Makes the axis one of bytes from none to ``most``: linear up to 64 B, logarithmic above, with labels at 1 KiB, 32 KiB, 1 MiB, …."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("symlog", linthresh=64, base=2)
+    axis.set_major_locator(FixedLocator([0.0, *(2.0**power for power in range(10, 61, 5) if 2.0**power <= 4 * most)]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.trimmed(numbers.size(value))))
+    axis.set_minor_locator(NullLocator())
+    axis.axes.set(**{f"{axis.axis_name}lim": (-16, 4 * most)})
+
+
+# Factors of the powers of the base, from few ticks to many.  Those of 4 are round numbers of KiB or MiB.
+_FACTORS: Mapping[int, Sequence[Sequence[float]]] = {
+    10: ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)),
+    4: ((1,), (1, 2), (1, 1.5, 2, 3), (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5), [factor / 16 for factor in range(16, 64)]),
+}
+
+
 def log_ticks(low: float, high: float, *, base: int = 10) -> list[float]:
     """Returns round numbers from low to high, at least two and at most about seven."""
-    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)) if base == 10 else ((1,),):
+    for factors in _FACTORS[base]:
         exponents = range(math.floor(math.log(low, base)) - 1, math.ceil(math.log(high, base)) + 1)
         ticks = [factor * float(base) ** exponent for exponent in exponents for factor in factors]
         ticks = [tick for tick in ticks if low <= tick <= high]

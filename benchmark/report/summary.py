@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from benchmark.report import numbers
+from benchmark.report.cards import Card
+from benchmark.report.degenerate import MARK, faults
 from benchmark.report.differences import Difference
 from benchmark.report.groups import Entry, Group, words
 from benchmark.report.tables import Printed, Row, Table
@@ -42,31 +44,53 @@ def entry_of(label: str, group: Group) -> Entry | None:
     return next((entry for entry in group.contenders if entry.label == label and entry.completed), None)
 
 
-def summary_table(groups: Sequence[Group], differences: Mapping[int, Mapping[str, Difference]]) -> Table | None:
-    """Returns a table with one row for each table of the report and one column for each attention.
+def labels_of(groups: Sequence[Group]) -> list[str]:
+    """Returns the labels of all attentions with results that are no controls: exact ones first, then as in the tables."""
+    entries = [entry for group in groups for entry in group.contenders if entry.completed]
+    exact = [entry.label for entry in entries if entry.is_exact]
+    return list(dict.fromkeys([*exact, *(entry.label for entry in entries)]))
 
-    differences: ``id`` of a group -> label -> difference from the exact attention.
+
+def summary_table(
+    groups: Sequence[Group], differences: Mapping[int, Mapping[str, Difference]], cards: Mapping[int, Card]
+) -> Table | None:
+    """Returns a table with one row for each table of the report and one column for each attention but the reference.
+
+    differences, cards: by ``id`` of a group; differences from the exact attention by label.
     Returns None if there is nothing to compare.
     """
     shown = [group for group in groups if group.reference is not None and group.metrics()]
-    entries = [entry for group in shown for entry in group.contenders if entry.completed]
-    labels = list(dict.fromkeys(entry.label for entry in entries))
+    labels = labels_of(shown)
     if len(labels) < 2:
         return None
+    references = dict.fromkeys(group.reference.label for group in shown if group.reference is not None)
+    labels = [label for label in labels if label not in references or len(references) > 1]
     rows, values = [], []
     for group in shown:
-        title = f"{words(group.task)}: {group.title}, {headline(group)}"
+        title = _site(group, shown)
         changes = {label: _change(label, group) for label in labels}
         found = differences.get(id(group), {})
-        printed = tuple(_change_printed(label, group, changes[label], found.get(label)) for label in labels)
-        rows.append(Row(title, printed))
+        card = cards.get(id(group))
+        verdict = words(card.verdict) if card is not None and card.verdict is not None else numbers.MISSING
+        printed = [_change_printed(label, group, changes[label], found.get(label)) for label in labels]
+        rows.append(Row(title, (Printed(verdict), *printed)))
         verdicts = {f"{label}_verdict": found[label].verdict for label in labels if label in found}
-        values.append({"table": title, **changes, **verdicts})
+        values.append({"table": title, "metric": headline(group), "site": verdict, **changes, **verdicts})
     notes = [
-        "Relative difference of each mean from that of the exact attention; positive is better. Better, worse: resolved over seeds, "
-        "adjusted by Holm in its table, and over test examples; open: not resolved."
+        "Positive is better. Better, worse: resolved over seeds, adjusted by Holm in its table, and over test examples; open: not "
+        "resolved. Only a resolved site tells attentions apart."
     ]
-    return Table("summary", "All tables at a glance.", ["table", *labels], rows, values, notes)
+    if any(faults(entry) for group in shown for entry in group.contenders):
+        notes.append(f"{MARK} degenerate in a seed: its table says why, and enters no average.")
+    caption = f"Each site: relative difference of the first metric from that of {', '.join(references)}."
+    return Table("summary", caption, ["site", "it is", *labels], rows, values, notes, is_dense=True)
+
+
+def _site(group: Group, shown: Sequence[Group]) -> str:
+    """Returns task and site, with the backbone only if the task has several."""
+    several = len({other.backbone for other in shown if other.task == group.task}) > 1
+    parts = [words(group.backbone) if several else "", words(group.pattern), group.difference]
+    return f"{words(group.task)}: {' · '.join(part for part in parts if part)}"
 
 
 def _change(label: str, group: Group) -> float | None:
@@ -81,4 +105,7 @@ def _change_printed(label: str, group: Group, change: float | None, difference: 
         return Printed(numbers.MISSING)
     verdict = "open" if difference is None else difference.verdict
     shade = None if verdict == "open" else float(np.clip(change / FULL_SHADE, -1, 1))
-    return Printed(f"{numbers.signed(100 * change, 1)} % {verdict}", bold=verdict != "open", shade=shade)
+    entry = entry_of(label, group)
+    mark = MARK if entry is not None and faults(entry) else ""
+    percent = numbers.signed(100 * change, 1 if abs(change) < 0.0995 else 0)
+    return Printed(f"{percent} % {verdict}{mark}", bold=verdict != "open", shade=shade)

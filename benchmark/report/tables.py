@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from benchmark.report import numbers
+from benchmark.report.degenerate import MARK, faults
+from benchmark.report.degenerate import notes as degenerate_notes
 from benchmark.report.differences import Difference
 from benchmark.report.groups import Entry, Group, learning_rate, task_metrics, words
 from benchmark.results import DataSource, Record
@@ -49,6 +51,7 @@ class Table:
     values: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # markdown, below the table
     is_prose: bool = False  # True if it holds words, which are aligned left
+    is_dense: bool = False  # True if the HTML page sets it small, because many columns must be seen at once
 
 
 def to_markdown(table: Table) -> str:
@@ -126,10 +129,11 @@ def _metric_table(group: Group, names: Sequence[str], part: int, differences: Ma
             rows.append(Row(entry.label, message=_reason(entry), is_control=entry.is_control))
             continue
         printed = [Printed(_seeds(entry))]
+        degenerate = MARK if faults(entry) else ""
         for name in names:
             summary = summaries[name][index]
             text = numbers.MISSING if summary is None else numbers.mean_and_deviation(summary, places[name])
-            printed.append(Printed(text + _mark(entry, name), bold=best[name] == index))
+            printed.append(Printed(text + _mark(entry, name) + degenerate, bold=best[name] == index))
         if reference is not None:
             printed += _against(differences.get(entry.label), places[names[0]])
         rows.append(Row(entry.label, tuple(printed), is_control=entry.is_control))
@@ -241,6 +245,7 @@ def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bol
         bold_note(group, names, any_bold),
         *_noise_floor(group, names),
         *_incomplete(entries, names),
+        *map(escape, degenerate_notes(entries)),
         *_tuning(group),
     ]
     sizes = {f"{name} {numbers.count(group.metrics()[name].n)}" for name in names}

@@ -12,15 +12,18 @@ from typing import NamedTuple
 from benchmark.files import write_bytes
 from benchmark.interface import REFERENCE
 from benchmark.registry import ATTENTIONS
+from benchmark.report.cards import card_of
 from benchmark.report.differences import against_exact
-from benchmark.report.document import Block, Folded, Heading, Text, Warned, render_html, render_markdown
+from benchmark.report.document import Block, Folded, Heading, Text, Warned, render_markdown
 from benchmark.report.groups import canonical, group_records, own_settings, words
+from benchmark.report.html import render_html
 from benchmark.report.latex import to_latex
 from benchmark.report.numbers import significant
 from benchmark.report.summary import summary_table
 from benchmark.report.tables import Printed, Row, Table, escape, metric_tables, to_csv
 from benchmark.results import Record
 from benchmark.settings.messages import ConfigError, shortened
+from benchmark.settings.tuned import read_rates
 from benchmark.sharing.audit import Attention, built_in, faults, reference_version, task_version
 from benchmark.sharing.manifest import Manifest
 from benchmark.sharing.repeat import commands
@@ -145,7 +148,9 @@ def _faults_of_attentions(pack: Pack) -> Iterator[str]:
 def _page(packs: Sequence[Verified], refused: Sequence[str], output: Path) -> list[Block]:
     groups = group_records(_labelled(packs))
     differences = {id(group): against_exact(group) for group in groups}
-    summary = summary_table(groups, differences)
+    verified = read_rates().files
+    cards = {id(group): card for group in groups if (card := card_of(group, verified)) is not None}
+    summary = summary_table(groups, differences, cards)
     count = sum(len(pack.records) for pack in packs)
     blocks: list[Block] = [
         Text(

@@ -45,9 +45,9 @@ def _comparable(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each attention, the lowest seed first."""
+    """The records of each attention in the order of the records, the lowest seed first."""
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda r: (r.cell.label, r.cell.seed)):
+    for record in sorted(records, key=lambda record: record.cell.seed):
         groups[record.cell.label].append(record)
     return dict(groups)
 

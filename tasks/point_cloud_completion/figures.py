@@ -35,7 +35,7 @@ def _by_label(records: Sequence[Record], kind: str) -> tuple[list[str], dict[str
     """
     found: dict[str, list[Drawn]] = {}
     names: list[str] = []
-    for record in sorted(records, key=lambda r: (r.cell.label, r.cell.seed)):
+    for record in sorted(records, key=lambda record: record.cell.seed):
         own = [str(shape["name"]) for shape in record.curves.get(kind) or []]
         clouds = _clouds(record, kind)
         if not clouds or own != (names or own):

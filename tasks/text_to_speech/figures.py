@@ -47,7 +47,7 @@ def figures(records: Sequence[Record]) -> dict[str, Figure]:
 def comparable(records: Sequence[Record]) -> list[list[Record]]:
     """Groups of records with the same backbone, pattern and utterances; in each, the lowest seed of each attention."""
     groups: dict[tuple[Any, ...], dict[str, Record]] = defaultdict(dict)
-    for record in sorted(records, key=lambda r: (r.cell.label, r.cell.seed)):
+    for record in sorted(records, key=lambda record: record.cell.seed):
         utterances = record.curves.get("utterances")
         if not utterances:
             continue

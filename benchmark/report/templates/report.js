@@ -46,20 +46,21 @@ for (const table of document.querySelectorAll("table.data")) {
     },
   };
 
-  const tools = document.createElement("div");
-  tools.className = "tools";
+  const caption = document.getElementById(table.getAttribute("aria-labelledby"));
+  const tools = table.closest(".tabled").querySelector(".tools");
+  const files = tools.firstElementChild;
   if (rows.length > 5) {
     const filter = document.createElement("input");
     filter.type = "search";
     filter.placeholder = "filter rows";
-    filter.setAttribute("aria-label", `Filter the rows of: ${text(table.caption)}`);
+    filter.setAttribute("aria-label", `Filter the rows of: ${text(caption)}`);
     filter.addEventListener("input", () => {
       const wanted = filter.value.toLowerCase();
       for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
     });
-    tools.append(filter);
+    files.before(filter);
   }
-  tools.append("copy as");
+  files.before("copy as");
   for (const [name, form] of Object.entries(forms)) {
     const button = document.createElement("button");
     button.type = "button";
@@ -69,14 +70,6 @@ for (const table of document.querySelectorAll("table.data")) {
       button.textContent = `${name} ✓`;
       setTimeout(() => { button.textContent = name; }, 1200);
     });
-    tools.append(button);
+    files.before(button);
   }
-  const slug = table.id.replace("table-", "");
-  for (const ending of ["csv", "tex"]) {
-    const link = document.createElement("a");
-    link.href = `tables/${slug}.${ending}`;
-    link.textContent = `${slug}.${ending}`;
-    tools.append(link);
-  }
-  table.closest(".scroll").before(tools);
 }
