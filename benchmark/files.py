@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +20,9 @@ except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY_SUFFIX = ".tmp"
-_OUR_NAME = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)  # of a temporary file: mkstemp's eight signs
+# Of a temporary file: digits of the machine that writes it, and mkstemp's eight signs.
+_OUR_NAME = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+_FOREIGN_SECONDS = 86_400.0  # the age from which on another machine's temporary file is abandoned
 MACHINE_FAULTS = frozenset(
     getattr(errno, name)
     for name in (
@@ -94,7 +99,8 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
     """Creates a locked file beside ``path``, because a rename is atomic only within one file system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=TEMPORARY_SUFFIX)
+        prefix = f".{path.name[:80]}.{machine_digits()[:8]}."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=TEMPORARY_SUFFIX)
         file = os.fdopen(handle, "wb")
         try:
             _lock(file)
@@ -113,6 +119,34 @@ def probe(folder: Path) -> None:
     temporary, file = _temporary(folder / "probe")
     with file:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def made_once(mark: Path, *, patience: float = 600.0) -> Iterator[None]:
+    """Lets one process at a time into the block, until one has come out of it without an exception.
+
+    For data that the block makes if they aren't there: of several processes that start at once, one makes them and the others wait
+    for it.  mark: an empty file that stands for the data, locked while they are made.  After ``patience`` seconds a process stops waiting,
+    because data made twice are better than a run that hangs.
+    """
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        file = mark.open("a+b")
+    except OSError:  # a folder that can only be read: what is not there can't be kept anyway
+        yield
+        return
+    with file:
+        until = time.monotonic() + patience
+        while not _is_made(file) and not _lock(file) and time.monotonic() < until:
+            time.sleep(0.05)
+        yield
+        if not _is_made(file):
+            with suppress(OSError):  # without the mark, the next process only looks whether the data are there
+                file.write(b"made\n")
+
+
+def _is_made(file: BinaryIO) -> bool:
+    return os.fstat(file.fileno()).st_size > 0
 
 
 def umask() -> int:
@@ -136,15 +170,27 @@ def _lock(file: BinaryIO) -> bool:
 def remove_abandoned(folder: Path, *, below: bool = True) -> None:
     """Removes temporary files that killed processes left in a folder, and ``below`` it; those being written are locked and stay.
 
-    Only names that ``replacing`` makes are touched: a user's folder may hold other programs' temporary files.
+    Only names that ``replacing`` makes are touched: a user's folder may hold other programs' temporary files.  Locks may not show
+    what another machine is writing, so its files stay for a day.
     """
     if fcntl is None:
         return
     for path in (folder.rglob if below else folder.glob)(f".*{TEMPORARY_SUFFIX}"):
-        if _OUR_NAME.fullmatch(path.name):
+        if (name := _OUR_NAME.fullmatch(path.name)) is not None:
             with suppress(OSError), path.open("rb") as file:
-                if _lock(file):
+                is_ours = name["machine"] == machine_digits()[:8]
+                if (is_ours or time.time() - path.stat().st_mtime > _FOREIGN_SECONDS) and _lock(file):
                     path.unlink(missing_ok=True)
+
+
+@cache
+def machine_digits() -> str:
+    """Returns 16 hex digits that are the same for all processes of this machine since it was started, and don't name it."""
+    try:
+        identity = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:  # not Linux: then every process counts as a machine of its own
+        identity = os.urandom(16)
+    return hashlib.sha256(b"lavo-bench" + identity).hexdigest()[:16]
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -357,6 +357,23 @@ class LearnsRules(Protocol):
         ...
 
 
+CLUSTER = "cluster"
+"""The column of the test examples' values that holds ``Clustered.clusters``."""
+
+
+@runtime_checkable
+class Clustered(Protocol):
+    """A part of a data set in which some examples depend on each other, such as blocks of one document or views of one shape.
+
+    Tests over examples then resample whole clusters.
+    """
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """The cluster of each example, int (examples,).  Examples of different clusters are independent."""
+        ...
+
+
 @runtime_checkable
 class ScoresTestInFull(Protocol):
     """A task whose ``score`` gives more for test examples, because that takes long."""

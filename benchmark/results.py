@@ -231,29 +231,47 @@ def write_record(
     columns: Mapping[str, np.ndarray] | None = None,
     curves: Mapping[str, Any] | None = None,
 ) -> Record:
-    """Writes a record and the files beside it.  Returns the record with the names of these files.
+    """Writes a record and the files beside it, whatever is there.  Returns the record with the names of these files.
 
     columns: one value for each example.  curves: JSON values and attachments.
     The files beside it are written first, so that a record never names a missing file.  A completed record is never replaced
     by one that isn't, so a second run that fails leaves the figures of the first.
     """
-    if not record.is_completed and _is_completed(path):
+    if not record.is_completed and is_completed(path):
         return replace(record, path=path)
-    examples_file = curves_file = None
-    if columns:
-        examples_file = path.stem + EXAMPLES_SUFFIX
-        write_bytes(path.with_name(examples_file), examples_csv(columns))
-    if curves:
-        curves_file = path.stem + CURVES_SUFFIX
-        text = json.dumps(plain(_attached(curves, path.parent / ATTACHMENTS)), allow_nan=False, ensure_ascii=False)
-        write_bytes(path.with_name(curves_file), gzip.compress(text.encode(), mtime=0))
-    record = replace(record, examples_file=examples_file, curves_file=curves_file, path=path)
-    text = json.dumps(as_json(record), indent=1, allow_nan=False, ensure_ascii=False)
-    write_bytes(path, (text + "\n").encode())
+    record, files = contents(path, record, columns, curves)
+    for file, content in files.items():
+        write_bytes(file, content)
     return record
 
 
-def _is_completed(path: Path) -> bool:
+def contents(
+    path: Path,
+    record: Record,
+    columns: Mapping[str, np.ndarray] | None = None,
+    curves: Mapping[str, Any] | None = None,
+) -> tuple[Record, dict[Path, bytes]]:
+    """Returns the record with the names of the files beside it, and the bytes of these files and, last, of the record.
+
+    Attachments are written, because their names are their digests: there is no other content that could be there.
+    """
+    examples_file = curves_file = None
+    files = {}
+    if columns:
+        examples_file = path.stem + EXAMPLES_SUFFIX
+        files[path.with_name(examples_file)] = examples_csv(columns)
+    if curves:
+        curves_file = path.stem + CURVES_SUFFIX
+        text = json.dumps(plain(_attached(curves, path.parent / ATTACHMENTS)), allow_nan=False, ensure_ascii=False)
+        files[path.with_name(curves_file)] = gzip.compress(text.encode(), mtime=0)
+    record = replace(record, examples_file=examples_file, curves_file=curves_file, path=path)
+    text = json.dumps(as_json(record), indent=1, allow_nan=False, ensure_ascii=False)
+    files[path] = (text + "\n").encode()
+    return record, files
+
+
+def is_completed(path: Path) -> bool:
+    """Returns whether the file is the record of a completed cell."""
     try:
         return path.is_file() and read_record(path).is_completed
     except ValueError:

@@ -115,16 +115,18 @@ def paired_randomisation(
 
 
 class Resamples(NamedTuple):
-    """Sums over resampled examples, of which any number of metrics can be tested.
+    """Sums over resampled units, of which any number of metrics can be tested.  A unit is a cluster of examples, or one example.
 
-    n           number of examples
-    totals      (2, k): sums over all examples of a and of b
-    exchanged   (2, draws, k): sums after random exchanges of the two values of an example
-    resampled   (2, draws, k): sums over bootstrap samples of the examples
+    n           number of units
+    totals      (2, k): sums over all units of a and of b
+    without     (2, n, k): sums over all units but one
+    exchanged   (2, draws, k): sums after random exchanges of the two values of a unit
+    resampled   (2, draws, k): sums over bootstrap samples of the units
     """
 
     n: int
     totals: np.ndarray
+    without: np.ndarray
     exchanged: np.ndarray
     resampled: np.ndarray
 
@@ -133,14 +135,20 @@ class Resamples(NamedTuple):
         return Resamples(self.n, *(sums[..., columns] for sums in self[1:]))
 
 
-def resample(a: np.ndarray, b: np.ndarray, *, draws: int = 2000, seed: int = 0) -> Resamples:
-    """Returns sums over resampled examples, for ``paired_test_of_sums``: a product of matrices instead of a loop over draws.
+def resample(
+    a: np.ndarray, b: np.ndarray, clusters: np.ndarray | None = None, *, draws: int = 2000, seed: int = 0
+) -> Resamples:
+    """Returns sums over resampled units, for ``paired_test_of_sums``: a product of matrices instead of a loop over draws.
 
     a, b: (examples, k), what is summed over examples, with the examples in the same order.
+    clusters: (examples,), the cluster of each example, if some depend on each other; whole clusters are then resampled.
     """
+    if clusters is not None:
+        a, b = (_by_cluster(values, clusters) for values in (a, b))
     n, k = a.shape
     generator = np.random.default_rng(seed)
     totals, both = np.stack([a.sum(0), b.sum(0)]), np.concatenate([a, b], axis=1)
+    without = totals[:, None] - np.stack([a, b])
     exchanged, resampled = np.empty((2, draws, k)), np.empty((2, draws, k))
     size = max(1, _ELEMENTS // max(n, 1))
     for first in range(0, draws, size):
@@ -152,7 +160,15 @@ def resample(a: np.ndarray, b: np.ndarray, *, draws: int = 2000, seed: int = 0) 
         times = np.bincount(rows.ravel(), minlength=count * n).reshape(count, n).astype(np.float64)
         sums = times @ both
         resampled[:, part] = sums[:, :k], sums[:, k:]
-    return Resamples(n, totals, exchanged, resampled)
+    return Resamples(n, totals, without, exchanged, resampled)
+
+
+def _by_cluster(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Sums the values of each cluster: (examples, k) -> (clusters, k)."""
+    numbers = np.unique(clusters, return_inverse=True)[1]
+    sums = np.zeros((numbers.max(initial=-1) + 1, values.shape[1]))
+    np.add.at(sums, numbers, values)
+    return sums
 
 
 _ELEMENTS = 1 << 22  # of a matrix of draws by examples: 32 MB
@@ -163,20 +179,44 @@ def paired_test_of_sums(
 ) -> PairedTest:
     """Returns what ``paired_randomisation`` does, for a statistic that is a function of sums over examples.
 
+    With fewer than FEW_UNITS units, p and the interval are those of the delete-one jackknife with Student's t: percentiles of a bootstrap
+    are then too narrow, and n exchanges can't give a p below 2^(1 - n).
+
     value: sums (..., k) -> (...).
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         first, second = value(found.totals)
         exchanged = np.abs(np.subtract(*value(found.exchanged)))
         resampled = np.subtract(*value(found.resampled)[::-1])
+        without = np.subtract(*value(found.without)[::-1])
     observed = float(second - first)
     if found.n < 2 or not math.isfinite(observed):
         return PairedTest(found.n, observed, None, None, None)
+    if found.n < FEW_UNITS:
+        return _jackknife(observed, without, confidence)
     draws = len(exchanged)
     extreme = int((exchanged >= abs(observed) * (1 - 1e-9)).sum())
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return PairedTest(found.n, observed, float(low), float(high), (extreme + 1) / (draws + 1))
+
+
+FEW_UNITS = 100
+"""With fewer clusters or examples than this, a test over examples is a jackknife."""
+
+
+def _jackknife(observed: float, without: np.ndarray, confidence: float) -> PairedTest:
+    """Returns the test of a difference from its values with one of n units left out, with n - 1 degrees of freedom."""
+    from scipy.stats import t
+
+    n = len(without)
+    error = math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
+    if not math.isfinite(error):  # a statistic that isn't defined without one of the units
+        return PairedTest(n, observed, None, None, None)
+    half = float(t.ppf((1 + confidence) / 2, n - 1)) * error
+    if error <= 1e-12 * abs(observed):  # equal but for rounding
+        return PairedTest(n, observed, observed, observed, 1.0 if observed == 0 else None)
+    return PairedTest(n, observed, observed - half, observed + half, 2 * float(t.sf(abs(observed) / error, n - 1)))
 
 
 def _take(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("LAVO_BENCH_KILLS", "6"))
 SEED = int(os.environ.get("LAVO_BENCH_KILLS_SEED", "0"))
 TOKEN = "LAVO_BENCH_KILLED_RUN"  # in the environment of a run's processes, by which the test finds what is left of them
+LEASE = 2  # seconds, so that whoever is stopped loses its cells to the other run
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CELLS = ["lm", "lstf", "-a", "softmax,lavo", "--pattern", "causal_self", "--preset", "smoke", "--seeds", "0,1"]
 SETTINGS = ["train.steps=6", "train.checkpoint_every=2", "train.eval_every=3"]
@@ -34,19 +35,21 @@ SETTINGS = ["train.steps=6", "train.checkpoint_every=2", "train.eval_every=3"]
 class Run:
     """One process of ``lavo-bench run`` with two workers, in a group of its own."""
 
-    def __init__(self, folder: Path, cache: Path, *options: str, shots: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, cache: Path, *options: str, shots: Path | None = None, name: str = "errors"
+    ) -> None:
         self.token = secrets.token_hex(8)
         environment = {**os.environ, TOKEN: self.token, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         if shots is not None:
             environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "killing"), str(ROOT)])
             environment["LAVO_BENCH_SHOTS"] = str(shots)
         settings = [part for setting in SETTINGS for part in ("--set", setting)]
-        places = ["--limit", "2", "--jobs", "2", "--cache", str(cache), "-o", str(folder)]
+        places = ["--limit", "2", "--jobs", "2", "--lease", str(LEASE), "--cache", str(cache), "-o", str(folder)]
         heard = (
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a script's children ignore it
         )
         main = f"{heard}; from benchmark.cli import main; main()"
-        self.errors = folder.with_suffix(".errors")
+        self.errors = folder.with_suffix(f".{name}")
         with self.errors.open("w", encoding="utf-8") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", main, "run", *CELLS, *settings, *places, *options],
@@ -112,7 +115,10 @@ def load_shots(folder: Path, draw: random.Random) -> Path:
 def disturbed(folder: Path, cache: Path, draw: random.Random, seconds: float) -> int:
     """One run that is shot at, at file operations or at moments; the number of shots that hit."""
     options = draw.choice([["--retry-failed"], ["--retry-failed"], ["--rerun"]])
-    if draw.random() < 0.75:
+    kind = draw.random()
+    if kind < 0.3:
+        return beside_another(folder, cache, draw, seconds)
+    if kind < 0.8:
         shots = load_shots(folder.with_name(f"shots{draw.getrandbits(40):x}"), draw)
         Run(folder, cache, *options, shots=shots).wait()
         return len(list(shots.glob("*.fired")))
@@ -125,6 +131,24 @@ def disturbed(folder: Path, cache: Path, draw: random.Random, seconds: float) ->
         hits += run.shoot(whom, signal.SIGKILL if whom == "worker" else draw.choice(SIGNALS))
     run.wait()
     return hits
+
+
+def beside_another(folder: Path, cache: Path, draw: random.Random, seconds: float) -> int:
+    """Two runs of the same cells, of which one is killed, or stopped until its lease has expired and then woken up."""
+    runs = [Run(folder, cache, "--retry-failed", name=f"errors{number}") for number in range(2)]
+    victim, until = runs[0], time.monotonic() + draw.uniform(0, seconds)
+    while time.monotonic() < until and victim.process.poll() is None:
+        time.sleep(0.002)
+    if draw.random() < 0.5:
+        hit = victim.shoot("group", signal.SIGSTOP)
+        time.sleep(2.5 * LEASE)
+        victim.shoot("group", signal.SIGCONT)
+    else:
+        whom = draw.choice(["worker", "parent", "group"])
+        hit = victim.shoot(whom, signal.SIGKILL if whom == "worker" else draw.choice(SIGNALS))
+    for run in runs:
+        run.wait()
+    return int(hit)
 
 
 def files(folder: Path) -> dict[str, object]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import believable
 import numpy as np
 import pytest
 
+from benchmark.interface import CLUSTER
 from benchmark.report import numbers
 from benchmark.report.aggregate import aggregate_table, score_intervals, scores_of
 from benchmark.report.differences import against_exact
@@ -107,8 +109,40 @@ def bold(table):
     return [row.label for row in table.rows if any(one.bold for one in row.printed)]
 
 
+def test_windows_that_depend_on_each_other_count_as_one(tmp_path):
+    """Ten windows in each of four stretches, of which lavo is worse in two: forty windows would call that resolved."""
+    stretches = np.repeat(np.arange(4), 10)
+    error = np.linspace(1.0, 2.0, 40)
+    columns = {"softmax": error, "lavo": error + np.repeat([0.5, 0.5, 0.0, 0.0], 10)}
+    for clusters in (None, stretches):
+        folder = tmp_path / ("windows" if clusters is None else "stretches")
+        for attention, values in columns.items():
+            for seed in range(3):
+                made = believable.make_record("forecasting", "informer", "causal_self", attention, seed)
+                mean = float(values.mean()) + (0.01 * seed if attention == "lavo" else 0)
+                record = replace(made.record, status="completed", metrics={"mse": MetricValue(mean, 40)})
+                own = {"mse": values} if clusters is None else {"mse": values, CLUSTER: clusters}
+                believable.write(folder, made._replace(record=record, columns=own))
+    found = {
+        name: against_exact(group_records(records([tmp_path / name]))[0])["lavo"] for name in ("windows", "stretches")
+    }
+    assert found["windows"].over_examples.n == 40
+    assert found["windows"].verdict == "worse"
+    assert found["stretches"].over_examples.n == 4
+    assert found["stretches"].verdict == "open"
+
+
 def test_bold_is_the_best_outside_the_others_spread(tmp_path):
     assert bold(two_attentions(tmp_path, [1.0, 1.1, 1.2], [0.5, 0.6, 0.7])) == ["lavo"]
+
+
+def test_a_second_exact_attention_hides_no_best(tmp_path):
+    """flash has one seed, and computes what softmax does: it is neither a rival nor a reason to call nothing best."""
+    believable.write_cell(
+        tmp_path, "forecasting", "informer", "causal_self", "flash", 0, metrics={"mse": MetricValue(0.99, 200)}
+    )
+    assert bold(two_attentions(tmp_path, [1.0, 1.1, 1.2], [0.5, 0.6, 0.7])) == ["lavo"]
+    assert bold(two_attentions(tmp_path, [0.5, 0.6, 0.7], [1.0, 1.1, 1.2])) == ["softmax"]
 
 
 def test_nothing_is_bold_within_the_spread(tmp_path):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toy_task
 from torch import nn
 
 from benchmark import registry, results
+from benchmark.files import machine_digits
 from benchmark.running import runner, workers
+from benchmark.running.claims import Ticket
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import RunSettings
@@ -60,6 +64,19 @@ def test_a_cell_leaves_its_whole_record(toy, tmp_path):
     assert not (tmp_path / "out" / runner.CHECKPOINTS / cell.hash).exists()
 
 
+def test_examples_that_depend_on_each_other_say_so(toy, tmp_path, monkeypatch):
+    class Pairs(list):
+        clusters = np.arange(10) // 2
+
+    load = toy_task.Toy.load_data
+    monkeypatch.setattr(
+        toy_task.Toy, "load_data", lambda self, *where: (found := load(self, *where))._replace(test=Pairs(found.test))
+    )
+    runner.run_cell(plan()[0], place(tmp_path / "out"))
+    (record,) = results.records([tmp_path / "out"])
+    assert record.examples["cluster"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
 def test_a_record_names_no_person_and_no_place(toy, tmp_path):
     cell = plan()[0]
     runner.run_cell(cell, place(tmp_path / "out"))
@@ -78,7 +95,7 @@ def test_a_finished_cell_is_not_run_again(toy, tmp_path):
     for cell in cells:
         runner.run_cell(cell, place(tmp_path))
     assert runner.to_run(cells, tmp_path) == []
-    assert runner.to_run(cells, tmp_path, rerun=True) == cells
+    assert runner.to_run(cells, tmp_path, runner.Redo(everything=True)) == cells
 
 
 def run_remaining(cells: list[Cell], folder: Path) -> None:
@@ -103,7 +120,7 @@ def test_a_cell_whose_parent_is_gone_did_not_fail(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
     cell, own = plan()[0], replace(place(tmp_path), debug=True)  # else it mutes this process
     with pytest.raises(SystemExit):
-        workers._work(_OneCellThenGone(cell), own)
+        workers._work(_OneCellThenGone((cell, Ticket("0" * 16))), own)
     assert not cell.path(tmp_path).exists()
 
 
@@ -152,7 +169,7 @@ def test_what_goes_wrong_is_a_record_with_its_reason(toy, tmp_path, attention, s
     assert (found[attention].status, found[attention].reason) == (status, reason)
     assert found["none"].status == "completed"
     assert runner.to_run(cells, tmp_path) == []
-    assert bool(runner.to_run(cells, tmp_path, retry_failed=True)) == (status != "unsupported")
+    assert bool(runner.to_run(cells, tmp_path, runner.Redo(failed=True))) == (status != "unsupported")
 
 
 def test_a_damaged_record_is_run_again(toy, tmp_path):
@@ -182,15 +199,23 @@ def test_a_probe_that_is_killed_leaves_nothing_for_ever(tmp_path, monkeypatch):
 
 
 def test_temporary_files_of_a_killed_run_are_removed_from_output_and_cache(tmp_path):
-    ours = [tmp_path / "out" / "lm" / ".a.json.ab12_cd3.tmp", tmp_path / "cache" / ".lm-1.tokens.bin.xy98zt_0.tmp"]
+    here, there = machine_digits()[:8], "0123abcd"
+    old = tmp_path / "out" / f".b.json.{there}.ab12_cd3.tmp"
+    ours = [
+        tmp_path / "out" / "lm" / f".a.json.{here}.ab12_cd3.tmp",
+        tmp_path / "cache" / f".lm-1.tokens.bin.{here}.xy98zt_0.tmp",
+        old,  # of another machine, two days ago
+    ]
     others = [
         tmp_path / "out" / ".tmp",
         tmp_path / "out" / ".draft.tmp",
-        tmp_path / "cache" / "deep" / ".a.ab12_cd3.tmp",
+        tmp_path / "out" / f".a.json.{there}.ab12_cd3.tmp",  # another machine may be writing it
+        tmp_path / "cache" / "deep" / f".a.{here}.ab12_cd3.tmp",
     ]
     for path in [*ours, *others]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    os.utime(old, (time.time() - 172_800,) * 2)
     runner.clean(tmp_path / "out", [], cache=tmp_path / "cache")
     assert not any(path.exists() for path in ours)
     assert all(path.exists() for path in others)

@@ -82,9 +82,9 @@ def ratio(sums):
 def test_sums_give_what_the_loop_over_draws_gives(monkeypatch, elements):
     monkeypatch.setattr("benchmark.statistics._ELEMENTS", elements)  # in parts, too
     generator = np.random.default_rng(5)
-    tokens = generator.integers(5, 50, 80).astype(float)
-    a = {"nats": generator.gamma(2.0, 10.0, 80), "tokens": tokens}
-    b = {"nats": a["nats"] * generator.normal(1.03, 0.1, 80), "tokens": tokens}
+    tokens = generator.integers(5, 50, 120).astype(float)
+    a = {"nats": generator.gamma(2.0, 10.0, 120), "tokens": tokens}
+    b = {"nats": a["nats"] * generator.normal(1.03, 0.1, 120), "tokens": tokens}
     slow = paired_randomisation(
         a, b, lambda columns: float(columns["nats"].sum() / columns["tokens"].sum()), draws=4000
     )
@@ -99,13 +99,84 @@ def test_of_two_samples_of_one_distribution_one_is_better_in_five_per_cent_and_t
     generator, count = np.random.default_rng(6), 600
     called, covered = 0, 0
     for _ in range(count):
-        level = generator.normal(size=(80, 1))  # what an example has in common for both
-        a, b = (np.concatenate([level + generator.normal(size=(80, 1)), np.ones((80, 1))], axis=1) for _ in "ab")
+        level = generator.normal(size=(120, 1))  # what an example has in common for both
+        a, b = (np.concatenate([level + generator.normal(size=(120, 1)), np.ones((120, 1))], axis=1) for _ in "ab")
         found = paired_test_of_sums(resample(a, b, draws=400, seed=int(generator.integers(1 << 31))), ratio)
         called += found.p < 0.05
         covered += found.low <= 0 <= found.high
     assert 0.02 < called / count < 0.08
     assert 0.92 < covered / count < 0.97
+
+
+def coverage(draw, *, count=1000):
+    """The share of simulations whose 95 % interval of a ratio of sums holds the true difference.
+
+    draw: generator -> (a, b, clusters, difference).
+    """
+    generator, covered = np.random.default_rng(7), 0
+    for _ in range(count):
+        a, b, clusters, difference = draw(generator)
+        found = paired_test_of_sums(resample(a, b, clusters, draws=1000, seed=int(generator.integers(1 << 31))), ratio)
+        covered += found.low <= difference <= found.high
+    return covered / count
+
+
+@pytest.mark.parametrize("n", [5, 12, 40, 200])
+def test_intervals_over_examples_cover_in_95_of_100_simulations(n):
+    """b has 1 nat more a token than a; texts have different lengths, and some are harder for both."""
+
+    def draw(generator):
+        tokens = generator.integers(20, 60, n).astype(float)
+        level = generator.gamma(4.0, 0.5, n)
+        a, b = (
+            np.stack([(level + more + 0.3 * generator.normal(size=n)) * tokens, tokens], axis=-1) for more in (0, 1)
+        )
+        return a, b, None, 1.0
+
+    assert coverage(draw) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("num_clusters", [6, 20, 80])
+def test_intervals_over_clusters_cover_where_examples_depend_on_each_other(num_clusters):
+    def draw(generator):
+        clusters = np.repeat(np.arange(num_clusters), 8)
+        shared = generator.normal(size=num_clusters)[clusters]  # how much better b is in this cluster
+        zero, ones = np.zeros(len(clusters)), np.ones(len(clusters))
+        b = shared + 0.5 * generator.normal(size=len(clusters))
+        return np.stack([zero, ones], axis=-1), np.stack([b, ones], axis=-1), clusters, 0.0
+
+    assert coverage(draw) == pytest.approx(0.95, abs=0.02)
+    blind = coverage(lambda generator: (*draw(generator)[:2], None, 0.0), count=200)
+    assert blind < 0.75  # the same examples, taken to be independent
+
+
+def test_few_units_give_student_s_test_of_the_mean():
+    generator = np.random.default_rng(8)
+    a, b = generator.normal(size=12), generator.normal(0.4, 1.0, size=12)
+    with_ones = (np.stack([values, np.ones(12)], axis=-1) for values in (a, b))
+    found = paired_test_of_sums(resample(*with_ones), ratio)
+    expected = stats.ttest_rel(b, a)
+    assert found.p == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_clusters_of_one_example_change_nothing():
+    generator = np.random.default_rng(9)
+    a, b = (np.stack([generator.normal(size=120), np.ones(120)], axis=-1) for _ in "ab")
+    assert paired_test_of_sums(resample(a, b), ratio) == pytest.approx(
+        paired_test_of_sums(resample(a, b, np.arange(120)), ratio)
+    )
+
+
+def test_intervals_over_seeds_cover_in_95_of_100_simulations_and_one_of_two_equal_attentions_is_better_in_5():
+    generator, count = np.random.default_rng(10), 4000
+    a, b = generator.normal(size=(2, count, 3)) + generator.normal(size=(count, 3))  # seeds are paired
+    tests = [paired_t_test(first, second) for first, second in zip(a, b, strict=True)]
+    assert np.mean([test.low <= 0 <= test.high for test in tests]) == pytest.approx(0.95, abs=0.02)
+    families = np.array([test.p for test in tests]).reshape(-1, 5)  # five attentions in a table
+    called = [min(holm(list(family))) < 0.05 for family in families]
+    assert np.mean(called) < 0.07
 
 
 def test_a_figure_that_is_not_finite_is_not_tested():

@@ -20,11 +20,13 @@ from benchmark.cli.options import (
     Device,
     Include,
     Jobs,
+    Lease,
     Patterns,
     Preset,
     Tuned,
 )
 from benchmark.cli.printing import console, say, say_left_out, say_report
+from benchmark.cli.working import work
 
 app = typer.Typer(
     name="lavo-bench",
@@ -35,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(work)
 
 
 class Kind(StrEnum):
@@ -128,7 +131,11 @@ def run(
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished cells again.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
     cell_timeout: CellTimeout = 3600.0,
+    lease: Lease = 60.0,
     tuned: Tuned = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Write the plan for lavo-bench work, and train nothing.")
+    ] = False,
     report: Annotated[
         bool,
         typer.Option(
@@ -142,7 +149,6 @@ def run(
     from benchmark.running import command, runner
     from benchmark.settings.command import cache_folder, device_of, include_files, names_in, output_of, runs_of
     from benchmark.settings.tuned import FOLDER as TUNED
-    from benchmark.settings.tuned import read_rates
 
     include = include_files(include_path)
     chosen = {
@@ -164,15 +170,15 @@ def run(
         include=include,
         debug=debug or _debugging(),
         cell_timeout=cell_timeout,
+        lease=lease,
         rank=rank,
         processes=processes,
     )
     runner.probe_output(place.output)
-    rates = read_rates(tuned or TUNED)
-    status = command.run_plan(
-        runs, place, console(), say, jobs=jobs, rerun=rerun, retry_failed=retry_failed, rates=rates
-    )
-    if report and rank == 0:
+    redo = runner.Redo(failed=retry_failed, everything=rerun)
+    asked = command.Asked(tuned=tuned or TUNED, jobs=jobs, redo=redo, plan_only=plan_only)
+    status = command.run_plan(runs, place, console(), say, asked)
+    if report and rank == 0 and not plan_only:
         from benchmark.report import build_report
 
         command.measure_once(runs, place, say)
@@ -367,6 +373,12 @@ def report(
     directories: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...", help="Folders of records.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the report.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write the report again even if nothing has changed.")] = False,
+    claims: Annotated[
+        Path | None,
+        typer.Option(
+            "--claims", help="YAML file of claims to judge, as configs/claims.yaml, which counts if it is left out."
+        ),
+    ] = None,
 ) -> None:
     """Makes a report from records: markdown, HTML, figures and tables."""
     from benchmark.report import build_report
@@ -374,7 +386,7 @@ def report(
 
     chosen = directories or [Path("results/quick")]
     check_folders(chosen)
-    built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force)
+    built = build_report(chosen, output or Path("reports") / chosen[0].resolve().name, force=force, claims=claims)
     raise typer.Exit(say_report(built))
 
 

@@ -49,6 +49,12 @@ CellTimeout = Annotated[
     float,
     typer.Option("--cell-timeout", min=1, help="Seconds without progress after which a cell is ended as failed."),
 ]
+Lease = Annotated[
+    float,
+    typer.Option(
+        "--lease", min=1, help="Seconds without a sign of life after which other processes may take over a cell."
+    ),
+]
 Tuned = Annotated[
     Path | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchmark.interface import Sums, mean_of
+from benchmark.interface import CLUSTER, Sums, mean_of
 from benchmark.report.groups import Entry, Group, task_metrics
 from benchmark.results import Record
 from benchmark.statistics import PairedTest, holm, paired_randomisation, paired_t_test, paired_test_of_sums, resample
@@ -70,7 +70,7 @@ def _verdict(
 
 
 def tests_over_examples(a: Entry, b: Entry, metrics: Sequence[str], task: str) -> dict[str, PairedTest]:
-    """Tests over the examples of the first seed that both have: metric -> test.
+    """Tests over the examples of the first seed that both have, or over clusters of them where records name clusters: metric -> test.
 
     Empty if the examples aren't the same.  Metrics that can't be computed from their columns are left out, and so are those for which
     the columns give another figure than the record has.
@@ -83,6 +83,8 @@ def tests_over_examples(a: Entry, b: Entry, metrics: Sequence[str], task: str) -
         first, second = ({str(name): column.to_numpy() for name, column in r.examples.items()} for r in pair)
     except ValueError:  # recorded without examples, or copied without them
         return {}
+    clusters = first.pop(CLUSTER, None)
+    second.pop(CLUSTER, None)
     if first.keys() != second.keys() or len({len(column) for column in (*first.values(), *second.values())}) != 1:
         return {}
     forms = {name: form for name in metrics if (form := _sums(name, task, first)) is not None}
@@ -95,12 +97,11 @@ def tests_over_examples(a: Entry, b: Entry, metrics: Sequence[str], task: str) -
     terms = {name: (form.terms(first), form.terms(second)) for name, form in forms.items()}
     if not terms:
         return tests
-    found = resample(
-        *(np.concatenate([pair[side] for pair in terms.values()], axis=1) for side in (0, 1)), draws=_DRAWS
-    )
+    one, other = (np.concatenate([pair[side] for pair in terms.values()], axis=1) for side in (0, 1))
+    found = resample(one, other, clusters, draws=_DRAWS)
     begin = 0
-    for name, (one, _) in terms.items():
-        part = slice(begin, begin := begin + one.shape[1])
+    for name, (own, _) in terms.items():
+        part = slice(begin, begin := begin + own.shape[1])
         test = paired_test_of_sums(found.only(part), forms[name].value)
         if _agrees(forms[name].value(found.totals[0, part]), pair[0].value(name)):
             tests[name] = test

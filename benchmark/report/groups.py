@@ -76,6 +76,12 @@ class Group:
         return [entry for entry in self.entries if not entry.is_control]
 
     @property
+    def compared(self) -> list[Entry]:
+        """The contenders without further exact attentions: those compute the same function as the reference, and tell its noise."""
+        reference = self.reference
+        return [entry for entry in self.contenders if not entry.is_exact or entry is reference or reference is None]
+
+    @property
     def records(self) -> list[Record]:
         """The records of all rows."""
         return [record for entry in self.entries for record in entry.records]

@@ -16,6 +16,8 @@ from benchmark.files import write_bytes
 from benchmark.measuring.peaks import peak_files
 from benchmark.registry import TASKS
 from benchmark.report.by_task import PARTS, module_file
+from benchmark.report.claims.files import DEFAULT as claims_file
+from benchmark.report.published import LEDGER as ledger_file
 from benchmark.report.speed import sweep_files
 from benchmark.results import ATTACHMENTS, CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, record_files, records
 from benchmark.settings.tuned import FOLDER
@@ -84,8 +86,8 @@ def read_state(output: Path) -> State | None:
         return None
 
 
-def digests(directories: Sequence[Path]) -> dict[str, str]:
-    """Returns the SHA-256 of every file on which the report depends: records, files beside them, sweeps, tuning, and code.
+def digests(directories: Sequence[Path], claims: Path | None = None) -> dict[str, str]:
+    """Returns the SHA-256 of every file on which the report depends: records, files beside them, sweeps, tuning, claims, and code.
 
     Raises ValueError for a folder that isn't there.
     """
@@ -102,6 +104,8 @@ def digests(directories: Sequence[Path]) -> dict[str, str]:
         if file.suffix in (".py", ".jinja", ".css", ".js"):
             files[f"benchmark/report/{file.relative_to(Path(__file__).parent).as_posix()}"] = file
     files |= {f"configs/tuned/{file.name}": file for file in sorted(FOLDER.glob("*.yaml"))}
+    beside_code = {"claims": claims or claims_file, "published figures": ledger_file}
+    files |= {name: file for name, file in beside_code.items() if file.is_file()}
     for task in TASKS:
         for part in PARTS:
             own = module_file(task, part)

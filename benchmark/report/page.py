@@ -14,6 +14,8 @@ from benchmark.measuring.points import WHOLE_MODEL
 from benchmark.report import inputs
 from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
+from benchmark.report.claims import claims_blocks
+from benchmark.report.claims.files import read_claims
 from benchmark.report.degenerate import is_degenerate
 from benchmark.report.differences import Difference, against_exact
 from benchmark.report.document import Beside, Block, Folded, Heading, Shown, Text, View, render_markdown
@@ -38,15 +40,21 @@ class Built(NamedTuple):
     damaged: list[str]  # a line for each file of the results that could not be read: its name and the fault
 
 
-def build_report(directories: Sequence[Path], output: Path, *, force: bool = False) -> Built:
+def build_report(
+    directories: Sequence[Path], output: Path, *, force: bool = False, claims: Path | None = None
+) -> Built:
     """Writes ``report.md`` and ``report.html`` into ``output``, with ``figures/`` and ``tables/``.
 
+    claims: a file of claims, whose verdicts the report shows; None for the paper's, about LAVO.
+
     If nothing has changed since a complete report was built, it does nothing, unless ``force`` is set.  Figures that fail and
-    damaged records are left out, and the report names them.  Raises ValueError for a folder that isn't there.
+    damaged records are left out, and the report names them.  Raises ValueError for a folder that isn't there, and ConfigError for
+    a damaged file of claims.
     """
     directories = [Path(directory) for directory in directories]
+    read_claims(claims)  # a damaged file ends the command before anything is drawn
     markdown, page = output / "report.md", output / "report.html"
-    digests = inputs.digests(directories)
+    digests = inputs.digests(directories, claims)
     before = inputs.read_state(output) if page.exists() and markdown.exists() and not force else None
     if before is not None and before.inputs == digests and not before.faults:
         return Built(markdown, page, [], changed=False, damaged=before.damaged)
@@ -54,7 +62,8 @@ def build_report(directories: Sequence[Path], output: Path, *, force: bool = Fal
     gallery = Gallery(output / "figures", f"lavo-bench report {' '.join(names)} -o {shown_path(output)}")
     found = inputs.read(directories)
     verified = read_rates(FOLDER).files
-    blocks = _Builder(output / "tables", gallery, verified).blocks(found, directories, names, shown_path(output))
+    builder = _Builder(output / "tables", gallery, verified, claims)
+    blocks = builder.blocks(found, directories, names, shown_path(output))
     title = f"Attention benchmark: {output.name}"
     write_bytes(markdown, render_markdown(title, blocks).encode())
     write_bytes(page, render_html(title, blocks, gallery.folder).encode())
@@ -75,8 +84,8 @@ class _Shown(NamedTuple):
 class _Builder:
     """Collects the blocks of the page, view by view, and writes the files of the tables."""
 
-    def __init__(self, tables: Path, gallery: Gallery, verified: Sequence[TunedFile]) -> None:
-        self.tables, self.gallery, self.verified = tables, gallery, verified
+    def __init__(self, tables: Path, gallery: Gallery, verified: Sequence[TunedFile], claims: Path | None) -> None:
+        self.tables, self.gallery, self.verified, self.claims = tables, gallery, verified, claims
 
     def blocks(
         self, found: inputs.Readable, directories: Sequence[Path], names: Sequence[str], output: str
@@ -98,6 +107,7 @@ class _Builder:
             "Recall": self._recall(shown, written),
             "Tasks": self._tasks(shown, written),
             "Efficiency": self._speed(sweeps, read_peaks(directories)) if sweeps else [],
+            "Claims": self._claims(shown),
             "Provenance": [*how_to_read(), *provenance(groups, found.records, names, output)],
         }
         blocks: list[Block] = header(found.records, found.damaged)
@@ -176,6 +186,13 @@ class _Builder:
                 blocks.append(Heading(3, words(task).capitalize()))
             blocks += self._group(shown, group, written[id(group)], level=4)
         return blocks
+
+    def _claims(self, shown: _Shown) -> list[Block]:
+        """Returns the view of the claims, and writes them to a file of their own as well."""
+        judged = claims_blocks(shown.groups, shown.cards, shown.sweeps, self.claims)
+        if judged:
+            write_bytes(self.tables.with_name("claims.md"), render_markdown("Claims", judged).encode())
+        return list(judged)
 
     def _group(self, shown: _Shown, group: Group, tables: Sequence[Table], *, level: int) -> list[Block]:
         from benchmark.report.figures import training_curves

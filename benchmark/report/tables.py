@@ -108,6 +108,7 @@ def metric_tables(group: Group, differences: Mapping[str, Difference]) -> list[T
 def _metric_table(group: Group, names: Sequence[str], part: int, differences: Mapping[str, Difference]) -> Table:
     metrics = group.metrics()
     entries = [*group.contenders, *(entry for entry in group.entries if entry.is_control)]
+    compared = group.compared
     reference = group.reference if part == 0 and names else None
     columns = ["attention", "seeds"]
     columns += [heading(name, metrics[name].higher_is_better, metrics[name].unit) for name in names]
@@ -117,7 +118,7 @@ def _metric_table(group: Group, names: Sequence[str], part: int, differences: Ma
     places = {name: numbers.decimals([s for s in summaries[name] if s is not None]) for name in names}
     best = {
         name: best_outside_spread(
-            [None if entry.is_control else summary for entry, summary in zip(entries, summaries[name], strict=True)],
+            [summary if entry in compared else None for entry, summary in zip(entries, summaries[name], strict=True)],
             higher_is_better=metrics[name].higher_is_better,
         )
         for name in names
@@ -199,7 +200,8 @@ def difference_note(differences: Mapping[str, Difference]) -> str:
     seeds = max(found.over_seeds.n for found in differences.values())
     note = (
         f"Differences: mean over seeds; 95 % interval over {seeds} seeds (Student's t) and, for the first seed, over the test examples "
-        "(paired bootstrap, which is too narrow where examples overlap or depend on each other). Better, worse: resolved, "
+        "(paired bootstrap, a jackknife below 100; of documents, shapes or stretches of a series, where the records name them because "
+        "examples depend on each other). Better, worse: resolved, "
         "that is p below 5 % over seeds, adjusted by Holm in this table, and over test examples; open: not resolved."
     )
     return note if seeds > 1 else f"{note} With one seed nothing is resolved: the interval tells of test sampling only."
@@ -284,17 +286,18 @@ def margin_note(group: Group, entries: Sequence[Entry], names: Sequence[str]) ->
 
 def bold_note(group: Group, names: Sequence[str], any_bold: bool) -> str:
     """Returns a note on what bold means in this table, or why nothing is bold."""
-    single = [entry.label for entry in group.contenders if len(entry.completed) == 1]
-    if not names or not any(entry.completed for entry in group.contenders):
+    compared = group.compared
+    single = [entry.label for entry in compared if len(entry.completed) == 1]
+    if not names or not any(entry.completed for entry in compared):
         return ""
     if single:
         return (
             "Nothing is bold: with one seed the spread is unknown"
-            + (f" ({escape(', '.join(single))})" if len(single) < len(group.contenders) else "")
+            + (f" ({escape(', '.join(single))})" if len(single) < len(compared) else "")
             + ", so a best can't be told from chance."
         )
     if any_bold:
-        return "Bold: the best, where its mean ± deviation over seeds touches that of no other attention."
+        return "Bold: the best, where its mean ± deviation over seeds touches that of no other attention (exact ones count once)."
     return "Nothing is bold: the mean ± deviation of the best touches that of another attention."
 
 

@@ -4,45 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
 from benchmark.measuring.points import FILE_NAME
 from benchmark.results import Status
 from benchmark.running import runner, workers
+from benchmark.running.plans import remove_done, write_plan
 from benchmark.running.progress import Display
 from benchmark.settings.cell import Cell
 from benchmark.settings.choices import choose_attentions
 from benchmark.settings.command import Run
 from benchmark.settings.plan import plan_cells
-from benchmark.settings.tuned import Rates
+from benchmark.settings.tuned import read_rates
 
 Say = Callable[[str], None]
 
 
-def run_plan(
-    runs: Sequence[Run],
-    place: runner.Place,
-    console: Console,
-    say: Say,
-    *,
-    jobs: int | None,
-    rerun: bool,
-    retry_failed: bool,
-    rates: Rates | None = None,
-) -> int:
+class Asked(NamedTuple):
+    """What ``lavo-bench run`` was asked for, besides the runs.
+
+    plan_only   write the plan for ``lavo-bench work`` and train nothing
+    """
+
+    tuned: Path
+    jobs: int | None = None
+    redo: runner.Redo = runner.NOTHING_ANEW
+    plan_only: bool = False
+
+
+def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Say, asked: Asked) -> int:
     """Runs the cells that have no record yet.  Returns the exit status: 1 if a cell has failed, else 0.
 
     If torchrun started several processes, all of them work on every cell, and only the first one prints anything.
     Raises ConfigError before anything is trained, and MachineFault if the machine fails during the run.
     """
-    cells = plan_cells(runs, place.cache, rates)
-    waiting = runner.to_run(cells, place.output, rerun=rerun, retry_failed=retry_failed)
+    cells = plan_cells(runs, place.cache, read_rates(asked.tuned))
+    together = place.processes > 1
+    waiting = runner.to_run(cells, place.output, asked.redo)
     if place.rank:
         runner.run_together(waiting, place)
         return 0
-    runner.clean(place.output, cells, cache=place.cache, rerun=rerun)
+    if waiting and not together and not asked.redo.everything:
+        where = {"tuned": asked.tuned, "cache": place.cache}
+        write_plan(place.output, cells, runs, **where, include=place.include, retry_failed=asked.redo.failed)
+    if asked.plan_only:
+        say(f"{len(waiting)} of {len(cells)} cells planned; lavo-bench work {place.output} runs them")
+        return 0
+    return run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=asked.redo)
+
+
+def run_cells_of(
+    cells: Sequence[Cell],
+    place: runner.Place,
+    console: Console,
+    say: Say,
+    *,
+    jobs: int | None,
+    redo: runner.Redo,
+) -> int:
+    """Runs those of these cells that have no record yet, says how it went, and returns the exit status."""
+    runner.clean(place.output, cells, cache=place.cache)
+    waiting = runner.to_run(cells, place.output, redo)
     together = place.processes > 1
+    if together and redo.everything:
+        for cell in waiting:
+            runner.remove_checkpoints(cell, place.output)
     shared = f"; {place.processes} processes a cell" if together else ""
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already{shared}; records in {place.output}")
     if any(cell.rate_from == "tuned" for cell in cells):
@@ -50,13 +78,19 @@ def run_plan(
             {cell.title.rpartition(".")[0] for cell in cells if cell.rate_from == "preset" and not cell.unsupported}
         )
         say(f"learning rates: tuned, but for {len(untuned)} of the preset" if untuned else "learning rates: tuned")
-    outcomes = train(waiting, place, console, jobs=jobs)
+    outcomes = train(waiting, place, console, jobs=jobs, redo=redo)
     runner.remove_if_empty(place.output)
+    remove_done(place.output)
     return _sum_up(cells, outcomes, place.output, say)
 
 
 def train(
-    waiting: Sequence[Cell], place: runner.Place, console: Console, *, jobs: int | None = None
+    waiting: Sequence[Cell],
+    place: runner.Place,
+    console: Console,
+    *,
+    jobs: int | None = None,
+    redo: runner.Redo = runner.NOTHING_ANEW,
 ) -> dict[str, Status]:
     """Runs these cells under a progress display.  Returns hash -> status."""
     outcomes: dict[str, Status] = {}
@@ -74,7 +108,7 @@ def train(
             runner.run_together(waiting, place, listen)
         else:
             jobs = jobs or workers.default_jobs(place.device, max(cell.threads for cell in waiting))
-            workers.run_cells(waiting, place, jobs=jobs, listen=listen)
+            workers.run_cells(waiting, place, jobs=jobs, listen=listen, redo=redo)
     return outcomes
 
 

@@ -87,7 +87,8 @@ class Display:
         if event.cell.hash in self._bars:
             self._progress.remove_task(self._bars.pop(event.cell.hash))
         self._progress.update(self._total_bar, completed=self.done)
-        self._print(f"[{self.done}/{self.total}] {event.cell.title}: {_outcome(event.record)}")
+        by_whom = ", by another run" if event.phase == "elsewhere" else ""
+        self._print(f"[{self.done}/{self.total}] {event.cell.title}: {_outcome(event.record)}{by_whom}")
 
     def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -15,10 +15,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from benchmark.files import as_machine_fault, is_machine_fault, probe, remove_abandoned
-from benchmark.interface import HasCurves, LearnsRules, ScoresTestInFull, Splits, Task
+from benchmark.interface import CLUSTER, Clustered, HasCurves, LearnsRules, ScoresTestInFull, Splits, Task
 from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
 from benchmark.running import checkpoint, provenance
+from benchmark.running.claims import LEASE_SECONDS, LostClaim, Ticket
+from benchmark.running.publish import publish, settle
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import TrainSettings
@@ -39,6 +41,7 @@ class Place:
     part: Literal["test", "validation"] = (
         "test"  # on which cells are judged; validation for trials, whose records aren't results
     )
+    lease: float = LEASE_SECONDS  # without a sign of life, after which other processes may take a cell over
     processes: int = 1  # number of processes (torchrun) that train each cell together
     rank: int = 0  # of this process among them; only rank 0 writes records
 
@@ -47,7 +50,9 @@ class Place:
 class Event:
     """Something that happened to a cell; the display shows it."""
 
-    kind: str  # start, progress, silent (no progress for ``seconds``), end, fault (the machine failed: ``reason``)
+    # start, progress, silent (no progress for ``seconds``), end, lost (another process has taken the cell), fault (the machine
+    # failed: ``reason``)
+    kind: str
     cell: Cell
     step: int = 0
     num_steps: int = 0
@@ -73,24 +78,44 @@ def probe_output(output: Path) -> None:
         raise ConfigError(f"-o {output}: can't be written to: {error.strerror}") from None
 
 
-def to_run(cells: Iterable[Cell], output: Path, *, rerun: bool = False, retry_failed: bool = False) -> list[Cell]:
-    """Returns the cells that have no record yet; with ``retry_failed`` also those that failed, with ``rerun`` all of them."""
-    done = ("completed", "unsupported") if retry_failed else ("completed", "unsupported", "failed", "out_of_memory")
-    return [cell for cell in cells if rerun or status_of(cell, output) not in done]
+class Redo(NamedTuple):
+    """Which cells are run again although they have a record: those that failed, or all."""
+
+    failed: bool = False
+    everything: bool = False
+
+    def wants(self, cell: Cell, output: Path) -> bool:
+        """Returns whether the cell must be run: it has no readable record, or one that is to be made anew."""
+        done = ("completed", "unsupported") if self.failed else ("completed", "unsupported", "failed", "out_of_memory")
+        return self.everything or status_of(cell, output) not in done
 
 
-def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None, rerun: bool = False) -> None:
-    """Removes what killed runs left behind: temporary files, and checkpoints that are not needed any more.
+NOTHING_ANEW = Redo()
 
-    Checkpoints are needed only by cells without a record, and by none if all are to start anew (``rerun``).
+
+def to_run(cells: Iterable[Cell], output: Path, redo: Redo = NOTHING_ANEW) -> list[Cell]:
+    """Returns the cells that must be run."""
+    return [cell for cell in cells if redo.wants(cell, output)]
+
+
+def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None) -> None:
+    """Removes what killed runs left behind: temporary files, and checkpoints of cells that have a record.
+
+    Records whose publication was interrupted are completed.
     """
+    settle(output)
     remove_abandoned(output)
     if cache is not None:
         remove_abandoned(cache, below=False)
     for cell in cells:
-        if rerun or status_of(cell, output) is not None:
-            checkpoint.remove(output / CHECKPOINTS / cell.hash)
+        if status_of(cell, output) is not None:
+            remove_checkpoints(cell, output)
     remove_if_empty(output)
+
+
+def remove_checkpoints(cell: Cell, output: Path) -> None:
+    """Removes the checkpoints of a cell, so that it starts anew."""
+    checkpoint.remove(output / CHECKPOINTS / cell.hash)
 
 
 def remove_if_empty(output: Path) -> None:
@@ -119,10 +144,12 @@ class Figures(NamedTuple):
     curves: Mapping[str, Any]
 
 
-def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Record:
+def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None, ticket: Ticket | None = None) -> Record:
     """Trains and evaluates one cell, and writes its record.  An error of the cell goes into the record and is not raised.
 
-    Raises MachineFault if the machine fails; the cell then gets no record, because it is not at fault.
+    ticket: of the claim under which the cell runs.  Without one no other process may work in the folder.
+    Raises MachineFault if the machine fails; the cell then gets no record, because it is not at fault.  Raises LostClaim if
+    another process has taken the cell.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     figures: Figures | None = None
@@ -133,6 +160,8 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Rec
     else:
         try:
             figures = _measured(cell, place, listen)
+        except LostClaim:
+            raise
         except Exception as error:
             if is_machine_fault(error):
                 raise as_machine_fault(error, cell.title) from error
@@ -154,7 +183,10 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None) -> Rec
     steps = 0 if figures is None else figures.efficiency.steps or 0
     listen(Event("progress", cell, steps, steps, phase="writing"))  # where a copy of the process, made by os.fork, ends
     columns, curves = (None, None) if figures is None else (figures.columns, figures.curves)
-    record = write_record(cell.path(place.output), record, columns, curves)
+    if ticket is None:
+        record = write_record(cell.path(place.output), record, columns, curves)
+    else:
+        record = publish(place.output, record, ticket, cell.path(place.output), columns, curves)
     checkpoint.remove(_checkpoint_folder(cell, place))
     return record
 
@@ -217,7 +249,8 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
     peak = memory.peak_bytes(place.device)
     listen(Event("progress", cell, training.num_steps, training.num_steps, None, "testing"))
     is_trial = place.part == "validation"
-    columns = trainer.evaluate(validation_as_test(task, splits) if is_trial else splits.test)
+    part = validation_as_test(task, splits) if is_trial else splits.test
+    columns = _with_clusters(trainer.evaluate(part), part)
     curves: dict[str, Any] = {"training": training.curve, "validation": training.validation}
     if isinstance(task, HasCurves) and not is_trial:
         curves |= task.curves(trainer.bare)
@@ -252,6 +285,14 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
 def validation_as_test(task: Task, splits: Splits) -> Sequence[Any]:
     """Returns the validation examples such that ``score`` gives for them all that it gives for test examples."""
     return task.as_test(splits.validation) if isinstance(task, ScoresTestInFull) else splits.validation
+
+
+def _with_clusters(columns: Mapping[str, np.ndarray], part: Sequence[Any]) -> Mapping[str, np.ndarray]:
+    """Adds the column of clusters, if examples of the part depend on each other."""
+    if not isinstance(part, Clustered):
+        return columns
+    count = len(next(iter(columns.values())))
+    return {**columns, CLUSTER: part.clusters[:count]}
 
 
 def _task_of(cell: Cell, place: Place) -> tuple[Task, Splits, TrainSettings]:

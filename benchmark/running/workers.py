@@ -25,13 +25,26 @@ from typing import Any
 from benchmark.files import MachineFault
 from benchmark.measuring import memory
 from benchmark.registry import is_built_in
-from benchmark.results import Status, write_record
+from benchmark.results import Status, read_record
 from benchmark.running import family, fresh
-from benchmark.running.runner import Event, Listener, Place, record_without_figures, run_cell
+from benchmark.running.claims import BEATS_IN_A_LEASE, Claims, LostClaim, Ticket, holds
+from benchmark.running.publish import publish, settle
+from benchmark.running.runner import (
+    NOTHING_ANEW,
+    Event,
+    Listener,
+    Place,
+    Redo,
+    record_without_figures,
+    remove_checkpoints,
+    run_cell,
+)
 from benchmark.settings.cell import Cell
 
 REPORT_SECONDS = 0.2  # the shortest time between two messages about progress
+LOOK_SECONDS = 2.0  # between two looks at the cells that other processes have claimed
 SILENCE_SECONDS = 30.0  # without a message, after which the display says that a cell shows no progress
+NO_TICKET = Ticket("")
 _PIPE_CLOSED = (BrokenPipeError, ConnectionResetError, EOFError)
 
 
@@ -52,12 +65,16 @@ def _work(pipe: Connection, place: Place) -> None:
     new_state = fresh.current()  # restored below, so that every cell begins with the process state of a new worker
     for path in place.include:
         include_file(path)
-    last_sent, last_phase = 0.0, ""
+    last_sent, last_look, last_phase = 0.0, 0.0, ""
+    ticket = NO_TICKET
     worker = os.getpid()
 
     def send(event: Event) -> None:
-        """Sends an event, but drops it if the phase is the same and the last one was sent less than REPORT_SECONDS ago."""
-        nonlocal last_sent, last_phase
+        """Sends an event, but drops it if the phase is the same and the last one was sent less than REPORT_SECONDS ago.
+
+        Raises LostClaim if another process has taken the cell.
+        """
+        nonlocal last_sent, last_phase, last_look
         if os.getpid() != worker:  # an attention has called os.fork: the copy must neither train on nor write records
             os._exit(1)
         if time.monotonic() - last_sent >= REPORT_SECONDS or event.phase != last_phase:
@@ -66,11 +83,21 @@ def _work(pipe: Connection, place: Place) -> None:
                 pipe.send(event)
             except BrokenPipeError:  # the parent has ended: the cell must not be recorded as failed
                 raise SystemExit from None
+        # The parent renews the claim, but it may have been stopped.
+        if time.monotonic() - last_look >= place.lease / BEATS_IN_A_LEASE:
+            last_look = time.monotonic()
+            if not holds(place.output, event.cell.hash, ticket.token):
+                raise LostClaim(event.cell.hash)
 
-    while (cell := pipe.recv()) is not None:
+    while (given := pipe.recv()) is not None:
+        cell, ticket = given
+        last_look = time.monotonic()
         new_state.restore(cell.threads)
         try:
-            record = run_cell(cell, place, send)
+            record = run_cell(cell, place, send, ticket)
+        except LostClaim:
+            pipe.send(Event("lost", cell))
+            continue
         except MachineFault as fault:
             pipe.send(Event("fault", cell, reason=str(fault)))
             return
@@ -96,6 +123,7 @@ class _Worker:
     place: Place
     mark: str  # see the module's docstring
     cell: Cell | None = None  # the cell that it is running
+    ticket: Ticket = NO_TICKET  # of that cell
     # Name of an attention that is not built in and has run in this worker.  Its code may have changed global state.
     foreign_attention: str | None = None
     last_message_time: float = field(default_factory=time.monotonic)
@@ -109,42 +137,56 @@ class _Worker:
         return self.foreign_attention in (None, cell.attention)
 
 
-def run_cells(cells: Sequence[Cell], place: Place, *, jobs: int, listen: Listener = lambda _: None) -> None:
-    """Runs cells, ``jobs`` at a time, and writes a record of each.  Ctrl-C ends the workers and is raised again.
+def run_cells(
+    cells: Sequence[Cell],
+    place: Place,
+    *,
+    jobs: int,
+    listen: Listener = lambda _: None,
+    redo: Redo = NOTHING_ANEW,
+) -> None:
+    """Runs cells, ``jobs`` at a time, until each has a record.  Ctrl-C ends the workers and is raised again.
 
+    Other processes may work on the same cells in the same folder: each cell is run by the one that claims it, and this function waits
+    for the others' cells, or takes them over if their claims expire.  redo: which cells are run although they have a record.
     If there are several GPUs, the workers are spread over them.  Raises MachineFault if the machine fails: the cells that are
     running then get no record, so the next run continues them.
     """
-    _Pool(list(cells), place, listen).run(max(1, min(jobs, len(cells))))
+    _Pool(list(cells), place, listen, redo).run(max(1, min(jobs, len(cells))))
 
 
 class _Pool:
     """The workers of one run, and the cells that wait for a worker."""
 
-    def __init__(self, waiting: list[Cell], place: Place, listen: Listener) -> None:
-        self.waiting, self.place, self.listen = waiting, place, listen
+    def __init__(self, waiting: list[Cell], place: Place, listen: Listener, redo: Redo) -> None:
+        self.waiting, self.place, self.listen, self.redo = waiting, place, listen, redo
+        self.elsewhere: list[Cell] = []  # cells that other processes have claimed
+        self.claims = Claims(place.output, place.lease)
         self.mark = secrets.token_hex(8)  # the marks of this run's workers begin with it
         self.workers: list[_Worker] = []
         self._num_started = 0
+        self._last_look_elsewhere = time.monotonic()
 
     def run(self, jobs: int) -> None:
-        """Runs all cells.  Afterwards no worker is left, nor any process that a worker has started."""
+        """Runs all cells.  Afterwards no worker is left, nor any process that a worker has started, nor a claim of this process."""
         guard = family.start_guard(self.mark)
         try:
             for number in range(jobs):
                 self.workers.append(self._start(_own_device(self.place, number)))
             for number in range(jobs):
                 self._give_next_cell(number)
-            while any(worker.cell is not None for worker in self.workers):
+            while self.waiting or self.elsewhere or any(worker.cell is not None for worker in self.workers):
                 busy = {id(worker.pipe): n for n, worker in enumerate(self.workers) if worker.cell is not None}
-                ready = wait([self.workers[n].pipe for n in busy.values()], timeout=1.0)
-                for pipe in ready:
+                for pipe in wait([self.workers[n].pipe for n in busy.values()], timeout=1.0):
                     self._read_message(busy[id(pipe)])
+                self._renew_claims()
                 self._look_for_hung_cells()
+                self._look_elsewhere()
         finally:
             for worker in self.workers:
                 _stop(worker)
             family.stop_guard(guard)
+            self.claims.release_all()
 
     def _start(self, place: Place) -> _Worker:
         # A forked child would have none of torch's threads, but could inherit locks that they held, and then hang.
@@ -162,27 +204,76 @@ class _Pool:
         return _Worker(process, ours, place, mark)
 
     def _give_next_cell(self, number: int) -> None:
-        """Gives the worker its next cell.
+        """Gives the worker its next cell: the first waiting one that it may run and that this process can claim.
 
         If the worker may run none of the waiting cells, a new worker takes its place.
         """
-        worker = self.workers[number]
-        worker.cell = None
-        if not self.waiting:
-            return
-        chosen = next((cell for cell in self.waiting if worker.may_run(cell)), None)
-        if chosen is None:
-            _stop(worker)
-            self.workers[number] = worker = self._start(worker.place)
-            chosen = self.waiting[0]
-        self.waiting.remove(chosen)
-        worker.cell, worker.last_message_time = chosen, time.monotonic()
-        if not is_built_in(chosen.attention):
-            worker.foreign_attention = chosen.attention
-        self.listen(Event("start", chosen))
+        self.workers[number].cell = None
+        while self.waiting:
+            worker = self.workers[number]
+            cell = next((cell for cell in self.waiting if worker.may_run(cell)), None)
+            if cell is None:
+                _stop(worker)
+                self.workers[number] = self._start(worker.place)
+                continue
+            self.waiting.remove(cell)
+            ticket = self._claim(cell)
+            if ticket is not None:
+                self._give(worker, cell, ticket)
+                return
+
+    def _claim(self, cell: Cell) -> Ticket | None:
+        """Claims the cell.  Returns None if another process has it, now or with a record already."""
+        token = self.claims.take(cell.hash)
+        if token is None:
+            self.elsewhere.append(cell)
+            return None
+        settle(self.place.output, cell.hash)  # of an attempt that was killed, whose record may be there
+        if self.redo.wants(cell, self.place.output):
+            if self.redo.everything:
+                remove_checkpoints(cell, self.place.output)
+            return Ticket(token, replaces=cell.path(self.place.output).exists())
+        self.claims.release(cell.hash)
+        self._end_elsewhere(cell)
+        return None
+
+    def _give(self, worker: _Worker, cell: Cell, ticket: Ticket) -> None:
+        worker.cell, worker.ticket, worker.last_message_time = cell, ticket, time.monotonic()
+        if not is_built_in(cell.attention):
+            worker.foreign_attention = cell.attention
+        self.listen(Event("start", cell))
         # If the worker has already died, the error is ignored here; ``_read_message`` will notice it.
         with suppress(*_PIPE_CLOSED):
-            worker.pipe.send(chosen)
+            worker.pipe.send((cell, ticket))
+
+    def _end_elsewhere(self, cell: Cell) -> None:
+        """Reports a cell whose record another process has published."""
+        self.listen(Event("end", cell, record=read_record(cell.path(self.place.output)), phase="elsewhere"))
+
+    def _renew_claims(self) -> None:
+        """Renews the claims of this process, and ends the workers whose cells were lost, because this process was stopped too long."""
+        for lost in self.claims.beat():
+            for number, worker in enumerate(self.workers):
+                if worker.cell is not None and worker.cell.hash == lost:
+                    self.elsewhere.append(worker.cell)
+                    self._start_anew(number)
+
+    def _look_elsewhere(self) -> None:
+        """Looks whether cells of other processes have a record by now, or can be taken over by a worker that has no cell."""
+        idle = [number for number, worker in enumerate(self.workers) if worker.cell is None]
+        if not self.elsewhere or time.monotonic() - self._last_look_elsewhere < LOOK_SECONDS:
+            return
+        self._last_look_elsewhere = time.monotonic()
+        cells, self.elsewhere = self.elsewhere, []
+        for cell in cells:
+            if not self.redo.wants(cell, self.place.output):
+                self._end_elsewhere(cell)
+            elif self.claims.is_free(cell.hash):
+                self.waiting.append(cell)
+            else:
+                self.elsewhere.append(cell)
+        for number in idle:
+            self._give_next_cell(number)
 
     def _read_message(self, number: int) -> None:
         """Handles one message of a worker, or the end of the worker, which closes its pipe."""
@@ -196,8 +287,12 @@ class _Pool:
         worker.last_message_time = time.monotonic()
         if event.kind == "fault":
             raise MachineFault(event.reason)
-        self.listen(event)
-        if event.kind == "end":
+        if event.kind == "lost":
+            self.elsewhere.append(event.cell)
+        else:
+            self.listen(event)
+        if event.kind in ("end", "lost"):
+            self.claims.release(event.cell.hash)
             self._give_next_cell(number)
 
     def _look_for_hung_cells(self) -> None:
@@ -222,9 +317,19 @@ class _Pool:
         assert cell is not None
         family.end(worker.mark)
         record = record_without_figures(cell, self.place, status, reason, datetime.now(UTC))
-        record = write_record(cell.path(self.place.output), record)
-        self.listen(Event("end", cell, record=record))
+        try:
+            record = publish(self.place.output, record, worker.ticket, cell.path(self.place.output))
+            self.listen(Event("end", cell, record=record))
+        except LostClaim:
+            self.elsewhere.append(cell)
+        self.claims.release(cell.hash)
+        self._start_anew(number)
+
+    def _start_anew(self, number: int) -> None:
+        """Puts a new worker in the place of one that has died, hangs or works on a lost cell."""
+        worker = self.workers[number]
         worker.cell = None
+        family.end(worker.mark)
         _stop(worker)
         self.workers[number] = self._start(worker.place)
         self._give_next_cell(number)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from benchmark.files import made_once
 from benchmark.interface import EVERY, REFERENCE, Pattern, Splits, Task, UnsupportedPattern, missing_methods
 from benchmark.multihead import MultiHeadAttention
 from benchmark.registry import (
@@ -233,8 +234,10 @@ class Planner:
         key = json.dumps([one.task, one.backbone, pattern, settings.model_dump(mode="json"), str(root)], sort_keys=True)
         if key not in self._loaded:
             loaded: Task = make_task(one.task, settings, backbone=one.backbone, pattern=one.pattern)
+            mark = self.cache / f".made-{digest(json.loads(key))}"
             try:
-                self._loaded[key] = loaded, loaded.load_data(root, self.cache)
+                with made_once(mark):
+                    self._loaded[key] = loaded, loaded.load_data(root, self.cache)
             except ValueError as error:
                 raise ConfigError(f"{one.task}: {error}") from error
         return self._loaded[key]

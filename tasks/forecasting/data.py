@@ -87,6 +87,16 @@ class Windows(Sequence[Window]):
         thinner.forecast_starts = starts[:: -(-len(starts) // max(1, min(count, len(starts))))]
         return thinner
 
+    @property
+    def clusters(self) -> np.ndarray:
+        """The stretch of the series in which the future of each window begins: as long as a whole window.  (windows,)
+
+        Errors of neighbouring windows depend on each other.  Stretches as long as a window are a compromise: shorter ones depend
+        on each other more, and longer ones are too few for a test.
+        """
+        starts = np.array(self.forecast_starts)
+        return (starts - starts[0]) // (self.lengths.seq_len + self.lengths.pred_len)
+
     def histories(self) -> Tensor:
         """The histories of all windows, as one view.  (windows, seq_len, columns)"""
         return self._unfolded(-self.lengths.seq_len, self.lengths.seq_len)

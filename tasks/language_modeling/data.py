@@ -114,6 +114,11 @@ class Blocks(Sequence[Example]):
         """Tokens of each block.  (blocks,)"""
         return self.stops - self.starts
 
+    @property
+    def clusters(self) -> np.ndarray:
+        """The document of each block, because blocks of one document depend on each other.  (blocks,)"""
+        return self.documents
+
 
 def find_books(data_root: Path) -> Sources:
     """The books below ``<data_root>/lm``.  Raises ValueError with one line for books that can't be used."""

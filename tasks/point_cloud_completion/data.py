@@ -95,6 +95,11 @@ class Prepared(Sequence[Example]):
             self.partial[index, : self.counts[index]], complete, self.partial.shape[1], self.frame, groups
         )
 
+    @property
+    def clusters(self) -> np.ndarray:
+        """The shape of each example, because views of one shape depend on each other.  (examples,)"""
+        return self.shape
+
     def category_of(self, index: int) -> int:
         """The category of an example."""
         return int(self.category[self.shape[index]])
@@ -122,6 +127,11 @@ class OnDemand(Sequence[Example]):
         partial, complete = read_pair(shape, view, settings.num_input, settings.num_target, settings.seed)
         check_partial(partial, shape.label(view))
         return make_example(partial, complete, settings.num_input, settings.frame, None)
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """The shape of each example, because views of one shape depend on each other.  (examples,)"""
+        return np.array([number for number, _ in self.views])
 
     def category_of(self, index: int) -> int:
         """The category of an example."""

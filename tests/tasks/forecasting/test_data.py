@@ -33,6 +33,13 @@ def test_windows_by_hand():
     assert len(windows[1:3]) == 2
 
 
+def test_windows_whose_futures_begin_within_one_window_are_a_cluster():
+    values = torch.arange(60.0)[:, None]
+    windows = Windows(values, values, first=10, stop=34, lengths=Lengths(5, 2, 3), stride=3)
+    assert list(windows.forecast_starts) == [10, 13, 16, 19, 22, 25, 28, 31]
+    assert windows.clusters.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]  # stretches of 5 + 3 rows
+
+
 @pytest.mark.parametrize("stride", [1, 3])
 def test_all_windows_at_once_are_the_windows_one_by_one(stride):
     values = torch.randn(40, 2)

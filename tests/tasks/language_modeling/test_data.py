@@ -105,6 +105,7 @@ def test_opening_block_of_a_document_starts_a_word():
     assert [bytes(block.tokens) for block in blocks] == [b"one t", b"wo", b"three", b" four"]
     assert [block.num_words for block in blocks] == [2, 0, 1, 1]
     assert [len(block.tokens) for block in blocks[1:3]] == [2, 5]
+    assert blocks.clusters.tolist() == [0, 0, 1, 1]  # the documents
 
 
 def remove_part(root):

@@ -112,6 +112,7 @@ def test_meshes_by_category_and_part(make_task, mesh_root):
     assert (splits.name, splits.embedded) == ("own", False)
     assert list(map(len, task.data.parts)) == [6, 3, 3]
     assert task.data.categories == ("chair",)
+    assert task.data.parts[0].clusters.tolist() == [0, 0, 1, 1, 2, 2]  # two views of each shape
     again = make_task(mesh_root, data={"folder": "own", "num_views": 2})
     assert torch.equal(again.data.parts[0][3].partial, task.data.parts[0][3].partial)
     write_mesh(mesh_root / "pcc" / "own" / "chair" / "test" / "2.npz", 99)

@@ -1,0 +1,50 @@
+"""The command ``lavo-bench work``: one more worker for runs that were planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.cli.options import Cache, CellTimeout, Device, Jobs, Lease
+from benchmark.cli.printing import console, say
+
+
+def work(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of results with a planned run.")],
+    device: Device = None,
+    jobs: Jobs = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder of real data on this machine, if it is elsewhere.")
+    ] = None,
+    cache: Cache = None,
+    cell_timeout: CellTimeout = 3600.0,
+    lease: Lease = 60.0,
+) -> None:
+    """Claims and runs cells of planned runs until none is left; any number of processes on any machines."""
+    from benchmark.running import command, runner
+    from benchmark.running.plans import read_plans
+    from benchmark.settings.command import cache_folder, device_of, include_files
+    from benchmark.settings.messages import ConfigError
+
+    if not results.is_dir():
+        raise ConfigError(f"{results}: no such folder of results")
+    plans = read_plans(results)
+    if not plans:
+        say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
+        raise typer.Exit(0)
+    status = 0
+    for plan in plans.values():
+        place = runner.Place(
+            output=results,
+            cache=cache_folder(cache or (plan.cache if plan.cache.is_dir() else None)),
+            device=device_of(device),
+            include=include_files(plan.include),
+            cell_timeout=cell_timeout,
+            lease=lease,
+        )
+        runner.probe_output(results)
+        cells = plan.planned(place.cache, data_root)
+        status = max(status, command.run_cells_of(cells, place, console(), say, jobs=jobs, redo=plan.redo))
+    raise typer.Exit(status)

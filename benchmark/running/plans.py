@@ -1,0 +1,128 @@
+"""Plans of runs in a folder of results, from which ``lavo-bench work`` learns what to run.
+
+``lavo-bench run`` writes its plan, ``.plans/DIGEST.json``, before it trains, and removes it when every cell has a record.  A plan holds
+what the command asked for, not the cells: a worker plans them again, by its own code and from its own data, and refuses to work if
+other cells come out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from benchmark.files import write_bytes
+from benchmark.results import record_files
+from benchmark.running.runner import Redo
+from benchmark.settings import Settings
+from benchmark.settings.cell import Cell
+from benchmark.settings.command import Run
+from benchmark.settings.messages import ConfigError, validate
+from benchmark.settings.models import Override, RunSettings
+from benchmark.settings.plan import plan_cells
+from benchmark.settings.tuned import read_rates
+
+FOLDER = ".plans"  # in the folder of results; plans hold paths of a machine, so they aren't published
+
+
+class PlannedRun(Settings):
+    """One run of a plan: the fields of ``RunSettings``, and overrides (key, value, origin)."""
+
+    settings: dict[str, Any]
+    overrides: list[tuple[str, Any, str]] = []
+
+
+class Plan(Settings):
+    """What a command asked for.  Paths are those of the machine on which it was planned."""
+
+    runs: list[PlannedRun]
+    tuned: Path
+    cache: Path
+    include: list[Path] = []  # files that register attentions
+    retry_failed: bool = False
+    cells: list[str] = Field(min_length=1)  # hashes
+
+    @property
+    def redo(self) -> Redo:
+        """Which cells with a record are run again."""
+        return Redo(failed=self.retry_failed)
+
+    def planned(self, cache: Path, data_root: Path | None = None) -> list[Cell]:
+        """Plans the cells again.  data_root: where this machine has the real data, if it is elsewhere.
+
+        Raises ConfigError if the cells aren't those of the plan, because code or data differ.
+        """
+        runs: list[Run] = []
+        for run in self.runs:
+            values = dict(run.settings)
+            if data_root is not None and values.get("data_root"):
+                values["data_root"] = data_root
+            settings = validate(RunSettings, values, lambda key: f"plan: {key}")
+            runs.append((settings, [Override(*one) for one in run.overrides]))
+        cells = plan_cells(runs, cache, read_rates(self.tuned))
+        missing = set(self.cells) - {cell.hash for cell in cells}
+        if missing:
+            raise ConfigError(
+                f"plan: {len(missing)} of {len(self.cells)} cells have another hash here, so this machine's code, tuned rates or data "
+                "differ from those with which the run was planned"
+            )
+        return [cell for cell in cells if cell.hash in self.cells]
+
+
+def write_plan(
+    output: Path,
+    cells: Sequence[Cell],
+    runs: Sequence[Run],
+    *,
+    tuned: Path,
+    cache: Path,
+    include: Sequence[Path],
+    retry_failed: bool,
+) -> Path:
+    """Writes the plan of a run into the folder of results, and returns its path."""
+    plan = Plan(
+        runs=[
+            PlannedRun(
+                settings=settings.model_dump(mode="json", exclude_unset=True), overrides=[tuple(one) for one in own]
+            )
+            for settings, own in runs
+        ],
+        tuned=tuned.resolve(),
+        cache=cache.resolve(),
+        include=list(include),
+        retry_failed=retry_failed,
+        cells=sorted(cell.hash for cell in cells),
+    )
+    text = plan.model_dump_json(indent=1)
+    path = output / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+    write_bytes(path, text.encode())
+    return path
+
+
+def read_plans(output: Path) -> dict[Path, Plan]:
+    """Returns the plans in a folder of results.  Raises ConfigError for a damaged one."""
+    plans = {}
+    for path in sorted((output / FOLDER).glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # another worker has just removed it
+            continue
+        except ValueError as error:
+            raise ConfigError(f"{path}: not a plan: {error}") from None
+        plans[path] = validate(Plan, content, lambda key, path=path: f"{path}: {key}")  # type: ignore[misc]
+    return plans
+
+
+def remove_done(output: Path) -> None:
+    """Removes the plans whose cells all have a record, and the folder of plans if none is left."""
+    recorded = {path.name.split(".")[-2] for path in record_files(output)}
+    for path, plan in read_plans(output).items():
+        if recorded.issuperset(plan.cells):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        (output / FOLDER).rmdir()

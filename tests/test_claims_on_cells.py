@@ -1,0 +1,335 @@
+"""Claims on cells and the publication of records, with clocks and file systems that misbehave."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import believable
+import numpy as np
+import pytest
+
+from benchmark import results
+from benchmark.files import remove_abandoned
+from benchmark.running import claims, publish
+from benchmark.running.claims import Claims, LostClaim, Ticket, holds
+
+CELL = "0123456789ab"
+LEASE = 60.0
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes claims look as if they came from other machines: a process whose digits differ can't judge by locks."""
+
+    def be(name: str) -> None:
+        monkeypatch.setattr(claims, "machine_digits", lambda: name * 16)
+
+    be("a")
+    return be
+
+
+def test_one_of_many_gets_a_cell(tmp_path):
+    everyone = [Claims(tmp_path) for _ in range(5)]
+    assert sum(one.take(CELL) is not None for one in everyone) == 1
+    everyone[0].release(CELL)
+    assert not list((tmp_path / claims.FOLDER).iterdir())
+    assert everyone[1].take(CELL) is not None
+
+
+def test_a_claim_names_no_machine_and_no_person(tmp_path):
+    Claims(tmp_path).take(CELL)
+    (path,) = (tmp_path / claims.FOLDER).iterdir()
+    text = path.read_text()
+    assert path.name == f"{CELL}.claim"
+    assert os.uname().nodename not in text
+    assert all(set(word) <= set("0123456789abcdef") for word in text.split())
+
+
+def test_a_claim_whose_process_was_killed_is_free_at_once(tmp_path):
+    script = "import sys, pathlib, os, signal; from benchmark.running.claims import Claims; "
+    script += f"Claims(pathlib.Path(sys.argv[1])).take({CELL!r}); os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[1], check=False)
+    own = Claims(tmp_path)
+    token = own.take(CELL)
+    assert token is not None
+    assert holds(tmp_path, CELL, token)
+    own.release(CELL)
+    assert not list((tmp_path / claims.FOLDER).iterdir())
+
+
+def test_another_machine_waits_for_the_whole_lease_by_its_own_clock(tmp_path, machine):
+    here, there = Clock(now=1e9), Clock(now=-50.0)  # clocks that have nothing in common
+    owner = Claims(tmp_path, LEASE, here)
+    owner.take(CELL)
+    machine("b")
+    other = Claims(tmp_path, LEASE, there)
+    for there.now in (0.0, LEASE / 2, LEASE - 1):
+        assert other.take(CELL) is None
+    here.now += LEASE / 2
+    assert owner.beat() == []  # which begins the lease anew
+    there.now = LEASE + 1
+    assert other.take(CELL) is None
+    there.now = 2 * LEASE + 2
+    assert other.take(CELL) is not None
+    here.now += LEASE
+    assert owner.beat() == [CELL]  # it was stopped, wakes up, and finds out
+    assert owner.beat() == []
+
+
+def test_whoever_releases_a_lost_claim_leaves_the_new_owners(tmp_path, machine):
+    owner, clock = Claims(tmp_path, LEASE), Clock()
+    owner.take(CELL)
+    machine("b")
+    other = Claims(tmp_path, LEASE, clock)
+    other.take(CELL)
+    clock.now = LEASE + 1
+    token = other.take(CELL)
+    owner.release(CELL)
+    assert holds(tmp_path, CELL, token)
+    other.release_all()
+    assert not (tmp_path / claims.FOLDER).exists()
+
+
+def test_two_that_find_the_same_expired_claim_dont_both_get_it(tmp_path, machine):
+    Claims(tmp_path, LEASE).take(CELL)
+    machine("b")
+    clocks = [Clock(), Clock()]
+    others = [Claims(tmp_path, LEASE, clock) for clock in clocks]
+    for other, clock in zip(others, clocks, strict=True):
+        other.take(CELL)
+        clock.now = LEASE + 1
+    assert all(other.is_free(CELL) for other in others)
+    assert [other.take(CELL) is not None for other in others] == [True, False]
+
+
+@pytest.mark.parametrize("content", [b"", b"ab", b"\x00" * 50])
+def test_a_claim_whose_process_died_while_writing_it_lasts_no_longer_than_a_lease(tmp_path, content):
+    folder = tmp_path / claims.FOLDER
+    folder.mkdir()
+    (folder / f"{CELL}.claim").write_bytes(content)
+    clock = Clock()
+    other = Claims(tmp_path, LEASE, clock)
+    assert other.take(CELL) is None
+    clock.now = LEASE + 1
+    assert other.take(CELL) is not None
+
+
+def test_beats_are_written_a_few_times_a_lease(tmp_path, monkeypatch):
+    clock, written = Clock(), []
+    own = Claims(tmp_path, LEASE, clock)
+    own.take(CELL)
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda *arguments: written.append(clock.now) or pwrite(*arguments))
+    for clock.now in np.arange(0.0, 2 * LEASE, 1.0):
+        assert own.beat() == []
+    assert 2 * claims.BEATS_IN_A_LEASE - 2 <= len(written) <= 2 * claims.BEATS_IN_A_LEASE
+
+
+def test_a_stale_handle_means_that_the_claim_is_lost(tmp_path, monkeypatch):
+    clock = Clock()
+    own = Claims(tmp_path, LEASE, clock)
+    own.take(CELL)
+    (tmp_path / claims.FOLDER / f"{CELL}.claim").unlink()
+
+    def stale(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "pwrite", stale)
+    clock.now = LEASE
+    assert own.beat() == [CELL]
+
+
+# ---------------------------------------------------------------------------------------------------------- publication
+
+
+class Attempt:
+    """An attempt at the believable cell, with a figure by which its files are told apart."""
+
+    def __init__(self, output: Path, figure: float, *, replaces: bool = False) -> None:
+        made = believable.make_record("forecasting", "informer", "causal_self", "softmax", 0)
+        self.output, self.hash = output, made.record.cell.hash
+        self.record = replace(made.record, metrics={"mse": results.MetricValue(figure, 3)})
+        self.columns, self.curves = {"mse": np.full(3, figure)}, {"figure": figure}
+        cell = self.record.cell
+        name = f"{cell.backbone}.{cell.pattern}.{cell.attention}.s{cell.seed}.{cell.hash}.json"
+        self.path = output / cell.task / name
+        self.replaces = replaces
+
+    def claim(self, own: Claims) -> Ticket:
+        token = own.take(self.hash)
+        assert token is not None
+        return Ticket(token, self.replaces)
+
+    def publish(self, ticket: Ticket):
+        return publish.publish(self.output, self.record, ticket, self.path, self.columns, self.curves)
+
+
+def whole(output: Path) -> float:
+    """The figure of the only record, after a check that the files beside it are those of the same attempt."""
+    (record,) = results.records([output])
+    figure = record.metrics["mse"].value
+    assert record.examples["mse"].tolist() == [figure] * 3
+    assert record.curves["figure"] == figure
+    return figure
+
+
+def test_a_record_is_published_whole_and_leaves_nothing(tmp_path):
+    own, attempt = Claims(tmp_path), Attempt(tmp_path, 1.0)
+    attempt.publish(attempt.claim(own))
+    own.release_all()
+    assert whole(tmp_path) == 1.0
+    assert not (tmp_path / claims.FOLDER).exists()
+    assert len(list(tmp_path.rglob("*.*"))) == 3
+
+
+def test_the_second_of_two_attempts_gets_the_record_of_the_first(tmp_path, monkeypatch):
+    first, second = Attempt(tmp_path, 1.0), Attempt(tmp_path, 2.0)
+    monkeypatch.setattr(publish, "holds", lambda *_: True)  # neither finds out in time that it has lost the cell
+    first.publish(Ticket("a" * 16))
+    assert second.publish(Ticket("b" * 16)).metrics["mse"].value == 1.0
+    assert whole(tmp_path) == 1.0
+
+
+def test_whoever_has_lost_the_cell_publishes_nothing(tmp_path, machine):
+    clock, slow = Clock(), Attempt(tmp_path, 1.0)
+    ticket = slow.claim(Claims(tmp_path, LEASE))
+    machine("b")
+    other = Claims(tmp_path, LEASE, clock)
+    other.take(slow.hash)
+    clock.now = LEASE + 1
+    other.take(slow.hash)
+    with pytest.raises(LostClaim):
+        slow.publish(ticket)
+    assert not slow.path.exists()
+
+
+def test_a_rerun_replaces_the_record_and_what_lies_beside_it(tmp_path):
+    own = Claims(tmp_path)
+    for figure in (1.0, 2.0):
+        attempt = Attempt(tmp_path, figure, replaces=figure > 1)
+        attempt.publish(attempt.claim(own))
+        own.release_all()
+    assert whole(tmp_path) == 2.0
+
+
+def test_a_rerun_that_fails_leaves_the_figures_of_the_first(tmp_path):
+    own, first = Claims(tmp_path), Attempt(tmp_path, 1.0)
+    first.publish(first.claim(own))
+    own.release_all()
+    second = Attempt(tmp_path, 2.0, replaces=True)
+    second.record = replace(second.record, status="failed", metrics={})
+    second.columns = second.curves = {}
+    second.publish(second.claim(own))
+    assert whole(tmp_path) == 1.0
+
+
+OPERATIONS = ("open", "link", "replace", "rename", "unlink", "mkdir", "rmdir", "fsync", "pwrite", "write", "chmod")
+
+
+def is_killed(attempt: Attempt, number: int, *, after: bool) -> bool:
+    """Claims the cell and publishes in a process of its own, which ends at the number-th system call that changes files.
+
+    Returns False if there are fewer calls.  Nothing after the call runs in that process, as after a kill.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    count = itertools.count(1)
+    for name in OPERATIONS:
+        original = getattr(os, name)
+
+        def counting(*arguments, original=original, **named):
+            mine = next(count) == number
+            if mine and not after:
+                os._exit(9)
+            try:
+                return original(*arguments, **named)
+            finally:
+                if mine:
+                    os._exit(9)
+
+        setattr(os, name, counting)
+    try:
+        own = Claims(attempt.output)
+        attempt.publish(attempt.claim(own))
+        own.release_all()
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_between_any_two_system_calls_loses_and_mixes_nothing(tmp_path, replaces, after):
+    number = 0
+    while True:
+        number += 1
+        output = tmp_path / str(number)
+        if replaces:
+            first, own = Attempt(output, 0.5), Claims(output)
+            first.publish(first.claim(own))
+            own.release_all()
+        killed = is_killed(Attempt(output, 1.0, replaces=replaces), number, after=after)
+        second, clock = Attempt(output, 2.0, replaces=replaces), Clock()
+        own = Claims(output, LEASE, clock)
+        token = own.take(second.hash)
+        if token is None:  # the claim was created and not yet written
+            clock.now = LEASE + 1
+            token = own.take(second.hash)
+        assert token is not None
+        publish.settle(output)
+        is_published = second.path.exists() and results.read_record(second.path).metrics["mse"].value == 1.0
+        assert is_published or killed
+        if not is_published:
+            assert not replaces or whole(output) == 0.5
+            second.publish(Ticket(token, replaces))
+        own.release_all()
+        remove_abandoned(output)
+        assert whole(output) == (1.0 if is_published else 2.0)
+        assert len([path for path in output.rglob("*") if path.is_file()]) == 3
+        assert not (output / claims.FOLDER).exists()
+        if not killed:
+            break
+    assert number > 20
+
+
+def test_without_hard_links_a_record_is_published_all_the_same(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    own = Claims(tmp_path)
+    first, second = Attempt(tmp_path, 1.0), Attempt(tmp_path, 2.0)
+    ticket = first.claim(own)
+    first.publish(ticket)
+    second.publish(ticket)
+    assert whole(tmp_path) == 1.0
+
+
+def test_a_live_attempt_of_another_machine_is_left_alone(tmp_path, machine):
+    owner, attempt = Claims(tmp_path, LEASE), Attempt(tmp_path, 1.0)
+    ticket = attempt.claim(owner)
+    stage = tmp_path / claims.FOLDER / f"{attempt.hash}.{ticket.token}" / "forecasting"
+    stage.mkdir(parents=True)
+    (stage / "half.gz").write_bytes(b"half")
+    machine("b")
+    publish.settle(tmp_path)
+    assert (stage / "half.gz").exists()
+    owner.release_all()
+    publish.settle(tmp_path)
+    assert not stage.exists()
