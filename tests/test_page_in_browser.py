@@ -353,4 +353,12 @@ def test_print_clips_no_table(page, tmp_path):
     found.last = [...document.querySelectorAll("table.data")].flatMap((table) => [...table.rows].map((row) => row.cells[row.cells.length - 1].textContent));
     """
     for cell in browse(page, script)["last"]:
-        assert "".join(cell.split()) in printed
+        assert all(word in printed for word in cell.split())  # one by one, because a cell of words has several lines
+    commands = [
+        word
+        for line in page.with_suffix(".md").read_text().splitlines()
+        if line.startswith("lavo-bench run")
+        for word in line.split()
+    ]
+    assert commands
+    assert all(word in printed for word in commands)

@@ -125,7 +125,7 @@ def _states(groups: Sequence[Group]) -> tuple[dict[str, int], int | None]:
     """Returns label -> bytes of its state after the longest text of the recall task, and the length of that text."""
     group = next((group for group in groups if (group.task, group.pattern) == ("recall", PATTERN)), None)
     entries = [] if group is None else group.contenders
-    rows = {entry.label: longest_row(entry) for entry in entries}
+    rows: dict[str, Mapping[str, float]] = {entry.label: longest_row(entry) for entry in entries}
     sizes = {
         label: int(row["state_bytes"]) for label, row in rows.items() if row and row.get("state_bytes") is not None
     }
