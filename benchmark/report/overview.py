@@ -135,7 +135,8 @@ def _states(groups: Sequence[Group]) -> tuple[dict[str, int], int | None]:
 
 def longest_row(entry: Entry) -> Mapping[str, float]:
     """Returns the row of the recall curve with the longest text; empty if the records have no such curve."""
-    rows = next((record.curves["recall"] for record in entry.completed if record.curves.get("recall")), [])
+    curves = (record.curves.get("recall") for record in entry.completed)
+    rows: Sequence[Mapping[str, float]] = next(filter(None, curves), [])
     return max(rows, key=lambda row: row["length"], default={})
 
 
