@@ -131,7 +131,7 @@ def test_views_are_switched_by_keyboard(page):
     found.seen = ["ArrowRight", "End", "ArrowRight", "ArrowLeft"].map((key) => { press(key); return look(); });
     """
     found = browse(page, VIEWS + script)
-    assert found["names"] == ["Overview", "Tasks", "Efficiency", "Provenance"]
+    assert found["names"] == ["Overview", "Tasks", "Efficiency", "Claims", "Provenance"]
     assert found["first"] == ["overview"]
     names = ["Tasks", "Provenance", "Overview", "Provenance"]
     assert found["seen"] == [[[name.lower()], name, name, f"#{name.lower()}"] for name in names]
@@ -161,7 +161,7 @@ def test_without_its_script_the_page_shows_every_view(page):
     bare = page.with_name("bare.html")
     bare.write_text(re.sub(r"<script(?! type).*?</script>", "", text, flags=re.DOTALL), encoding="utf-8")
     found = browse(bare, VIEWS + "found.views = shown();")
-    assert found["views"] == ["overview", "tasks", "efficiency", "provenance"]
+    assert found["views"] == ["overview", "tasks", "efficiency", "claims", "provenance"]
 
 
 def test_the_three_questions_are_answered_on_the_first_screen(page):
@@ -353,4 +353,12 @@ def test_print_clips_no_table(page, tmp_path):
     found.last = [...document.querySelectorAll("table.data")].flatMap((table) => [...table.rows].map((row) => row.cells[row.cells.length - 1].textContent));
     """
     for cell in browse(page, script)["last"]:
-        assert "".join(cell.split()) in printed
+        assert all(word in printed for word in cell.split())  # one by one, because a cell of words has several lines
+    commands = [
+        word
+        for line in page.with_suffix(".md").read_text().splitlines()
+        if line.startswith("lavo-bench run")
+        for word in line.split()
+    ]
+    assert commands
+    assert all(word in printed for word in commands)

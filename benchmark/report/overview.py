@@ -125,7 +125,7 @@ def _states(groups: Sequence[Group]) -> tuple[dict[str, int], int | None]:
     """Returns label -> bytes of its state after the longest text of the recall task, and the length of that text."""
     group = next((group for group in groups if (group.task, group.pattern) == ("recall", PATTERN)), None)
     entries = [] if group is None else group.contenders
-    rows = {entry.label: longest_row(entry) for entry in entries}
+    rows: dict[str, Mapping[str, float]] = {entry.label: longest_row(entry) for entry in entries}
     sizes = {
         label: int(row["state_bytes"]) for label, row in rows.items() if row and row.get("state_bytes") is not None
     }
@@ -135,9 +135,8 @@ def _states(groups: Sequence[Group]) -> tuple[dict[str, int], int | None]:
 
 def longest_row(entry: Entry) -> Mapping[str, float]:
     """Returns the row of the recall curve with the longest text; empty if the records have no such curve."""
-    rows: list[Mapping[str, float]] = next(
-        (record.curves["recall"] for record in entry.completed if record.curves.get("recall")), []
-    )
+    curves = (record.curves.get("recall") for record in entry.completed)
+    rows: Sequence[Mapping[str, float]] = next(filter(None, curves), [])
     return max(rows, key=lambda row: row["length"], default={})
 
 

@@ -126,11 +126,9 @@ class _Builder:
             "Recall": self._recall(shown, written),
             "Tasks": self._tasks(shown, written),
             "Efficiency": self._speed(sweeps, read_peaks(directories)) if sweeps else [],
-            "Claims": claims_blocks(groups, cards, sweeps, self.claims),
+            "Claims": self._claims(shown),
             "Provenance": [*how_to_read(), *provenance(groups, found.records, names, output)],
         }
-        if views["Claims"]:
-            write_bytes(self.tables.with_name("claims.md"), render_markdown("Claims", views["Claims"]).encode())
         blocks: list[Block] = header(found.records, found.damaged)
         for title, part in views.items():
             blocks += [View(title), *part] if part else []
@@ -209,6 +207,13 @@ class _Builder:
                 blocks.append(Heading(3, words(task).capitalize()))
             blocks += self._group(shown, group, written[id(group)], level=4)
         return blocks
+
+    def _claims(self, shown: _Shown) -> list[Block]:
+        """Returns the view of the claims, and writes them to a file of their own as well."""
+        judged = claims_blocks(shown.groups, shown.cards, shown.sweeps, self.claims)
+        if judged:
+            write_bytes(self.tables.with_name("claims.md"), render_markdown("Claims", judged).encode())
+        return list(judged)
 
     def _group(self, shown: _Shown, group: Group, tables: Sequence[Table], *, level: int) -> list[Block]:
         from benchmark.report.figures import training_curves
