@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+import benchmark.cli.sweeps  # noqa: F401  # adds its commands to the app
 from benchmark.cli.commands import app
 
 # Newer releases of Typer contain a copy of click, so the base class of usage errors is taken from a class that Typer exports.

@@ -178,7 +178,7 @@ class _Builder:
             *(table for table in across if table is not None),
         ]
         for sweep in sweeps:
-            caption = sweep.caption("time and memory by length; bars are 95 % intervals")
+            caption = sweep.timed_caption("time and memory by length; bars are 95 % intervals")
             picture = self.gallery.draw(sweep.slug, caption, partial(time_and_memory, sweep.points))
             blocks += [Heading(3, f"{sweep.title}"), *picture, time_table(sweep), memory_table(sweep)]
             if sweep.mode in WHOLE_MODEL:
