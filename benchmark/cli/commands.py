@@ -169,7 +169,7 @@ def run(
         cache=cache_folder(cache),
         device=device_of(device),
         include=include,
-        debug=debug or _debugging(),
+        debug=debug or is_debugging(),
         cell_timeout=cell_timeout,
         lease=lease,
         rank=rank,
@@ -252,7 +252,7 @@ def tune(
         cache=cache_folder(cache),
         device=device_of(device),
         include=include,
-        debug=_debugging(),
+        debug=is_debugging(),
         cell_timeout=cell_timeout,
         part="validation",
     )
@@ -371,5 +371,6 @@ def validate(
     say(f"{config}: valid; {len(runs)} run{'s' if len(runs) != 1 else ''}, {count} cells")
 
 
-def _debugging() -> bool:
+def is_debugging() -> bool:
+    """Returns whether the command line has ``--debug``, wherever in it."""
     return "--debug" in sys.argv

@@ -7,9 +7,22 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.commands import app
-from benchmark.cli.options import Attentions, Device, Include
-from benchmark.cli.printing import say
+from benchmark.cli.commands import app, is_debugging
+from benchmark.cli.options import (
+    Assignments,
+    Attentions,
+    Backbones,
+    Cache,
+    CellTimeout,
+    DataRoot,
+    Device,
+    Include,
+    Jobs,
+    Patterns,
+    Preset,
+    Tuned,
+)
+from benchmark.cli.printing import console, say, say_report
 
 
 @app.command()
@@ -79,3 +92,100 @@ def efficiency(
     )
     limits = Limits(rounds=rounds, budget_seconds=budget)
     say(f"written: {measure_to_file(output, grid, shape, limits, say, only_missing=missing)}")
+
+
+@app.command()
+def sweep(
+    *,
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks, or all.")],
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            "--vary",
+            help="A setting and its values, as lavo.window=16,32,64 or train.learning_rate=1e-3,3e-3; may be given again: "
+            "settings are varied one at a time.",
+        ),
+    ],
+    attention: Attentions = None,
+    backbone: Backbones = None,
+    pattern: Patterns = None,
+    preset: Preset = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="As 0,1,2; those of the preset if it is left out.")
+    ] = None,
+    set_: Assignments = None,
+    data_root: DataRoot = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of records; results/<preset> if it is left out.")
+    ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Each value has its own learning rate, from one grid on validation; else that of the default.",
+        ),
+    ] = False,
+    grid: Annotated[
+        str, typer.Option("--grid", help="For --tune: factors of the preset's learning rate, separated by commas.")
+    ] = "1/3,1,3",
+    device: Device = None,
+    jobs: Jobs = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Validate and test on the first N examples only.")
+    ] = None,
+    include_path: Include = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+    cell_timeout: CellTimeout = 3600.0,
+    tuned: Tuned = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Afterwards write reports/<name of the output folder>.")
+    ] = False,
+    cache: Cache = None,
+) -> None:
+    """Trains each value of a setting with the same budget, and shows how sensitive the metrics are to it."""
+    from benchmark.running import runner
+    from benchmark.running.sensitivity import Sweeper
+    from benchmark.settings.command import (
+        cache_folder,
+        device_of,
+        factors_in,
+        include_files,
+        names_in,
+        output_of,
+        runs_of,
+    )
+    from benchmark.settings.tuned import FOLDER as TUNED
+    from benchmark.settings.vary import parse_vary
+
+    include = include_files(include_path)
+    varies = [parse_vary(text) for text in vary]
+    chosen = {
+        "tasks": tasks,
+        "attentions": names_in(attention, "--attention"),
+        "backbones": names_in(backbone, "--backbone"),
+        "patterns": names_in(pattern, "--pattern"),
+        "preset": preset,
+        "seeds": names_in(seeds, "--seeds"),
+        "limit": limit,
+        "data_root": data_root,
+    }
+    runs = runs_of(None, chosen, set_ or [])
+    ((settings, overrides),) = runs
+    place = runner.Place(
+        output=output or output_of(runs, None),
+        cache=cache_folder(cache),
+        device=device_of(device),
+        include=include,
+        debug=is_debugging(),
+        cell_timeout=cell_timeout,
+    )
+    runner.probe_output(place.output)
+    trials = Path("results") / ".tuning" / output_of(runs, None).name
+    sweeper = Sweeper(place, tuned or TUNED, trials, console(), say)
+    factors = factors_in(grid) if tune else None
+    status = sweeper.sweep(settings, overrides, varies, jobs=jobs, retry_failed=retry_failed, grid=factors)
+    if report:
+        from benchmark.report import build_report
+
+        status = max(status, say_report(build_report([place.output], Path("reports") / place.output.name)))
+    raise typer.Exit(status)

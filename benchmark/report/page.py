@@ -21,6 +21,7 @@ from benchmark.report.document import Block, Folded, Heading, Shown, Text, rende
 from benchmark.report.gallery import Gallery
 from benchmark.report.groups import Group, group_records, words
 from benchmark.report.inputs import State, shown_path
+from benchmark.report.sensitivity import read_all_varied, sensitivity_blocks, without_varied
 from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, throughput_table, time_table
 from benchmark.report.tables import Table, cost_table, metric_tables, to_csv
 from benchmark.settings.tuned import FOLDER, TunedFile, read_rates
@@ -82,7 +83,8 @@ class _Builder:
         """
         from benchmark.report.sections import header, how_to_read, provenance
 
-        groups, sweeps = group_records(found.records), read_sweeps(directories)
+        varied = read_all_varied(directories)
+        groups, sweeps = group_records(without_varied(found.records, varied)), read_sweeps(directories)
         differences = {id(group): against_exact(group) for group in groups}
         tables = {id(group): self._written(metric_tables(group, differences[id(group)])) for group in groups}
         costs = {id(group): self._written([t for t in [cost_table(group)] if t is not None]) for group in groups}
@@ -98,6 +100,7 @@ class _Builder:
                 task = group.task
                 blocks.append(Heading(2, words(task).capitalize()))
             blocks += self._group(group, by_group.get(id(group)), tables[id(group)], costs[id(group)])
+        blocks += sensitivity_blocks(varied, found.records, self.gallery)
         if sweeps:
             blocks += self._speed(sweeps, read_peaks(directories))
         judged = claims_blocks(groups, cards, sweeps, self.claims)
