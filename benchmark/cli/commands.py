@@ -21,6 +21,7 @@ from benchmark.cli.options import (
     Include,
     Jobs,
     Lease,
+    Log,
     Patterns,
     Preset,
     Tuned,
@@ -143,11 +144,13 @@ def run(
             help="Afterwards measure what efficiency.csv lacks and write reports/<name of the output folder>.",
         ),
     ] = False,
+    log: Log = None,
     cache: Cache = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", hidden=True)] = False,
 ) -> None:
     """Trains and evaluates cells (one attention in one backbone, pattern and seed); finished ones are not run again."""
     from benchmark.running import command, runner
+    from benchmark.running.logs import kinds_in
     from benchmark.settings.command import cache_folder, device_of, include_files, names_in, output_of, runs_of
     from benchmark.settings.tuned import FOLDER as TUNED
 
@@ -174,6 +177,7 @@ def run(
         lease=lease,
         rank=rank,
         processes=processes,
+        log=kinds_in(log),
     )
     runner.probe_output(place.output)
     redo = runner.Redo(failed=retry_failed, everything=rerun)

@@ -61,3 +61,10 @@ Tuned = Annotated[
         "--tuned", help="Folder of tuned learning rates; that of the repository, configs/tuned, if it is left out."
     ),
 ]
+Log = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        help="Also write training curves to logs/ in the folder of records: tensorboard, trackio, or both with a comma.",
+    ),
+]

@@ -18,6 +18,7 @@ from benchmark.cli.options import (
     Device,
     Include,
     Jobs,
+    Log,
     Patterns,
     Preset,
     Tuned,
@@ -140,10 +141,12 @@ def sweep(
     report: Annotated[
         bool, typer.Option("--report", help="Afterwards write reports/<name of the output folder>.")
     ] = False,
+    log: Log = None,
     cache: Cache = None,
 ) -> None:
     """Trains each value of a setting with the same budget, and shows how sensitive the metrics are to it."""
     from benchmark.running import runner
+    from benchmark.running.logs import kinds_in
     from benchmark.running.sensitivity import Sweeper
     from benchmark.settings.command import (
         cache_folder,
@@ -178,6 +181,7 @@ def sweep(
         include=include,
         debug=is_debugging(),
         cell_timeout=cell_timeout,
+        log=kinds_in(log),
     )
     runner.probe_output(place.output)
     trials = Path("results") / ".tuning" / output_of(runs, None).name

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from benchmark.results import Status
-from benchmark.running import runner, workers
+from benchmark.running import logs, runner, workers
 from benchmark.running.plans import remove_done, write_plan
 from benchmark.running.progress import Display
 from benchmark.settings.cell import Cell
@@ -77,9 +77,12 @@ def run_cells_of(
             {cell.title.rpartition(".")[0] for cell in cells if cell.rate_from == "preset" and not cell.unsupported}
         )
         say(f"learning rates: tuned, but for {len(untuned)} of the preset" if untuned else "learning rates: tuned")
+    logs.forget_faults(place.output)
     outcomes = train(waiting, place, console, jobs=jobs, redo=redo)
     runner.remove_if_empty(place.output)
     remove_done(place.output)
+    if place.log and waiting:
+        say(f"curves: {place.output / logs.FOLDER}{logs.faults_in_words(place.output)}")
     return _sum_up(cells, outcomes, place.output, say)
 
 

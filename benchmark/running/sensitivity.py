@@ -64,7 +64,7 @@ class Sweeper:
 
     def _tuned(self, runs: SweepRuns, grid: Sequence[float], jobs: int | None) -> Rates:
         """Chooses the rate of each value, and of the defaults, by the rules of ``lavo-bench tune``."""
-        place = replace(self.place, output=self.trials, part="validation")
+        place = replace(self.place, output=self.trials, part="validation", log=())
         folder = self.trials / "tuned"
         for run, _ in runs.all[:1]:
             for task in run.tasks:
