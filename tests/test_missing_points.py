@@ -267,6 +267,22 @@ def test_a_length_is_predicted_from_rows_of_an_earlier_sweep(tmp_path):
     assert "judging by shorter lengths" in row.reason
 
 
+def test_an_exact_attention_that_could_not_be_measured_again_keeps_its_row(tmp_path, monkeypatch):
+    small = {"patterns": ["causal_self"], "modes": ["forward"], "lengths": [16]}
+    follow(tmp_path, "quadratic", **small)
+    before = [row for row in table(tmp_path) if row.attention == "softmax"]
+    original = sweep_module.prepare
+
+    def refused(point, *arguments):
+        if point.attention == "softmax":
+            return point._replace(status="over_budget", reason="it would take 9 s; the limit for a point is 6 s")
+        return original(point, *arguments)
+
+    monkeypatch.setattr(sweep_module, "prepare", refused)
+    assert {row.attention for row in follow(tmp_path, "linear", **small)} == {"linear", "flash"}
+    assert [row for row in table(tmp_path) if row.attention == "softmax"] == before
+
+
 def test_the_short_sweep_measures_nothing_twice_and_says_what_it_measures(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_module, "SHORT_LENGTHS", (16,))
     monkeypatch.setattr(sweep_module, "measure_peaks", lambda *_: PEAKS)

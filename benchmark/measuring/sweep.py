@@ -32,7 +32,7 @@ from benchmark.measuring.identity import identified
 from benchmark.measuring.limits import History, Limits, add_earlier, free_bytes, row_without_trying
 from benchmark.measuring.load import Section, disturbance, load_average
 from benchmark.measuring.memory import allocated_by, is_out_of_memory, keep_freed_memory
-from benchmark.measuring.missing import exact_attentions, in_words, missing_points
+from benchmark.measuring.missing import Missing, exact_attentions, in_words, missing_points
 from benchmark.measuring.operations import count_operations
 from benchmark.measuring.peaks import measure_peaks, write_peaks
 from benchmark.measuring.points import BY_TOKEN, FILE_NAME, Point, add_points, key_of, latest, read_points
@@ -106,10 +106,10 @@ def measure(
         limits = replace(limits, budget_bytes=free_bytes(shape.device) // 2)
     path = None if directory is None else directory / FILE_NAME
     earlier = read_points(path) if path is not None and path.exists() else []
-    wanted = {}
+    wanted: dict[tuple[str, str, int], Missing] = {}
     if only_missing:
         missing = missing_points(grid.attentions, grid.places(), shape, limits, earlier)
-        wanted = {(one.pattern, one.mode, one.length): one.attentions for one in missing}
+        wanted = {(one.pattern, one.mode, one.length): one for one in missing}
     histories: dict[tuple[str, str, str], History] = {}
     rows: list[Point] = []
     for length, recorded in _with_probes(grid.lengths):
@@ -117,7 +117,8 @@ def measure(
             for mode in grid.modes:
                 names: Sequence[str] = grid.attentions
                 if only_missing:
-                    names = wanted.get((pattern, mode, length), ()) if recorded else _of_all(wanted, pattern, mode)
+                    here = wanted.get((pattern, mode, length))
+                    names = _of_all(wanted, pattern, mode) if not recorded else here.attentions if here else ()
                 points = [shape.point(mode, pattern, length, name) for name in names]
                 if only_missing:
                     _use_earlier(histories, points, earlier)
@@ -127,6 +128,8 @@ def measure(
                 group = measure_together(points, shape, limits, histories)
                 if not recorded:
                     continue
+                if only_missing:
+                    group = [row for row in group if _is_news(row, wanted[pattern, mode, length], earlier)]
                 rows += group
                 if path is not None:
                     add_points(path, group, exact_attentions())
@@ -137,10 +140,20 @@ def measure(
     return rows
 
 
-def _of_all(wanted: Mapping[tuple[str, str, int], Sequence[str]], pattern: str, mode: str) -> list[str]:
+def _of_all(wanted: Mapping[tuple[str, str, int], Missing], pattern: str, mode: str) -> list[str]:
     """Returns the attentions that are measured at any length of this pattern and mode."""
-    names = (name for (p, m, _), some in wanted.items() if (p, m) == (pattern, mode) for name in some)
+    names = (name for one in wanted.values() if (one.pattern, one.mode) == (pattern, mode) for name in one.attentions)
     return list(dict.fromkeys(names))
+
+
+def _is_news(row: Point, missing: Missing, earlier: Sequence[Point]) -> bool:
+    """Returns whether the row belongs into the table.
+
+    That of an exact attention which was only to be measured beside others, and could not be, must not replace one with a time.
+    """
+    if row.seconds is not None or row.attention in missing.wanted:
+        return True
+    return all(key_of(other) != key_of(row) or other.seconds is None for other in earlier)
 
 
 def _use_earlier(
