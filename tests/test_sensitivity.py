@@ -79,6 +79,8 @@ def test_values_are_read_like_those_of_set(text, key, values):
         ("window=16", "window is an option of lavo: write lavo.window"),
         ("steps=5,6", "steps is a setting of train: write train.steps"),
         ("lavo=3", "lavo is an attention: write lavo.OPTION"),
+        ("train=3", "train is a group of settings: write train.NAME"),
+        ("lm.attentions.lavo.window=3", "write lavo.window"),
         ("lvao.window=16", "did you mean lavo?"),
         ("lavo.window", "must be key=value,value"),
         ("lavo.window=", "must be key=value,value"),

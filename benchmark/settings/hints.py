@@ -22,6 +22,8 @@ def right_key(key: str, task: str | None = None, *, prefix: str = "attentions.")
     first, _, rest = key.partition(".")
     if first in attention_names():
         return f"{first} is an attention: write {prefix}{key if rest else f'{first}.OPTION'}"
+    if not rest and any(group == first for group, _ in _settings(task)):
+        return f"{first} is a group of settings: write {first}.NAME"
     if rest:
         return None
     having = [name for name in attention_names() if first in attention_options(load_attention(name))]

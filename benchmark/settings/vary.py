@@ -58,6 +58,10 @@ def parse_vary(text: str) -> Vary:
     first, _, rest = key.partition(".")
     attention = task = None
     full = key
+    if ".attentions." in key:
+        raise ConfigError(
+            f"--vary {text[:80]}: an option belongs to its attention at every task: write {key.partition('.attentions.')[2]}"
+        )
     if rest and first in attention_names():
         attention, full = first, f"attentions.{key}"
     elif rest and first in GROUPS:
