@@ -20,8 +20,8 @@ from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
 from benchmark.running import checkpoint, provenance
 from benchmark.running.claims import LEASE_SECONDS, LostClaim, Ticket
-from benchmark.running.publish import publish, settle
 from benchmark.running.logs import Curve, curve_of
+from benchmark.running.publish import publish, settle
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import TrainSettings
