@@ -31,6 +31,7 @@ PRESETS = "smoke:\n  train: {steps: 9, batch_size: 8, learning_rate: 0.01, sched
 @pytest.fixture(autouse=True)
 def toy(request, monkeypatch, tmp_path, own_registry):
     """The toy task, which here counts its tokens.  Worker processes don't know it, so their test has no toy."""
+    monkeypatch.chdir(tmp_path)
     if request.node.get_closest_marker("slow") is None:
         monkeypatch.setattr(toy_task.Toy, "tokens", lambda self, batch: 5 * len(batch.x), raising=False)
         toy_task.register(monkeypatch, tmp_path / "toy", PRESETS)

@@ -35,7 +35,8 @@ PRESETS = "smoke:\n  train: {steps: 6, batch_size: 8, learning_rate: 0.01}\n  se
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch, tmp_path, own_registry):
-    """The toy task of two sites."""
+    """The toy task of two sites; caches that a plan names are made in the test's folder."""
+    monkeypatch.chdir(tmp_path)
     toy_task.register(monkeypatch, tmp_path / "toy", PRESETS, "TwoSites")
 
 

@@ -60,6 +60,7 @@ ARGUMENTS = {
     "run": ["lm", "lstf", "language_modeling"],
     "tune": ["lm", "lstf"],
     "sweep": ["lm", "lstf"],
+    "work": ["bare", "plain", "gone"],
     "check": ["lavo", "all"],
     "efficiency": [],
     "report": ["bare", "plain", "gone", "."],
