@@ -167,6 +167,23 @@ def _lock(file: BinaryIO) -> bool:
     return True
 
 
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Lets one process at a time into such blocks for this folder, which must exist.  The lock ends with the process.
+
+    Where folders can't be locked (some network file systems, Windows), the block is entered without a lock.
+    """
+    handle = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if handle is not None:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def remove_abandoned(folder: Path, *, below: bool = True) -> None:
     """Removes temporary files that killed processes left in a folder, and ``below`` it; those being written are locked and stay.
 

@@ -17,7 +17,7 @@ from benchmark.measuring import sweep as sweep_module
 from benchmark.measuring.limits import History, Limits, predict, row_without_trying
 from benchmark.measuring.operations import count_operations
 from benchmark.measuring.peaks import Peaks, read_peaks, write_peaks
-from benchmark.measuring.points import COLUMNS, Point, read_points, write_points
+from benchmark.measuring.points import COLUMNS, FIRST_COLUMNS, Point, read_points, write_points
 from benchmark.measuring.shape import Shape
 from benchmark.measuring.sweep import Grid, measure, measure_to_file, parse_dtype, parse_lengths, short_sweep
 
@@ -25,6 +25,7 @@ CONTRACT = (
     "mode pattern batch length num_heads head_dim attention dtype device kernel rounds seconds seconds_low seconds_high "
     "compile_seconds base_bytes peak_bytes flops moved_bytes status reason"
 )
+ADDED = "together threads processor kernel_version code cpu_share load_average cores"  # at the end, so that old files can be read
 
 
 class Quadratic(nn.Module):
@@ -106,7 +107,8 @@ def slope(lengths, values):
 
 
 def test_columns_are_the_contracts():
-    assert " ".join(COLUMNS) == CONTRACT
+    assert " ".join(COLUMNS) == f"{CONTRACT} {ADDED}"
+    assert " ".join(FIRST_COLUMNS) == CONTRACT
 
 
 def test_counters_see_the_difference_between_quadratic_and_linear():
@@ -303,7 +305,7 @@ def test_table_is_written_as_it_grows_and_keeps_other_rows(tmp_path):
     assert seen == [1]
     assert [row.length for row in rows] == [16, 32]
     with (tmp_path / points.FILE_NAME).open() as file:
-        assert next(csv.reader(file)) == CONTRACT.split()
+        assert next(csv.reader(file)) == [*CONTRACT.split(), *ADDED.split()]
 
 
 def test_table_reads_back_as_written(tmp_path):
@@ -336,7 +338,7 @@ def test_short_sweep_is_bounded(monkeypatch, tmp_path):
     grid, shape, limits = asked
     assert grid.attentions == ["linear"]
     assert shape.device.type == "cpu"
-    assert 0 < limits.deadline - time.monotonic() <= 70
+    assert 0 < limits.deadline - time.monotonic() <= 120
 
 
 def test_the_sweep_of_the_command_line_says_every_point_and_reads_its_options(tmp_path):
@@ -352,6 +354,7 @@ def test_the_sweep_of_the_command_line_says_every_point_and_reads_its_options(tm
     grid = Grid(["linear", "failing"], lengths=[16], modes=["forward"])
     path = measure_to_file(tmp_path, grid, TOY, FIVE_ROUNDS, lines.append)
     assert [row.status for row in read_points(path)] == ["completed", "failed"]
-    assert len(lines) == 3  # the machine's own peaks first
+    points = [line for line in lines if not line.startswith("Disturbed")]  # which the machine may be
+    assert len(points) == 3  # the machine's own peaks first
     (peaks,) = read_peaks([tmp_path])
     assert peaks.device == read_points(path)[0].device

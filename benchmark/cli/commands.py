@@ -22,6 +22,7 @@ from benchmark.cli.options import (
     Include,
     Jobs,
     Lease,
+    Log,
     Patterns,
     Preset,
     Tuned,
@@ -151,14 +152,17 @@ def run(
     report: Annotated[
         bool,
         typer.Option(
-            "--report", help="Afterwards measure efficiency briefly and write reports/<name of the output folder>."
+            "--report",
+            help="Afterwards measure what efficiency.csv lacks and write reports/<name of the output folder>.",
         ),
     ] = False,
+    log: Log = None,
     cache: Cache = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", hidden=True)] = False,
 ) -> None:
     """Trains and evaluates cells (one attention in one backbone, pattern and seed); finished ones are not run again."""
     from benchmark.running import command, runner
+    from benchmark.running.logs import kinds_in
     from benchmark.settings.command import cache_folder, device_of, include_files, names_in, output_of, runs_of
 
     include = include_files(include_path)
@@ -179,11 +183,12 @@ def run(
         cache=cache_folder(cache),
         device=device_of(device),
         include=include,
-        debug=debug or _debugging(),
+        debug=debug or is_debugging(),
         cell_timeout=cell_timeout,
         lease=lease,
         rank=rank,
         processes=processes,
+        log=kinds_in(log),
     )
     runner.probe_output(place.output)
     redo = runner.Redo(failed=retry_failed, everything=rerun)
@@ -192,7 +197,7 @@ def run(
     if report and rank == 0 and not plan_only:
         from benchmark.report import build_report
 
-        command.measure_once(runs, place, say)
+        command.measure_missing(runs, place, say)
         with report_progress():
             built = build_report([place.output], Path("reports") / place.output.name)
         status = max(status, say_report(built))
@@ -262,7 +267,7 @@ def tune(
         cache=cache_folder(cache),
         device=device_of(device),
         include=include,
-        debug=_debugging(),
+        debug=is_debugging(),
         cell_timeout=cell_timeout,
         part="validation",
     )
@@ -311,68 +316,6 @@ def check(
     if failures:
         say(f"{failures} checks failed")
     raise typer.Exit(1 if failures else 0)
-
-
-@app.command()
-def efficiency(
-    *,
-    attention: Attentions = None,
-    pattern: Annotated[str, typer.Option("--pattern", help="Patterns, separated by commas.")] = "causal_self",
-    lengths: Annotated[
-        str, typer.Option("--lengths", help="FROM:TO in powers of two, or lengths separated by commas.")
-    ] = "256:16384",
-    mode: Annotated[
-        str,
-        typer.Option(
-            "--mode",
-            help="Of an attention: forward, backward, prefill, decode; of a whole model: training, checkpointed, "
-            "generation; separated by commas.",
-        ),
-    ] = "forward,backward",
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for efficiency.csv.")] = Path(
-        "results/efficiency"
-    ),
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Sequences of a batch.")] = 1,
-    tokens: Annotated[
-        int | None,
-        typer.Option("--tokens", min=1, help="Tokens of a batch, the same at every length; instead of --batch."),
-    ] = None,
-    num_heads: Annotated[int, typer.Option("--num-heads", min=1)] = 8,
-    head_dim: Annotated[int, typer.Option("--head-dim", min=1)] = 64,
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = "float32",
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="An option of an attention, as lavo.window=32; may be given again."),
-    ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed rounds of a point; at least 5.")] = 7,
-    budget: Annotated[float, typer.Option("--budget", min=0.1, help="Seconds a point may take.")] = 60.0,
-    device: Device = None,
-    include_path: Include = None,
-) -> None:
-    """Measures time and memory by length, attentions taking turns, and writes efficiency.csv."""
-    import torch
-
-    from benchmark.measuring.shape import Shape
-    from benchmark.measuring.sweep import Grid, Limits, measure_to_file, parse_dtype, parse_lengths
-    from benchmark.running.runner import probe_output
-    from benchmark.settings.choices import choose_attentions
-    from benchmark.settings.command import device_of, include_files, names_in, options_by_attention
-
-    include_files(include_path)
-    probe_output(output)
-    names = [spec.name for spec in choose_attentions(names_in(attention, "--attention") or ["all"])]
-    grid = Grid(names, names_in(pattern, "--pattern") or [], parse_lengths(lengths), names_in(mode, "--mode") or [])
-    shape = Shape(
-        batch=batch,
-        num_heads=num_heads,
-        head_dim=head_dim,
-        dtype=parse_dtype(dtype),
-        device=torch.device(device_of(device)),
-        options=options_by_attention(option or [], names),
-        tokens=tokens,
-    )
-    limits = Limits(rounds=rounds, budget_seconds=budget)
-    say(f"written: {measure_to_file(output, grid, shape, limits, say)}")
 
 
 @app.command()
@@ -445,5 +388,6 @@ def validate(
     say(f"{config}: valid; {len(runs)} run{'s' if len(runs) != 1 else ''}, {count} cells")
 
 
-def _debugging() -> bool:
+def is_debugging() -> bool:
+    """Returns whether the command line has ``--debug``, wherever in it."""
     return "--debug" in sys.argv

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+import benchmark.cli.sweeps  # noqa: F401  # adds its commands to the app
 from benchmark.cli.sharing import app  # with the commands of commands.py and of sharing.py
 from benchmark.extras import explained
 

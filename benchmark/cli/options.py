@@ -62,3 +62,10 @@ Tuned = Annotated[
         help="Folder of tuned learning rates; if it is left out, configs/tuned of the repository or of the package.",
     ),
 ]
+Log = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        help="Also write training curves to logs/ in the folder of records: tensorboard, trackio, or both with a comma.",
+    ),
+]

@@ -14,6 +14,7 @@ import torch
 
 from benchmark.measuring.points import Point
 
+DEADLINE_WORDS = "it would end after the deadline of the whole sweep"  # the end of a reason
 EXTRA_CALLS = 4  # calls that are not timed rounds: to warm up, count memory, count operations, and choose the repeats
 
 
@@ -51,7 +52,12 @@ class Limits:
         """
         if seconds <= self.budget_seconds:
             return None
-        return f"{opening} {seconds:.3g} s; the limit for a point is {self.budget_seconds:g} s"
+        return f"{opening} {seconds:.3g} s; {self.time_words}"
+
+    @property
+    def time_words(self) -> str:
+        """The words that name the limit of time, at the end of a reason."""
+        return f"the limit for a point is {self.budget_seconds:g} s"
 
     def memory_fault(self, held: float, opening: str) -> str | None:
         """Returns the same about the bytes that a call holds, ``held``."""
@@ -76,6 +82,29 @@ class History:
     stopped: tuple[str, str] | None = None
 
 
+def add_earlier(history: History, rows: Sequence[Point], length: int) -> None:
+    """Adds what rows of an earlier sweep, of the same attention, mode and pattern, say about lengths below ``length``."""
+    for costs, cost_of in ((history.seconds, _seconds), (history.increments, _increment)):
+        known = {measured for measured, _ in costs}
+        for row in rows:
+            cost = cost_of(row)
+            if cost is not None and row.length < length and row.length not in known:
+                costs.append((row.length, cost))
+                known.add(row.length)
+        costs.sort()
+    full = [row.length for row in rows if row.status == "out_of_memory" and row.length < length]
+    if full and history.stopped is None:
+        history.stopped = ("out_of_memory", f"already out of memory at length {min(full)}")
+
+
+def _seconds(row: Point) -> float | None:
+    return row.seconds
+
+
+def _increment(row: Point) -> float | None:
+    return None if row.peak_bytes is None or row.base_bytes is None else row.peak_bytes - row.base_bytes
+
+
 def row_without_trying(point: Point, limits: Limits, history: History) -> Point | None:
     """Returns the finished row if the point must be skipped, or None if it should be measured.
 
@@ -86,7 +115,7 @@ def row_without_trying(point: Point, limits: Limits, history: History) -> Point 
         seconds = predict(history.seconds, point.length) * limits.num_calls + predict(history.setup, point.length)
         held = predict(history.increments, point.length)
         if time.monotonic() + seconds > limits.deadline:
-            reason = "judging by shorter lengths, it would end after the deadline of the whole sweep"
+            reason = f"judging by shorter lengths, {DEADLINE_WORDS}"
             return point._replace(status="over_budget", reason=reason)
         fault = limits.time_fault(seconds, "judging by shorter lengths, it would take")
         fault = fault or limits.memory_fault(held, "judging by shorter lengths, it would hold")

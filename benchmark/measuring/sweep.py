@@ -9,11 +9,13 @@ and length are measured together:
 3. Memory and floating-point operations are counted in separate calls, because counting slows a call down.
 4. In each round every attention is timed once, in a random order, so that a machine that is slow for a while slows all of
    them alike.  ``seconds`` is the median over rounds, with its bootstrap interval.
+5. The load of the machine is recorded with each point, and on what else its time depends (``identity.py``).
 """
 
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +26,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from benchmark.interface import UnsupportedPattern
+from benchmark.interface import PATTERNS, UnsupportedPattern
 from benchmark.measuring.clocks import record_clocks
-from benchmark.measuring.limits import History, Limits, free_bytes, row_without_trying
+from benchmark.measuring.identity import identified
+from benchmark.measuring.limits import History, Limits, add_earlier, free_bytes, row_without_trying
+from benchmark.measuring.load import Section, disturbance, load_average
 from benchmark.measuring.memory import allocated_by, is_out_of_memory, keep_freed_memory
+from benchmark.measuring.missing import Missing, exact_attentions, in_words, missing_points
 from benchmark.measuring.operations import count_operations
 from benchmark.measuring.peaks import measure_peaks, write_peaks
-from benchmark.measuring.points import BY_TOKEN, FILE_NAME, Point, merge, read_points, write_points
+from benchmark.measuring.points import BY_TOKEN, FILE_NAME, Point, add_points, key_of, latest, read_points
 from benchmark.measuring.shape import Shape, Workload
 from benchmark.measuring.timing import CPU, cache_emptier, call_seconds, interleaved, no_collection, now
 from benchmark.measuring.workloads import MODES, build_workload
@@ -65,6 +70,11 @@ class Grid:
         if not self.lengths or any(length < 1 for length in self.lengths):
             raise ValueError(f"lengths {list(self.lengths)!r}: at least one, each of them at least 1")
 
+    def places(self) -> Iterator[tuple[str, str, int]]:
+        """Yields (pattern, mode, length), shortest lengths first."""
+        for length in sorted(set(self.lengths)):
+            yield from ((pattern, mode, length) for pattern in self.patterns for mode in self.modes)
+
 
 class Ready(NamedTuple):
     """A point whose call is warmed up, with memory and operations counted.  Only its timed rounds are still missing."""
@@ -81,12 +91,14 @@ def measure(
     limits: Limits,
     *,
     directory: Path | None = None,
+    only_missing: bool = False,
     on_point: Callable[[Point], None] = lambda _: None,
 ) -> list[Point]:
     """Measures every point, shortest lengths first, and returns the rows.
 
     directory: if given, the rows are also written to ``efficiency.csv`` there, as soon as they are known.  Rows of other
     points in this file are kept.
+    only_missing: measures only the points that have no row in this file, or a stale one, and with them the exact attentions.
     on_point: called with each row as soon as it is known.
     """
     keep_freed_memory()
@@ -94,18 +106,33 @@ def measure(
         limits = replace(limits, budget_bytes=free_bytes(shape.device) // 2)
     path = None if directory is None else directory / FILE_NAME
     earlier = read_points(path) if path is not None and path.exists() else []
+    wanted: dict[tuple[str, str, int], Missing] = {}
+    if only_missing:
+        missing = missing_points(grid.attentions, grid.places(), shape, limits, earlier)
+        wanted = {(one.pattern, one.mode, one.length): one for one in missing}
     histories: dict[tuple[str, str, str], History] = {}
     rows: list[Point] = []
     for length, recorded in _with_probes(grid.lengths):
         for pattern in grid.patterns:
             for mode in grid.modes:
-                points = [shape.point(mode, pattern, length, name) for name in grid.attentions]
+                names: Sequence[str] = grid.attentions
+                if only_missing:
+                    here = wanted.get((pattern, mode, length))
+                    names = _of_all(wanted, pattern, mode) if not recorded else here.attentions if here else ()
+                points = [shape.point(mode, pattern, length, name) for name in names]
+                if only_missing:
+                    _use_earlier(histories, points, earlier)
+                    points = points if recorded else [p for p in points if not histories[_history_key(p)].seconds]
+                if not points:
+                    continue
                 group = measure_together(points, shape, limits, histories)
                 if not recorded:
                     continue
+                if only_missing:
+                    group = [row for row in group if _is_news(row, wanted[pattern, mode, length], earlier)]
                 rows += group
                 if path is not None:
-                    write_points(path, merge(earlier, rows))
+                    add_points(path, group, exact_attentions())
                     if shape.device.type == "cuda":
                         record_clocks(path.parent, mode, pattern, length, shape.device.index or 0)
                 for point in group:
@@ -113,23 +140,83 @@ def measure(
     return rows
 
 
-def short_sweep(attentions: Sequence[str], directory: Path, device: str) -> list[Point]:
-    """Runs the sweep of ``lavo-bench run --report``, which takes about a minute on any machine, and returns its rows."""
+def _of_all(wanted: Mapping[tuple[str, str, int], Missing], pattern: str, mode: str) -> list[str]:
+    """Returns the attentions that are measured at any length of this pattern and mode."""
+    names = (name for one in wanted.values() if (one.pattern, one.mode) == (pattern, mode) for name in one.attentions)
+    return list(dict.fromkeys(names))
+
+
+def _is_news(row: Point, missing: Missing, earlier: Sequence[Point]) -> bool:
+    """Returns whether the row belongs into the table.
+
+    That of an exact attention which was only to be measured beside others, and could not be, must not replace one with a time.
+    """
+    if row.seconds is not None or row.attention in missing.wanted:
+        return True
+    return all(key_of(other) != key_of(row) or other.seconds is None for other in earlier)
+
+
+def _use_earlier(
+    histories: dict[tuple[str, str, str], History], points: Sequence[Point], earlier: Sequence[Point]
+) -> None:
+    """Adds what earlier rows say about shorter lengths to the histories of these points."""
+    for point in points:
+        history = histories.setdefault(_history_key(point), History())
+        shared = key_of(point._replace(length=0, batch=0))
+        rows = [row for row in latest(earlier) if key_of(row._replace(length=0, batch=0)) == shared]
+        add_earlier(history, rows, point.length)
+
+
+SHORT = Limits(rounds=5, budget_seconds=6.0)
+SHORT_LENGTHS = (*LENGTHS, 16384)
+SHORT_MODES = ("forward", "backward", "decode")
+SHORT_SECONDS = 120.0  # of the whole sweep; the next one continues with what is missing
+
+
+def short_sweep(
+    attentions: Sequence[str], directory: Path, device: str, say: Callable[[str], None] = lambda _: None
+) -> list[Point]:
+    """Runs the sweep of ``lavo-bench run --report``, and returns its rows.  It takes two minutes at most on any machine.
+
+    It measures what ``efficiency.csv`` in this folder lacks: points of these attentions in every pattern, and stale ones.
+    say: called with lines of text that say what is measured; not called if nothing is missing.
+    """
     shape = Shape(device=torch.device(device))
+    grid = Grid(attentions, PATTERNS, SHORT_LENGTHS, SHORT_MODES)
+    path = directory / FILE_NAME
+    earlier = read_points(path) if path.exists() else []
+    missing = missing_points(attentions, grid.places(), shape, SHORT, earlier)
+    if not missing:
+        return []
+    for line in in_words(missing):
+        say(f"efficiency of {line}")
     write_peaks(directory, measure_peaks(shape.device, torch.float32))
-    limits = Limits(rounds=5, budget_seconds=6.0, deadline=time.monotonic() + 60.0)
-    return measure(Grid(attentions), shape, limits, directory=directory)
+    limits = replace(SHORT, deadline=time.monotonic() + SHORT_SECONDS)
+    return measure(grid, shape, limits, directory=directory, only_missing=True)
 
 
-def measure_to_file(directory: Path, grid: Grid, shape: Shape, limits: Limits, say: Callable[[str], None]) -> Path:
-    """Runs the sweep of the command line: measures the peaks of the machine, then every point.
+def measure_to_file(
+    directory: Path,
+    grid: Grid,
+    shape: Shape,
+    limits: Limits,
+    say: Callable[[str], None],
+    *,
+    only_missing: bool = False,
+) -> Path:
+    """Runs the sweep of the command line: measures the peaks of the machine, then every point, or the missing ones.
 
     say: called with a line of text for each result.  Returns the path of the table.
     """
     peaks = measure_peaks(shape.device, shape.dtype)
     write_peaks(directory, peaks)
     say(f"peak of this machine: {peaks.flops_per_second / 1e9:.4g} GFLOP/s, {peaks.bytes_per_second / 1e9:.4g} GB/s")
-    measure(grid, shape, limits, directory=directory, on_point=lambda point: say(_line(point)))
+    rows = measure(
+        grid, shape, limits, directory=directory, only_missing=only_missing, on_point=lambda point: say(_line(point))
+    )
+    disturbed = disturbance(rows)
+    if disturbed is not None:
+        say(disturbed)
     return directory / FILE_NAME
 
 
@@ -184,24 +271,33 @@ def measure_together(
 
     histories: by (mode, pattern, attention); updated with the new measurements.
     """
+    together = secrets.token_hex(4)
+    points = [identified(point, shape)._replace(together=together) for point in points]
     finished: dict[str, Point] = {}
     ready: dict[str, Ready] = {}
     for point in points:
-        history = histories.setdefault((point.mode, point.pattern, point.attention), History())
+        history = histories.setdefault(_history_key(point), History())
         outcome = row_without_trying(point, limits, history) or prepare(point, shape, limits, history)
         if isinstance(outcome, Ready):
             ready[point.attention] = outcome
         else:
             finished[point.attention] = outcome
-    for name, samples in _timed_rounds(ready, shape, limits.rounds).items():
+    before = load_average()
+    sections = {name: Section() for name in ready}
+    for name, samples in _timed_rounds(ready, shape, limits.rounds, sections).items():
         point = ready[name].point
-        history = histories[point.mode, point.pattern, name]
+        history = histories[_history_key(point)]
         if isinstance(samples, Exception):
             finished[name] = _ended(point, history, samples)
         else:
-            finished[name] = _timed(ready[name], samples, shape.seed)
+            row = _timed(ready[name], samples, shape.seed)
+            finished[name] = row._replace(cpu_share=sections[name].cpu_share, load_average=before)
             history.seconds.append((point.length, float(np.median(samples))))
     return [finished[point.attention] for point in points]
+
+
+def _history_key(point: Point) -> tuple[str, str, str]:
+    return point.mode, point.pattern, point.attention
 
 
 def prepare(point: Point, shape: Shape, limits: Limits, history: History) -> Ready | Point:
@@ -277,8 +373,13 @@ def _repeats(seconds: float, point: Point, rounds: int) -> int:
     return min(repeats, max(1, point.length // (8 * rounds))) if point.mode in BY_TOKEN else repeats
 
 
-def _timed_rounds(ready: Mapping[str, Ready], shape: Shape, rounds: int) -> dict[str, list[float] | Exception]:
-    """Returns for each attention the seconds of a call in every round, or the exception if a call raised one."""
+def _timed_rounds(
+    ready: Mapping[str, Ready], shape: Shape, rounds: int, sections: Mapping[str, Section]
+) -> dict[str, list[float] | Exception]:
+    """Returns for each attention the seconds of a call in every round, or the exception if a call raised one.
+
+    sections: add up the CPU time and the time of the clock of each attention's calls.
+    """
     errors: dict[str, Exception] = {}
     empty_cache = cache_emptier(shape.device)
 
@@ -287,7 +388,8 @@ def _timed_rounds(ready: Mapping[str, Ready], shape: Shape, rounds: int) -> dict
             return math.nan
         empty_cache()
         try:
-            return call_seconds(ready[name].workload.call, shape.device, repeats=ready[name].repeats)
+            with sections[name]:
+                return call_seconds(ready[name].workload.call, shape.device, repeats=ready[name].repeats)
         except Exception as error:  # as in prepare()
             errors[name] = error
             return math.nan

@@ -26,12 +26,37 @@ generation    generates one more token with a whole model
 """
 
 
+BY_STATE = ("prefill", "decode")
+"""Modes that fill or read the state of an attention, which exists only for patterns that are run token by token."""
+
+_STATE_METHODS = {
+    "causal_self": ("init_state", "extend", "state_bytes"),
+    "causal_cross": ("init_cross", "read", "state_bytes"),
+}
+
+
+def exists(mode: str, pattern: str) -> bool:
+    """Returns whether there is such a call at all, for any attention."""
+    if mode in WHOLE_MODEL:
+        return pattern == "causal_self"
+    return mode not in BY_STATE or pattern in _STATE_METHODS
+
+
+def lacking_methods(attention: str, mode: str, pattern: str) -> list[str]:
+    """Returns the streaming methods that a mode calls and the attention doesn't have."""
+    cls, methods = load_attention(attention), _STATE_METHODS.get(pattern, ()) if mode in BY_STATE else ()
+    return [name for name in methods if not callable(getattr(cls, name, None))]
+
+
 def build_workload(shape: Shape, point: Point) -> Workload:
     """Builds module, inputs and call of a point.  Raises UnsupportedPattern if the mode doesn't exist for the pattern."""
     if point.mode in WHOLE_MODEL:
         if point.mode == "generation":
             return whole_model.generation(shape, point)
         return whole_model.training_step(shape, point, checkpointing=point.mode == "checkpointed")
+    lacking = lacking_methods(point.attention, point.mode, point.pattern)
+    if lacking and point.pattern not in dict(load_attention(point.attention).unsupported):
+        raise UnsupportedPattern(f"{point.attention} has no {', no '.join(lacking)}")
     build = {"forward": _forward, "backward": _backward, "prefill": _prefill, "decode": _decode}[point.mode]
     return build(_module(shape, point), shape, point)
 

@@ -23,6 +23,7 @@ from benchmark.report.published import LEDGER as ledger_file
 from benchmark.report.speed import sweep_files
 from benchmark.results import ATTACHMENTS, CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, record_files, records
 from benchmark.settings.tuned import tuned_files
+from benchmark.settings.varied import varied_files
 
 FILE_NAME = "inputs.json"  # beside the report; says from what it was built
 
@@ -101,7 +102,8 @@ def digests(directories: Sequence[Path], claims: Path | None = None) -> dict[str
         patterns = (f"*/*{EXAMPLES_SUFFIX}", f"*/*{CURVES_SUFFIX}", f"*/{ATTACHMENTS}/*")
         beside = sorted(file for pattern in patterns for file in directory.glob(pattern) if file.is_file())
         name = shown_path(directory)
-        for file in [*record_files(directory), *beside, *sweep_files([directory]), *peak_files([directory])]:
+        others = [*sweep_files([directory]), *peak_files([directory]), *varied_files([directory])]
+        for file in [*record_files(directory), *beside, *others]:
             files[f"{name}/{file.relative_to(directory).as_posix()}"] = file
     for file in sorted(Path(__file__).parent.rglob("*")):
         if file.suffix in (".py", ".jinja", ".css", ".js"):

@@ -23,6 +23,7 @@ from benchmark.report.gallery import Gallery
 from benchmark.report.groups import Group, group_records, words
 from benchmark.report.html import render_html
 from benchmark.report.inputs import State, shown_path
+from benchmark.report.sensitivity import read_all_varied, sensitivity_blocks, without_varied
 from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, throughput_table, time_table
 from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
 from benchmark.settings.tuned import TunedFile, read_rates
@@ -115,7 +116,8 @@ class _Builder:
         """
         from benchmark.report.sections import header, how_to_read, provenance
 
-        groups, sweeps = group_records(found.records), read_sweeps(directories)
+        varied = read_all_varied(directories)
+        groups, sweeps = group_records(without_varied(found.records, varied)), read_sweeps(directories)
         differences = {id(group): against_exact(group) for group in groups}
         cards = [(group, card) for group in groups if (card := card_of(group, self.verified)) is not None]
         shown = _Shown(found, groups, sweeps, differences, cards)
@@ -125,6 +127,7 @@ class _Builder:
             "Overview": self._overview(shown),
             "Recall": self._recall(shown, written),
             "Tasks": self._tasks(shown, written),
+            "Sensitivity": sensitivity_blocks(varied, found.records, self.gallery)[1:],
             "Efficiency": self._speed(sweeps, read_peaks(directories)) if sweeps else [],
             "Claims": self._claims(shown),
             "Provenance": [*how_to_read(), *provenance(groups, found.records, names, output)],
@@ -256,7 +259,7 @@ class _Builder:
         across = [crossing_table(sweeps), scaling.slope_table(sweeps)]
         blocks: list[Block] = [table for table in across if table is not None]
         for sweep in sweeps:
-            caption = sweep.caption("time and memory by length; bars are 95 % intervals")
+            caption = sweep.timed_caption("time and memory by length; bars are 95 % intervals")
             picture = self.gallery.draw(sweep.slug, caption, partial(time_and_memory, sweep.points))
             blocks += [Heading(3, f"{sweep.title}"), *picture, time_table(sweep), memory_table(sweep)]
             if sweep.mode in WHOLE_MODEL:

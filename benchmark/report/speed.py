@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.measuring.points import BY_TOKEN, FILE_NAME, Point, merge, read_points
+from benchmark.measuring.load import disturbance
+from benchmark.measuring.points import BY_TOKEN, FILE_NAME, Point, in_same_rounds, latest, merge, read_points
 from benchmark.report import numbers
 from benchmark.report.crossing import crossing, fitted_length
 from benchmark.report.figures import MODE_WORDS
@@ -25,7 +26,10 @@ class Sweep(NamedTuple):
     head_dim: int
     dtype: str
     device: str
-    points: tuple[Point, ...] = ()
+    points: tuple[Point, ...] = ()  # the row that counts of each point
+    superseded: tuple[
+        Point, ...
+    ] = ()  # earlier rows of exact attentions, timed in the same rounds as some of the points
 
     @property
     def title(self) -> str:
@@ -41,6 +45,10 @@ class Sweep(NamedTuple):
     def caption(self, what: str) -> str:
         """Returns the caption of a figure or table; ``what`` says what it shows."""
         return f"{self.title}: {what}. {self.conditions[0].upper()}{self.conditions[1:]}."
+
+    def timed_caption(self, what: str) -> str:
+        """Returns the caption of a figure or table of times, which says if they were disturbed (``measuring/load.py``)."""
+        return " ".join([self.caption(what), *filter(None, [disturbance(self.points)])])
 
     @property
     def slug(self) -> str:
@@ -58,6 +66,21 @@ class Sweep(NamedTuple):
         """Returns the points of this attention, by length."""
         return [point for point in self.points if point.attention == attention]
 
+    def beside(self, attention: str, other: str) -> list[Point]:
+        """Returns the points of ``other`` to compare this attention's with: of the same rounds, or where there are none, its own."""
+        rows, own = (*self.superseded, *self.points), {point.length: point for point in self.of(other)}
+        same = [in_same_rounds(point, rows, other) for point in self.of(attention)]
+        found = own | {point.length: point for point in same if point is not None}
+        return [found[length] for length in sorted(found)]
+
+    def apart(self, attention: str, other: str) -> bool:
+        """Returns whether some length of the two attentions was timed, but not in the same rounds."""
+        rows, own = (*self.superseded, *self.points), {point.length for point in self.of(other) if point.seconds}
+        return any(
+            point.seconds is not None and point.length in own and in_same_rounds(point, rows, other) is None
+            for point in self.of(attention)
+        )
+
 
 def sweep_files(directories: Iterable[Path]) -> list[Path]:
     """Returns the ``efficiency.csv`` of each folder that has one."""
@@ -71,7 +94,9 @@ def read_sweeps(directories: Iterable[Path]) -> list[Sweep]:
     """
     points: list[Point] = []
     for file in sweep_files(directories):
-        points = merge(points, read_points(file))
+        rows = read_points(file)
+        exact = {row.attention for row in rows if declared(row.attention).get("exact", False)}
+        points = merge(points, rows, exact)
     shared = ("mode", "pattern", "num_heads", "head_dim", "dtype", "device")
     alike: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
@@ -84,9 +109,12 @@ def read_sweeps(directories: Iterable[Path]) -> list[Sweep]:
             own = {name: getattr(point, name) for name in shared}
             sweep = Sweep(**own, batch=None if fixed_tokens else point.batch, tokens=tokens)
             by_sweep.setdefault(sweep, []).append(point)
-    return [
-        sweep._replace(points=tuple(sorted(found, key=lambda point: point.length))) for sweep, found in by_sweep.items()
-    ]
+    sweeps = []
+    for sweep, found in by_sweep.items():
+        counting = latest(sorted(found, key=lambda point: point.length))
+        superseded = tuple(point for point in found if all(point is not other for other in counting))
+        sweeps.append(sweep._replace(points=tuple(counting), superseded=superseded))
+    return sweeps
 
 
 def _fixed_tokens(points: Sequence[Point]) -> bool:
@@ -104,7 +132,7 @@ def time_table(sweep: Sweep) -> Table:
 
     table = _by_length(sweep, "time", as_words, "seconds", "seconds_low", "seconds_high", "kernel", "status", "reason")
     what = "a token after a context of that length" if sweep.mode in BY_TOKEN else "a call"
-    table.caption = sweep.caption(f"median time of {what}")
+    table.caption = sweep.timed_caption(f"median time of {what}")
     rounds = sorted({point.rounds for point in sweep.points if point.rounds})
     if rounds:
         table.notes.append(
@@ -142,7 +170,7 @@ def throughput_table(sweep: Sweep) -> Table:
     table = _by_length(sweep, "throughput", as_words, "batch")
     for value, point in zip(table.values, sweep.points, strict=True):
         value["tokens_per_second"] = rate(point)
-    table.caption = sweep.caption("tokens per second by length of the context")
+    table.caption = sweep.timed_caption("tokens per second by length of the context")
     return table
 
 
@@ -181,17 +209,19 @@ def crossing_table(sweeps: Sequence[Sweep]) -> Table | None:
     """Returns the table of lengths from which on each attention is faster than each exact one."""
     exact = list(dict.fromkeys(a for sweep in sweeps for a in sweep.attentions if declared(a).get("exact", False)))
     rows, values = [], []
+    apart: list[str] = []
     for sweep in sweeps:
         for attention in sweep.attentions:
             if attention in exact or declared(attention).get("control", False):
                 continue
-            found = {name: crossing(sweep.of(attention), sweep.of(name)) for name in exact}
+            found = {name: crossing(sweep.of(attention), sweep.beside(attention, name)) for name in exact}
             if not any(found.values()):
                 continue
+            apart += [f"{escape(attention)} and {escape(name)}" for name in exact if sweep.apart(attention, name)]
             label = f"{attention}: {words(sweep.pattern)}, {MODE_WORDS.get(sweep.mode, sweep.mode)}"
             several = len({other.conditions for other in sweeps}) > 1
             label = f"{label} ({sweep.conditions})" if several else label
-            fitted = {name: fitted_length(sweep.of(attention), sweep.of(name)) for name in exact}
+            fitted = {name: fitted_length(sweep.of(attention), sweep.beside(attention, name)) for name in exact}
             as_words = [Printed(str(found[name] or numbers.MISSING)) for name in exact]
             rows.append(Row(label, (*as_words, *(Printed(numbers.count(fitted[name])) for name in exact))))
             for name, where in found.items():
@@ -208,6 +238,10 @@ def crossing_table(sweeps: Sequence[Sweep]) -> Table | None:
         "8,192 tokens: CAB's efficiency length (measured there without a causal mask, forward, against an unfused softmax). It has "
         "no interval and depends on the lengths measured, so use it only for a comparison with CAB's tables.",
     ]
+    if apart:
+        notes.append(
+            f"Not timed in the same rounds, so the machine may have changed between them: {', '.join(dict.fromkeys(apart))}."
+        )
     columns = ["attention", *(f"faster than {name}" for name in exact), *(f"fitted, {name}" for name in exact)]
     return Table(
         "efficiency-crossing",

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from benchmark.measuring.points import FILE_NAME
 from benchmark.results import Status
-from benchmark.running import runner, workers
+from benchmark.running import logs, runner, workers
 from benchmark.running.plans import remove_done, write_plan
 from benchmark.running.progress import display_on
 from benchmark.settings.cell import Cell
@@ -81,9 +80,12 @@ def run_cells_of(
             {cell.title.rpartition(".")[0] for cell in cells if cell.rate_from == "preset" and not cell.unsupported}
         )
         say(f"learning rates: tuned, but for {len(untuned)} of the preset" if untuned else "learning rates: tuned")
+    logs.forget_faults(place.output)
     outcomes = train(waiting, place, console, jobs=jobs, redo=redo)
     runner.remove_if_empty(place.output)
     remove_done(place.output)
+    if place.log and waiting:
+        say(f"curves: {place.output / logs.FOLDER}{logs.faults_in_words(place.output)}")
     return _sum_up(cells, outcomes, place.output, say)
 
 
@@ -137,12 +139,9 @@ def _sum_up(cells: Sequence[Cell], outcomes: Mapping[str, Status], output: Path,
     return 1 if failed else 0
 
 
-def measure_once(runs: Sequence[Run], place: runner.Place, say: Say) -> None:
-    """Measures the efficiency of the runs' attentions briefly, unless the output folder already has such a table."""
+def measure_missing(runs: Sequence[Run], place: runner.Place, say: Say) -> None:
+    """Measures those efficiency points of the runs' attentions that the table in the output folder lacks, or has stale."""
     from benchmark.measuring.sweep import short_sweep
 
-    if (place.output / FILE_NAME).is_file():
-        return
     names = list(dict.fromkeys(spec.name for settings, _ in runs for spec in choose_attentions(settings.attentions)))
-    say(f"efficiency of {', '.join(names)} by length, on {place.device}")
-    short_sweep(names, place.output, place.device)
+    short_sweep(names, place.output, place.device, say)

@@ -8,6 +8,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from benchmark.measuring.hardware import hardware_name
 from benchmark.results import Environment
 
 PACKAGES = ("lavo-bench", "torch", "numpy", "accelerate", "tokenizers", "einops")
@@ -39,21 +40,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-@cache
-def hardware_name(device: str) -> str:
-    """Returns the model of the GPU, or of the processor."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 @cache

@@ -21,6 +21,7 @@ from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
 from benchmark.running import checkpoint, provenance
 from benchmark.running.claims import LEASE_SECONDS, LostClaim, Ticket
+from benchmark.running.logs import Curve, curve_of
 from benchmark.running.publish import publish, settle
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
@@ -45,6 +46,7 @@ class Place:
     lease: float = LEASE_SECONDS  # without a sign of life, after which other processes may take a cell over
     processes: int = 1  # number of processes (torchrun) that train each cell together
     rank: int = 0  # of this process among them; only rank 0 writes records
+    log: tuple[str, ...] = ()  # forms in which training curves are also written (logs.py)
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None, ticket
         status, reason = "unsupported", cell.unsupported
     else:
         try:
-            figures = _measured(cell, place, listen)
+            with curve_of(cell, place.output, () if place.rank else place.log) as curve:
+                figures = _measured(cell, place, listen, curve if place.log else None)
         except LostClaim:
             raise
         except Exception as error:
@@ -220,7 +223,7 @@ def _checkpoint_folder(cell: Cell, place: Place) -> Path:
     return place.output / CHECKPOINTS / cell.hash
 
 
-def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
+def _measured(cell: Cell, place: Place, listen: Listener, curve: Curve | None) -> Figures:
     """Trains and tests the cell's model.  Raises any exception of the data, the attention or the training."""
     import torch
 
@@ -247,6 +250,7 @@ def _measured(cell: Cell, place: Place, listen: Listener) -> Figures:
         device=place.device,
         limit=cell.config["limit"],
         report=report,
+        curve=curve,
     )
     training = trainer.run()
     peak = memory.peak_bytes(place.device)

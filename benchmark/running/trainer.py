@@ -21,6 +21,7 @@ from benchmark.evaluation import evaluating
 from benchmark.interface import CountsTokens, LossSum, Metric, Splits, Task
 from benchmark.results import MetricValue
 from benchmark.running import checkpoint
+from benchmark.running.logs import Curve
 from benchmark.running.schedule import learning_rate
 from benchmark.running.sequence import SequenceParallel
 from benchmark.settings.models import TrainSettings
@@ -70,6 +71,7 @@ class Trainer:
     folder   for checkpoints; training resumes from one that lies there
     limit    number of examples used in an evaluation; None: all
     report   called after every step
+    curve    receives the figures of every step, and of every validation; None: nobody wants them
     """
 
     def __init__(
@@ -84,9 +86,11 @@ class Trainer:
         device: str = "cpu",
         limit: int | None = None,
         report: Report = lambda _: None,
+        curve: Curve | None = None,
     ) -> None:
         self.task, self.splits, self.train = task, splits, train
         self.seed, self.folder, self.limit, self.report = seed, folder, limit, report
+        self.curve = curve
         self.accelerator = make_accelerator(train.precision, device)
         if not len(splits.train):
             raise ValueError(f"{task.name}: the training part has no example")
@@ -119,11 +123,14 @@ class Trainer:
         batches = self.batches(self.state.step)
         evaluate_every = self.train.eval_every or self.steps_per_epoch
         while self.state.step < self.num_steps and not self._out_of_patience():
-            started = time.perf_counter()
+            started, tokens = time.perf_counter(), self.state.tokens
             loss = self.step(next(batches))
             self.state.step += 1
-            self.state.seconds += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self.state.seconds += seconds
             self.log(loss)
+            if self.curve is not None:
+                self._add_to(self.curve, loss, (self.state.tokens - tokens) / max(seconds, 1e-9))
             if self.state.step % evaluate_every == 0 or self.state.step == self.num_steps:
                 self._validate()
             if self.state.step % self.train.checkpoint_every == 0 and self.state.step < self.num_steps:
@@ -246,6 +253,14 @@ class Trainer:
                 self.state.curve[name].append(value)
         self.report(Progress(self.state.step, self.num_steps, loss))
 
+    def _add_to(self, curve: Curve, loss: float, tokens_per_second: float) -> None:
+        """Adds the figures of the last step to the curve."""
+        step = self.state.step
+        rate = learning_rate(self.train, step - 1, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch)
+        figures = {"train/loss": loss, "train/learning_rate": rate}
+        counted = {"train/tokens_per_second": tokens_per_second} if self.state.tokens else {}
+        curve.add(step, figures | counted)
+
     def _validate(self) -> None:
         """Evaluates on validation data, and keeps the weights if they are the best so far."""
         if not len(self.splits.validation):
@@ -255,6 +270,8 @@ class Trainer:
         value = metric.value(columns)
         self.state.validation["step"].append(self.state.step)
         self.state.validation.setdefault(self.task.selection, []).append(value)
+        if self.curve is not None:
+            self.curve.add(self.state.step, {f"validation/{self.task.selection}": value})
         cost = -value if metric.higher_is_better else value
         if not math.isfinite(cost):
             raise Diverged(f"validation {self.task.selection} is {value} at step {self.state.step}: training diverged")
@@ -283,6 +300,8 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is None or not self.accelerator.is_main_process:
             return
+        if self.curve is not None:
+            self.curve.flush()
         # The best weights are written first: if the process is killed between the two files, they are there for the old state.
         if self.best is not None:
             checkpoint.save(self.folder / checkpoint.BEST, {"model": self.best, "step": self.state.best_step})

@@ -17,6 +17,7 @@ from benchmark.registry import (
     task_folder,
     task_name,
 )
+from benchmark.settings.hints import right_key
 from benchmark.settings.messages import ConfigError, validate
 from benchmark.settings.models import AttentionSpec, Override, TrainSettings
 from benchmark.settings.options import full_options
@@ -168,6 +169,9 @@ def own_key(override: Override, task: str) -> str | None:
     try:
         return rest if task_name(first) == task else None
     except ValueError:
+        hint = right_key(override.key, task)
+        if hint is not None:
+            raise ConfigError(f"{override.origin}: unknown key {override.key!r}; {hint}") from None
         allowed = [*GROUPS, "attentions", *TASKS]
         raise ConfigError(
             f"{override.origin}: unknown key {override.key!r}{nearest(first, allowed)}; it begins with one of "

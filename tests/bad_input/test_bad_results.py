@@ -10,7 +10,7 @@ from command_line import lavo_bench
 from refused import assert_refused, cases, write
 
 from benchmark import results
-from benchmark.measuring.points import COLUMNS
+from benchmark.measuring.points import FIRST_COLUMNS
 
 CELL = {**dict.fromkeys(("task", "backbone", "pattern", "attention", "preset"), "x"), "seed": 0, "hash": "0123456789ab"}
 RECORD = {"schema_version": results.SCHEMA_VERSION, "cell": CELL, "status": "completed", "metrics": {}}
@@ -122,7 +122,7 @@ def test_a_wrong_sweep_is_refused(case, tmp_path):
     assert_refused(lavo_bench(*base, *given), words)
 
 
-HEADER = ",".join(COLUMNS)
+HEADER = ",".join(FIRST_COLUMNS)
 ROW = "forward,causal_self,1,64,2,16,lavo,float32,cpu,matmul,7,0.1,0.1,0.2,,1,2,3,4,completed,"
 SWEEPS = {
     "table of nothing": ("", "columns none", "expected mode"),

@@ -40,6 +40,17 @@ SOUND = {  # values that are right, so that a fuzz comes further than the first 
     "--mode": ["forward", "forward,decode", "training", "forward,forward"],
     "--dtype": ["float32", "bfloat16", "float64", "int8"],
     "--option": ["lavo.window=8", "lavo.x=1", "lavo=1", "lavo.window=x", "lavo.window", "softmax.a=1"],
+    "--vary": [
+        "lavo.window=8,16",
+        "train.steps=3",
+        "lm.train.steps=3,4",
+        "lavo.window",
+        "window=8",
+        "lavo.rank=null,[1]",
+        "=,",
+        "a=[",
+    ],
+    "--log": ["tensorboard", "trackio,tensorboard", "wandb", ","],
     "--rounds": ["5", "4", "7"],
     "--budget": ["0.1", "nan", "inf"],
 }
@@ -48,6 +59,8 @@ ARGUMENTS = {
     "prepare": ["lstf"],
     "run": ["lm", "lstf", "language_modeling"],
     "tune": ["lm", "lstf"],
+    "sweep": ["lm", "lstf"],
+    "work": ["bare", "plain", "gone"],
     "check": ["lavo", "all"],
     "efficiency": [],
     "report": ["bare", "plain", "gone", "."],
@@ -99,7 +112,7 @@ def command_lines(draw: Any) -> list[str]:
     name = draw(st.sampled_from([*COMMANDS, "run", "run", "run", "efficiency"]))
     sound = ARGUMENTS[name]
     argument = st.sampled_from(sound) | odd_texts if sound else odd_texts
-    if name in ("prepare", "run", "tune"):
+    if name in ("prepare", "run", "tune", "sweep"):
         argument = argument.filter(lambda text: text != "all")
     fewest = 2 if name == "compare" else 1 if sound else 0
     arguments = draw(st.lists(argument, min_size=draw(st.sampled_from([0, fewest, fewest])), max_size=max(fewest, 2)))
@@ -107,6 +120,8 @@ def command_lines(draw: Any) -> list[str]:
         arguments += ["--preset", "smoke"]
     if name == "run" and "smoke" not in arguments:
         arguments += ["--preset", "smoke", "-a", "lavo", "-o", "out"]
+    if name == "sweep":
+        arguments += ["--preset", "smoke", "-o", "out", "--tuned", "tuned", "--vary", "lavo.window=8"]
     if name == "tune":
         arguments += ["--preset", "smoke", "-a", "none", "-o", "out", "--tuned", "tuned"]
     given = draw(st.lists(options_of(name), max_size=3))
@@ -135,7 +150,8 @@ def test_any_assignment(key, value):
 
 @examples(60)
 @given(
-    odd_texts, st.sampled_from(["run", "efficiency", "check", "list", "prepare", "validate", "compare", "report", ""])
+    odd_texts,
+    st.sampled_from(["run", "efficiency", "sweep", "check", "list", "prepare", "validate", "compare", "report", ""]),
 )
 def test_a_name_alone(text, command):
     if "-h" in text or text == "all" or not command + text:
