@@ -1,210 +1,296 @@
-"""Manifests: a fetched file is the published one or is removed, and nothing is written outside the data root."""
+"""The shipped manifests: each set is fetched from a server on this machine, in its source's format, and read by its task."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
+import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import requests
-from command_line import lavo_bench
-from requests.adapters import BaseAdapter
+from command_line import Answer, lavo_bench
+
+sys.path.insert(0, str(Path(__file__).parent / "fetching"))
+from miniatures import MINIATURES, Miniature, listing_page, shrunk
+from misbehaving_server import Site, saying, serving, whole
 
 from benchmark import registry
-from benchmark.running import downloads
-from benchmark.running.downloads import fetch_missing, read_manifest
+from benchmark.fetching import prepare
+from benchmark.fetching.manifest import DataSet, Source, read_manifest
 from benchmark.settings.messages import ConfigError
 
-CONTENT = b"date,a\n2016-07-01 00:00:00,1.5\n"
-MANIFESTS = [registry.task_folder(task) / "sources.yaml" for task in registry.TASKS]
-SHIPPED = [source for path in MANIFESTS for source in read_manifest(path)]
-
-
-class Web(BaseAdapter):
-    """A network of pages: name -> content, or an exception to raise.  Any other address is not found."""
-
-    def __init__(self, **pages: bytes | Exception) -> None:
-        super().__init__()
-        self.pages = {f"https://example.org/{name}": page for name, page in pages.items()}
-        self.asked: list[str] = []
-
-    def send(self, request, **_options) -> requests.Response:
-        self.asked.append(request.url)
-        page = self.pages.get(request.url)
-        if isinstance(page, Exception):
-            raise page
-        response = requests.Response()
-        response.status_code = 404 if page is None else 200
-        response.url, response.request = request.url, request
-        response.raw = io.BytesIO(page or b"")
-        return response
-
-    def close(self) -> None:
-        pass
+SHIPPED = {
+    f"{task}/{name}": dataset
+    for task in registry.TASKS
+    for name, dataset in read_manifest(registry.task_folder(task) / "sources.yaml").items()
+}
+SOURCES = [(name, source) for name, dataset in SHIPPED.items() for source in dataset.files]
 
 
 @pytest.fixture
-def web(monkeypatch):
-    """Replaces the network of ``requests`` by the pages given."""
-
-    def serve(**pages) -> Web:
-        web = Web(**pages)
-        monkeypatch.setattr(requests.Session, "get_adapter", lambda *_arguments, **_options: web)
-        return web
-
-    return serve
+def site(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
+    with serving() as site:
+        yield site
 
 
-def manifest(folder: Path, *, path: str = "lstf/s.csv", content: bytes = CONTENT, name: str = "s") -> Path:
-    """A manifest of one file, with the digest of this content."""
-    file = folder / "sources.yaml"
-    digest = hashlib.sha256(content).hexdigest()
-    file.write_text(
-        f"files:\n- path: {path}\n  url: https://example.org/{name}\n  sha256: {digest}\n  licence: none\n",
-        encoding="utf-8",
+def serve(site: Site, small: Miniature, dataset: DataSet, root: Path) -> None:
+    """Puts the files on the server, or into the data root if a person must fetch them."""
+    for name, content in small.files.items():
+        if any(source.name == name and not source.urls for source in dataset.files):
+            (root / dataset.folder).mkdir(parents=True, exist_ok=True)
+            (root / dataset.folder / name).write_bytes(content)
+        else:
+            site.page(name, whole(content))
+
+    def listing(handler) -> None:
+        query = parse_qs(urlsplit(handler.path).query)
+        page = listing_page(small.files, query["prefix"][0], int(query.get("pageToken", ["0"])[0]), 2)
+        saying(page, {"Content-Length": str(len(page))})(handler)
+
+    site.page("listing", listing)
+
+
+def made(root: Path) -> dict[str, bytes]:
+    """The files of a data root without records and downloads."""
+    paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in paths.items() if "/." not in f"/{name}"}
+
+
+def use(monkeypatch, small: dict[str, DataSet]) -> None:
+    """Lets the commands find these sets in the place of the shipped ones, by task/name."""
+    monkeypatch.setattr(
+        prepare,
+        "manifest_of",
+        lambda task: {name.partition("/")[2]: one for name, one in small.items() if name.startswith(f"{task}/")},
     )
-    return file
 
 
-def test_a_missing_file_is_fetched_once(tmp_path, web):
-    served = web(s=CONTENT)
-    root = tmp_path / "root"
-    assert fetch_missing(manifest(tmp_path), root) == [root / "lstf" / "s.csv"]
-    assert (root / "lstf" / "s.csv").read_bytes() == CONTENT
-    assert fetch_missing(manifest(tmp_path), root) == []
-    assert served.asked == ["https://example.org/s"]
+def prepared(task: str, root: Path, tmp_path: Path, *more: object) -> Answer:
+    folders = ["--data-root", root, "--cache", tmp_path / "cache"]
+    return lavo_bench("prepare", task, "--preset", "smoke", *folders, *more)
 
 
-def test_an_existing_file_is_left_alone(tmp_path, web):
-    served = web(s=CONTENT)
-    mine = tmp_path / "root" / "lstf" / "s.csv"
-    mine.parent.mkdir(parents=True)
-    mine.write_bytes(b"mine")
-    assert fetch_missing(manifest(tmp_path), tmp_path / "root") == []
-    assert mine.read_bytes() == b"mine"
-    assert served.asked == []
+READ = {  # sets whose miniatures a task reads as they are; the others only have the layout
+    "language_modeling/pg19": ["--set", "data.tokens=bytes"],
+    "language_modeling/wikitext-103": [
+        "--set",
+        "data.tokens=bytes",
+        "--set",
+        "data.context_length=16",
+        "--set",
+        "eval.lengths=[1]",
+    ],
+    "text_to_speech/ljspeech": [],
+    "summarization/scitldr": [],
+    "summarization/multi_news": [],
+    "point_cloud_completion/pcn": [],
+    "point_cloud_completion/shapenet-55": [],
+    "forecasting/etth1": [],
+    "forecasting/etth2": [],
+    "forecasting/ettm1": [],
+    "forecasting/ettm2": [],
+    "forecasting/exchange": [],
+    "forecasting/electricity": [],
+    "forecasting/ecl": [],
+    "forecasting/wth": [],
+    "forecasting/weather": [],
+}
 
 
-def test_a_file_with_another_digest_is_refused_and_removed(tmp_path, web):
-    web(s=CONTENT + b"\0")
-    with pytest.raises(ConfigError, match=r"lstf/s\.csv: the file from https://example\.org/s has another SHA-256"):
-        fetch_missing(manifest(tmp_path), tmp_path / "root")
-    assert [path for path in (tmp_path / "root").rglob("*") if path.is_file()] == []
+def test_every_shipped_set_has_its_miniature():
+    assert set(MINIATURES) == set(SHIPPED)
+    assert {"pg19", "wikitext-103", "ljspeech", "multi_news", "scitldr", "pcn", "shapenet-55", "etth1", "ettm1"} <= {
+        name.partition("/")[2] for name in SHIPPED
+    }
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_set_is_fetched_placed_read_and_verified(name, site, tmp_path, monkeypatch):
+    small, shipped, root = MINIATURES[name](), SHIPPED[name], tmp_path / "root"
+    task, _, short = name.partition("/")
+    dataset = shrunk(shipped, small, site.address)
+    use(monkeypatch, {name: dataset})
+    serve(site, small, dataset, root)
+    by_hand = set(made(root))
+    if name in READ:
+        answer = prepared(task, root, tmp_path, "--name", short, "--accept-terms", *READ[name])
+        assert answer.status == 0, answer.err
+        assert "SHA-256" in answer.out.splitlines()[-1]
+    else:
+        answer = prepared(task, root, tmp_path, "--name", short)  # the task needs texts too
+        assert answer.status == 2
+    found = made(root)
+    assert {path: content for path, content in found.items() if path not in by_hand or path in small.made} == small.made
+    verified = lavo_bench("data", "verify", root)
+    assert verified.status == 0, verified.out
+    assert verified.out.splitlines()[-1] == f"{root}: {len(small.made)} files compared, 0 differ"
+    again = prepared(task, root, tmp_path, "--name", short, *READ.get(name, []))
+    assert f"{short} is there already" in again.out
+    assert len(site.asked) == len({one.path for one in site.asked})
+
+
+def test_wikitext_is_cut_at_articles_and_nothing_is_lost(tmp_path):
+    from tasks.language_modeling.conversions import wikitext
+
+    small = MINIATURES["language_modeling/wikitext-103"]()
+    source = tmp_path / "in" / "wikitext-103-raw"
+    source.mkdir(parents=True)
+    for path, content in small.made.items():
+        (source / f"wiki.{Path(path).name.split('.')[1]}.raw").write_bytes(content)
+    wikitext({"wikitext-103-raw-v1.zip": tmp_path / "in"}, tmp_path / "made", most_bytes=100)
+    pieces = sorted((tmp_path / "made" / "lm" / "train").iterdir())
+    texts = [piece.read_bytes() for piece in pieces]
+    assert b"".join(texts) == small.made["lm/train/wiki.train.0000.txt"]
+    titles = [b"Robert", b"A = B", b"7"]
+    assert [text.lstrip(b" \n").startswith(b"= " + title) for title, text in zip(titles, texts, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_a_list_that_names_a_missing_cloud_is_refused(site, tmp_path, monkeypatch):
+    name, root = "point_cloud_completion/pcn", tmp_path / "root"
+    small = MINIATURES[name]()
+    lost = small.files["PCN.json"].replace(b'"1d63"', b'"1d63", "1d64"')
+    small = small._replace(files={**small.files, "PCN.json": lost})
+    use(monkeypatch, {name: shrunk(SHIPPED[name], small, site.address)})
+    serve(site, small, SHIPPED[name], root)
+    answer = prepared("pcc", root, tmp_path, "--name", "pcn")
+    assert answer.status == 2
+    assert "ShapeNetCompletion.zip: has no test clouds of 02691156/1d64, which PCN.json names" in answer.err
+    assert list(made(root)) == ["pcc/ShapeNetCompletion.zip"]
+
+
+def test_what_must_be_fetched_by_hand_ends_with_one_line(tmp_path):
+    for task, short, words in (
+        ("pcc", "pcn", ["ShapeNetCompletion.zip", "gateway.infinitescript.com", "put it into pcc/"]),
+        ("pcc", "shapenet-55", ["ShapeNet55.zip", "drive.google.com", "put it into pcc/"]),
+        ("lstf", "wth", ["WTH.csv", "drive.google.com", "put it into lstf/"]),
+        ("sum", "multi_news", ["non-commercial", "--accept-terms"]),
+    ):
+        answer = prepared(task, tmp_path / "root", tmp_path, "--name", short)
+        assert answer.status == 2
+        assert answer.err.count("\n") == 1
+        assert all(word in answer.err for word in words), answer.err
+        assert not (tmp_path / "root").exists()
+
+
+WRONG = {
+    "an unknown name": (["lm", "--name", "pg20"], ["--name pg20", "pg19, wikitext-103, gpt2"]),
+    "a task without sets": (["recall", "--name", "pg19"], ["recall has no public data set"]),
+    "several tasks": (["lm", "sum", "--name", "pg19"], ["one TASK and --data-root"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG)
+def test_a_wrong_name_is_one_line(arguments, words, tmp_path):
+    answer = prepared(arguments[0], tmp_path / "root", tmp_path, *arguments[1:])
+    assert answer.status == 2
+    assert all(word in answer.err for word in words), answer.err
+
+
+def test_a_name_without_a_data_root_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
+    answer = lavo_bench("prepare", "lm", "--name", "pg19", "--cache", tmp_path / "c")
+    assert (answer.status, "--data-root" in answer.err) == (2, True)
 
 
 @pytest.mark.parametrize(
-    ("page", "kind"),
+    ("task", "setting", "wanted"),
     [
-        (requests.ConnectionError("no route"), "ConnectionError"),
-        (requests.Timeout("too long"), "Timeout"),
-        (None, "HTTPError"),
-        (OSError(28, "No space left on device"), "OSError"),
+        ("lstf", "data.file=null", "forecasting/etth1"),
+        ("lstf", "data.file=ETTh2.csv", "forecasting/etth2"),
+        ("lstf", "data.file=exchange_rate.txt.gz", "forecasting/exchange"),
+        ("tts", "data.folder=null", "text_to_speech/ljspeech"),
+        ("tts", "data.folder=LJSpeech-1.1", "text_to_speech/ljspeech"),
+        ("tts", "data.folder=mine", None),
+        ("sum", "data.name=auto", "summarization/scitldr"),
+        ("sum", "data.name=scitldr", "summarization/scitldr"),
+        ("sum", "data.name=qmsum", None),
+        ("lm", "data.tokens=gpt2", "language_modeling/gpt2"),
+        ("lm", "data.tokens=bytes", None),
     ],
-    ids=["no network", "no answer", "no such page", "no space"],
 )
-def test_a_file_that_cannot_be_fetched_is_named_and_nothing_stays(page, kind, tmp_path, web):
-    web(**({} if page is None else {"s": page}))
-    with pytest.raises(ConfigError, match=rf"lstf/s\.csv: can't be fetched .*\({kind}\); put it into .*root yourself"):
-        fetch_missing(manifest(tmp_path), tmp_path / "root")
-    assert [path for path in (tmp_path / "root").rglob("*") if path.is_file()] == []
-
-
-@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "..", "a\\x", "C:/x", "~x/../../y"])
-def test_a_path_that_leaves_the_data_root_is_refused(path, tmp_path, web):
-    served = web(s=CONTENT)
-    with pytest.raises(ConfigError, match="must stay below the data root"):
-        fetch_missing(manifest(tmp_path, path=f"'{path}'"), tmp_path / "root")
-    assert served.asked == []
-
-
-@pytest.mark.parametrize("url", ["http://example.org/s", "ftp://example.org/s", "file:///etc/passwd", "s"])
-def test_only_https_is_fetched(url, tmp_path):
-    file = manifest(tmp_path)
-    file.write_text(file.read_text().replace("https://example.org/s", url))
-    with pytest.raises(ConfigError, match="https"):
-        read_manifest(file)
-
-
-def test_a_task_without_a_manifest_fetches_nothing(tmp_path):
-    assert fetch_missing(tmp_path / "sources.yaml", tmp_path) == []
-
-
-def test_only_wanted_files_are_fetched_and_their_modes_follow_the_umask(tmp_path, web):
-    served = web(s=CONTENT)
-    root = tmp_path / "root"
-    assert fetch_missing(manifest(tmp_path), root, {"lstf/other.csv"}) == []
-    assert served.asked == []
-    before = os.umask(0o027)
-    try:
-        (path,) = fetch_missing(manifest(tmp_path), root, {"lstf/s.csv", "lstf/other.csv"})
-    finally:
-        os.umask(before)
-    assert path.stat().st_mode & 0o777 == 0o640
-
-
-def series(folder: Path, name: str) -> None:
-    """Writes a series of 500 hours."""
-    rows = [f"2016-07-{1 + i // 24:02d} {i % 24:02d}:00:00,{i % 24},{i % 12}" for i in range(500)]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("\n".join(["date,a,b", *rows]) + "\n", encoding="utf-8")
+def test_prepare_fetches_what_the_settings_need_and_no_more(task, setting, wanted, site, tmp_path, monkeypatch):
+    """The server has no page, so the first file that is asked for ends the command."""
+    small = {name: shrunk(dataset, MINIATURES[name](), f"{site.address}/{name}") for name, dataset in SHIPPED.items()}
+    use(monkeypatch, small)
+    answer = prepared(task, tmp_path / "root", tmp_path, "--set", setting)
+    assert answer.status == 2
+    assert [one.path.startswith(f"/{wanted}/") for one in site.asked] == ([True] if wanted else [])
 
 
 @pytest.mark.parametrize("place", ["in the data root", "a path"])
-def test_prepare_of_an_own_series_fetches_nothing(place, tmp_path, web, monkeypatch):
-    monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
-    served = web()  # no page: fetching anything fails
+def test_prepare_of_an_own_series_fetches_nothing(place, site, tmp_path, monkeypatch):
+    use(monkeypatch, {name: shrunk(one, MINIATURES[name](), site.address) for name, one in SHIPPED.items()})
     folder = tmp_path / "root" / "lstf" if place == "in the data root" else tmp_path / "elsewhere"
-    series(folder, "e.csv")
+    folder.mkdir(parents=True)
+    rows = [f"2016-07-{1 + i // 24:02d} {i % 24:02d}:00:00,{i % 24},{i % 12}" for i in range(500)]
+    (folder / "e.csv").write_text("\n".join(["date,a,b", *rows]) + "\n", encoding="utf-8")
     (tmp_path / "root").mkdir(exist_ok=True)
     file = "e.csv" if place == "in the data root" else folder / "e.csv"
-    folders = ["--data-root", tmp_path / "root", "--cache", tmp_path / "c"]
-    answer = lavo_bench("prepare", "lstf", "--preset", "smoke", "--set", f"data.file={file}", *folders)
+    answer = prepared("lstf", tmp_path / "root", tmp_path, "--set", f"data.file={file}")
     assert answer.status == 0, answer.err
     assert answer.out.startswith("forecasting/informer: e, train ")
-    assert served.asked == []
+    assert site.asked == []
 
 
-@pytest.mark.parametrize(
-    ("task", "setting", "asked"),
-    [
-        ("lstf", "data.file=null", "/ETTh1.csv"),
-        ("lstf", "data.file=ETTh2.csv", "/ETTh2.csv"),
-        ("lstf", "data.file=exchange_rate.txt.gz", "/exchange_rate.txt.gz"),
-        ("tts", "data.folder=null", "/LJSpeech-1.1.tar.bz2"),
-        ("tts", "data.folder=LJSpeech-1.1", "/LJSpeech-1.1.tar.bz2"),
-        ("tts", "data.folder=mine", None),
-    ],
-)
-def test_prepare_fetches_what_the_settings_need_and_no_more(task, setting, asked, tmp_path, web, monkeypatch):
-    monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
-    served = web()  # no page, so the first file that is asked for ends the command
-    folders = ["--data-root", tmp_path / "root", "--cache", tmp_path / "c"]
-    answer = lavo_bench("prepare", task, "--preset", "smoke", "--set", setting, *folders)
-    assert answer.status == 2
-    assert [url.endswith(asked) for url in served.asked] == ([True] if asked else [])
+SHA = "a" * 64
+GOOD_SET = f"""
+sets:
+  - name: s
+    title: S
+    makes: [lstf/s.csv]
+    licence: none
+    cite: nobody
+    home: https://example.org/
+    files:
+    - {{name: s.csv, urls: ['https://example.org/s'], bytes: 3, sha256: {SHA}}}
+"""
+BAD_MANIFESTS = {
+    "a file that leaves": ("name: s.csv", "name: ../s.csv", "must stay below the data root"),
+    "an absolute file": ("name: s.csv", "name: /s.csv", "must stay below the data root"),
+    "a drive": ("name: s.csv", "name: 'C:/s.csv'", "must stay below the data root"),
+    "backslashes": ("name: s.csv", "name: 'a\\s.csv'", "must stay below the data root"),
+    "a place that leaves": ("[lstf/s.csv]", "[lstf/../../s.csv]", "must stay below the data root"),
+    "places in two folders": ("[lstf/s.csv]", "[lstf/s.csv, lm/s.csv]", "one folder"),
+    "no encryption": ("https://example.org/s'", "http://example.org/s'", "must be an https address"),
+    "another machine named as this one": ("https://example.org/s'", "http://127.0.0.1.example.org/s'", "https address"),
+    "a file address": ("https://example.org/s'", "file:///etc/passwd'", "must be an https address"),
+    "half a digest": (SHA, "abc", "sha256"),
+    "no licence": ("    licence: none\n", "", "licence is missing"),
+    "no address": ("urls: ['https://example.org/s'], ", "", "by_hand"),
+    "an unknown key": ("title: S", "titel: S", "did you mean title?"),
+    "an archive without limits": ("bytes: 3,", "bytes: 3, archive: true,", "needs unpack"),
+    "a name with a slash": ("name: s\n", "name: a/s\n", "pattern"),
+}
 
 
-def test_prepare_reports_and_reads_the_files_that_it_fetched(tmp_path, web, monkeypatch):
-    rows = ["date,a,b"] + [f"2016-07-{1 + i // 24:02d} {i % 24:02d}:00:00,{i % 24},{i % 12}" for i in range(500)]
-    content = ("\n".join(rows) + "\n").encode()
-    file = manifest(tmp_path, content=content)
-    monkeypatch.setattr(downloads, "read_manifest", lambda _: read_manifest(file))
-    monkeypatch.delenv("LAVO_BENCH_DATA", raising=False)
-    web(s=content)
-    folders = ["--data-root", tmp_path / "root", "--cache", tmp_path / "c"]
-    answer = lavo_bench("prepare", "lstf", "--preset", "smoke", "--set", "data.file=s.csv", *folders)
-    assert answer.status == 0, answer.err
-    first, second = answer.out.splitlines()
-    assert first == f"forecasting: fetched {tmp_path / 'root' / 'lstf' / 's.csv'}"
-    assert second.startswith("forecasting/informer: s, train ")
-    assert hashlib.sha256(content).hexdigest()[:16] in second
+@pytest.mark.parametrize(("old", "new", "reason"), BAD_MANIFESTS.values(), ids=BAD_MANIFESTS)
+def test_a_wrong_manifest_is_refused(old, new, reason, tmp_path):
+    (tmp_path / "sources.yaml").write_text(GOOD_SET)
+    assert list(read_manifest(tmp_path / "sources.yaml")) == ["s"]
+    assert old in GOOD_SET
+    (tmp_path / "sources.yaml").write_text(GOOD_SET.replace(old, new))
+    with pytest.raises(ConfigError, match=r"sources\.yaml") as caught:
+        read_manifest(tmp_path / "sources.yaml")
+    assert reason in str(caught.value)
 
 
-def test_shipped_manifests_pin_each_file_to_a_commit_and_a_licence():
-    assert SHIPPED
-    for source in SHIPPED:
-        assert source.licence
-        if source.url.startswith("https://raw.githubusercontent.com/"):
-            assert len(source.url.split("/")[5]) == 40, source.url  # a branch may change its bytes
+def test_a_task_without_a_manifest_has_no_sets(tmp_path):
+    assert read_manifest(tmp_path / "sources.yaml") == {}
+
+
+@pytest.mark.parametrize(("name", "source"), SOURCES, ids=[f"{name}:{source.name}" for name, source in SOURCES])
+def test_shipped_files_are_pinned_by_a_digest_or_fetched_by_hand(name: str, source: Source):
+    assert source.digests or not source.urls
+    for url in source.urls:
+        assert url.startswith("https://")
+        if url.startswith("https://raw.githubusercontent.com/"):
+            assert len(url.split("/")[5]) == 40, url  # a branch may change its bytes
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path):
+    (tmp_path / "sources.yaml").write_text(GOOD_SET + GOOD_SET.partition("sets:\n")[2])
+    with pytest.raises(ConfigError, match="two sets are called s"):
+        read_manifest(tmp_path / "sources.yaml")

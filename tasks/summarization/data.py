@@ -237,6 +237,11 @@ def find_set(data_root: Path) -> tuple[str, str | None]:
     return kind, name if kind in READ_BY["folder"] else None
 
 
+def has_set(data_root: Path) -> bool:
+    """Whether ``sum/`` of a data root has any set."""
+    return any(_kind_of(path) is not None for path in folders_in(data_root / "sum"))
+
+
 def _kind_of(folder: Path) -> str | None:
     """The value of ``data.name`` that reads a folder; None for a folder without a training part."""
     if folder.name in ("scitldr", "qmsum"):
