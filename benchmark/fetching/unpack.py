@@ -244,7 +244,7 @@ def _untar(file: BinaryIO, into: _Target) -> None:
             entry = content.next()
             if entry is None:
                 return
-            content.members = []  # type: ignore[attr-defined]  # else tarfile keeps all entries in memory
+            content.members = []  # else tarfile keeps all entries in memory
             into.count(entry.name)
             if entry.isdir():
                 into.make_folder(entry.name)

@@ -15,8 +15,9 @@ from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of, ratio_of
 from benchmark.settings import Settings
 from tasks.cross_entropy import PADDED, token_nats
-from tasks.summarization.data import DataSettings, Example, Examples, Summaries, has_set, load_summaries
+from tasks.summarization.data import DataSettings, has_set, load_summaries
 from tasks.summarization.decoding import Hypothesis, beam_search
+from tasks.summarization.examples import Example, Examples, Summaries
 from tasks.summarization.metrics import TYPES, one_sentence_a_line, rouge, sentences
 from tasks.summarization.pairs import Pair
 from tasks.summarization.transformer import Transformer
