@@ -43,10 +43,11 @@ def prepare(
         raise ConfigError("--name: needs one TASK and --data-root, the folder into which the data set goes")
     with _installer(data_root, accept_terms) as installer:
         for task in chosen:
-            if names:
-                for line in fetch_named(task, names, installer):
-                    say(line)
-            known = read_by(task, names) if names else []
+            for line in fetch_named(task, names, installer) if names else ():
+                say(line)
+            known = read_by(task, names)
+            if known is None:
+                continue
             settings = [*known, *overrides]
             for line in prepare_data(task, preset, settings, data_root, cache_folder(cache), installer=installer):
                 say(line)

@@ -105,6 +105,7 @@ class DataSet(Settings):
     by_hand: str | None = None  # why and where the files must be fetched by hand
     cite: str = Field(min_length=1)
     home: str  # the page of the data set
+    is_data: bool = True  # False: it belongs to data, such as a vocabulary, and can't be read alone
     read_by: dict[str, str] = {}  # the settings with which the task reads it
 
     @field_validator("makes")
