@@ -98,7 +98,8 @@ class Installer(NamedTuple):
                 for path in files_below(places.made)
             }
             write_record(places.made / ".record", Record(name, _facts(dataset, downloads), files))
-            os.sync()  # after a power cut no name may stand for a file whose bytes were not written yet
+            if hasattr(os, "sync"):  # after a power cut no name may stand for a file whose bytes were not written yet
+                os.sync()
             os.rename(places.made, places.ready)
         except BaseException:
             places.clear_half_made()
