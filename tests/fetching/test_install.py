@@ -325,3 +325,48 @@ def test_one_lost_file_of_many_ends_the_set_and_the_others_wait_for_the_next_cal
     site.page("7", whole(b"x"))
     assert installer.install(wanted, None)
     assert len(found(tmp_path / "root")) == 20
+
+
+def _with_small_files(root: Path, url: str, published: bytes, convert: str) -> None:
+    """Installs the set where no file may be longer than 20,000 bytes, and says in its exit status what happened."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    def long(inputs, made):
+        texts(inputs, made)
+        (made / "lm" / "more").write_bytes(bytes(30_000))
+
+    try:
+        chosen = long if convert == "long" else texts
+        wanted = dataset(url, published, unpack={"bytes": 100_000, "files": 10})
+        Installer(root, Downloader(), lambda _: None).install(wanted, chosen)
+    except MachineFault as error:
+        os._exit(17 if "\n" not in str(error) and "too large" in str(error) else 18)
+    os._exit(0)
+
+
+STAGES = {
+    "while downloading": ({"train": os.urandom(30_000)}, "texts"),
+    "while unpacking": ({"train": bytes(30_000)}, "texts"),
+    "while converting": (PARTS, "long"),
+}
+
+
+@pytest.mark.parametrize(("parts", "convert"), STAGES.values(), ids=STAGES)
+def test_a_disk_that_takes_no_more_leaves_nothing_half_made(parts, convert, site, tmp_path):
+    """The system itself refuses to write on (EFBIG), as it does on a full disk."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in (PARTS | parts).items():
+            archive.writestr(f"texts/{name}.raw", text)
+    url = site.page("t", whole(content.getvalue()))
+    root = tmp_path / "root"
+    process = multiprocessing.get_context("fork").Process(
+        target=_with_small_files, args=(root, url, content.getvalue(), convert)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 17
+    left = {name: text for name, text in found(root).items() if text != content.getvalue()} if root.exists() else {}
+    assert left == {}
