@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,16 +39,16 @@ def prepare(
     preset = run_settings({"preset": preset}).preset
     if names and (len(chosen) > 1 or data_root is None):
         raise ConfigError("--name: needs one TASK and --data-root, the folder into which the data set goes")
-    with _installer(data_root, accept_terms) as installer:
-        for task in chosen:
-            for line in fetch_named(task, names, installer) if names else ():
-                say(line)
-            known = read_by(task, names)
-            if known is None:
-                continue
-            settings = [*known, *overrides]
-            for line in prepare_data(task, preset, settings, data_root, cache_folder(cache), installer=installer):
-                say(line)
+    installer = _installer(data_root, accept_terms)
+    for task in chosen:
+        for line in fetch_named(task, names, installer) if names else ():
+            say(line)
+        known = read_by(task, names)
+        if known is None:
+            continue
+        settings = [*known, *overrides]
+        for line in prepare_data(task, preset, settings, data_root, cache_folder(cache), installer=installer):
+            say(line)
 
 
 @data.command("verify")
@@ -71,52 +69,54 @@ def verify(
     raise typer.Exit(1 if differing else 0)
 
 
-@contextmanager
-def _installer(data_root: Path | None, accept_terms: bool) -> Iterator[Any]:
-    """What fetches into the data root, with a progress bar on a terminal; None without a data root."""
+def _installer(data_root: Path | None, accept_terms: bool) -> Any:
+    """What fetches into the data root; None without a data root."""
     from benchmark.fetching.download import Downloader
     from benchmark.fetching.install import Installer
 
-    if data_root is None:
-        yield None
-        return
-    with _progress() as listener:
-        yield Installer(data_root, Downloader(listener=listener), say, accept_terms)
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """Shows downloads on a terminal, as long as there are any; elsewhere only the pauses are told, on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Bar(progress)
+    return None if data_root is None else Installer(data_root, Downloader(listener=_Bar()), say, accept_terms)
 
 
 class _Bar:
-    """A listener of downloads: one bar over all files that are being fetched."""
+    """Shows on a terminal how the downloads of a set go on; elsewhere it only tells why one is tried again.
 
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-        self._bar: Any = None
+    The bar stands on standard error, and only as long as something is downloaded: other lines are printed before and after.
+    """
+
+    def __init__(self) -> None:
+        self._progress: Any = None
         self._bytes: dict[str, int] = {}
 
     def expect(self, num_bytes: int | None) -> None:
-        """Takes note of how many bytes will come in all, if that is known."""
+        """Begins a bar.  num_bytes: of all files; None if not known."""
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._bytes = {}
-        if self._bar is not None:
-            self._progress.remove_task(self._bar)
-        self._bar = self._progress.add_task("downloading", total=num_bytes)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._progress.add_task("downloading", total=num_bytes)
+        self._progress.start()
 
     def at(self, name: str, num_bytes: int) -> None:
         """Moves the bar."""
         self._bytes[name] = num_bytes
-        if self._bar is not None:
-            self._progress.update(self._bar, completed=sum(self._bytes.values()), description=name[-40:])
+        if self._progress is not None:
+            self._progress.update(
+                self._progress.task_ids[0], completed=sum(self._bytes.values()), description=name[-40:]
+            )
 
     def pause(self, name: str, seconds: float, reason: str) -> None:
         """Says why nothing moves."""
-        typer.echo(f"{name}: {reason}; trying again in {seconds:.0f} s", err=True)
+        line = f"{name}: {reason}; trying again in {seconds:.0f} s"
+        if self._progress is not None and self._progress.console.is_terminal:
+            self._progress.console.print(line, markup=False, highlight=False)
+        else:
+            typer.echo(line, err=True)
+
+    def finish(self) -> None:
+        """Ends the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = None

@@ -51,6 +51,10 @@ class Listener(Protocol):
         """Takes note that a file is tried again after this time."""
         ...
 
+    def finish(self) -> None:
+        """Takes note that the files that were expected have come, or that one failed."""
+        ...
+
 
 class Silent:
     """A listener that does nothing."""
@@ -62,6 +66,9 @@ class Silent:
         """Does nothing."""
 
     def pause(self, name: str, seconds: float, reason: str) -> None:
+        """Does nothing."""
+
+    def finish(self) -> None:
         """Does nothing."""
 
 
@@ -83,9 +90,9 @@ class WrongFileError(ValueError):
 class _BrokenError(Exception):
     """The download may succeed if it is tried again, after ``wait`` seconds if the server says so."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, wait: float | None = None, attempts: int = ATTEMPTS) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.attempts = wait, attempts
 
 
 class _RefusedError(Exception):
@@ -162,7 +169,7 @@ class Downloader:
             partial.publish(target)
             return self._described(target, url, sha256, source)
         raise ConfigError(
-            f"{source.name}: can't be fetched ({shortened('; '.join(reasons) or 'it has no address', 180)})"
+            f"{source.name}: can't be fetched ({shortened('; '.join(reasons) or 'it has no address', 130)})"
         )
 
     def _described(self, path: Path, url: str | None, sha256: str, source: Source) -> Downloaded:
@@ -193,8 +200,8 @@ class Downloader:
                 return self._attempt(url, source, partial)
             except _BrokenError as error:
                 failures = 1 if partial.size - before >= LEAST_PROGRESS else failures + 1
-                if failures >= ATTEMPTS:
-                    raise _RefusedError(f"{error}; tried {ATTEMPTS} times") from None
+                if failures >= error.attempts:
+                    raise _RefusedError(f"{error}; tried {failures} times") from None
                 pause = min(LONGEST_PAUSE, 2.0 ** (failures - 1)) if error.wait is None else error.wait
                 self.listener.pause(source.name, pause, str(error))
                 self._sleep(pause)
@@ -261,9 +268,9 @@ class Downloader:
             except requests.exceptions.SSLError:
                 raise _RefusedError("its certificate can't be trusted") from None
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                raise _BrokenError(_kind(error)) from None
+                raise _broken(error) from None
             except (requests.RequestException, ValueError) as error:
-                raise _RefusedError(_kind(error)) from None
+                raise _RefusedError(type(error).__name__) from None
             if not response.is_redirect:
                 with response:
                     yield response
@@ -288,7 +295,7 @@ def _pieces(response: Any) -> Iterator[bytes]:
         try:
             piece = response.raw.read1(PIECE, decode_content=False)
         except (HTTPError, HTTPException, OSError) as error:
-            raise _BrokenError(_kind(error)) from None
+            raise _broken(error) from None
         if not piece:
             return
         yield piece
@@ -336,16 +343,13 @@ def _retry_after(text: str | None, status: int) -> float | None:
     return seconds
 
 
-def _kind(error: BaseException) -> str:
+def _broken(error: BaseException) -> _BrokenError:
     """Returns what went wrong with a connection, without the addresses of objects that such messages have."""
-    from urllib3.exceptions import NameResolutionError
+    from urllib3.exceptions import ProtocolError
 
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, NameResolutionError) or "NameResolutionError" in repr(cause):
-            return "the name of the server can't be resolved"
-        cause = cause.__cause__ or cause.__context__
-    return "the connection broke off" if type(error).__name__ == "ProtocolError" else type(error).__name__
+    if "NameResolutionError" in repr(error):  # requests and urllib3 wrap it twice
+        return _BrokenError("the name of the server can't be resolved", attempts=2)  # there is no network, most likely
+    return _BrokenError("the connection broke off" if isinstance(error, ProtocolError) else type(error).__name__)
 
 
 class _Partial:

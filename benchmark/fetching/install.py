@@ -143,8 +143,9 @@ class Installer(NamedTuple):
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
         except ConfigError as error:
-            kept = "; what has come is kept, repeat the command to go on" if places.has_downloads else ""
-            raise ConfigError(f"{places.name}, {error}{kept}") from error.__cause__
+            raise ConfigError(f"{places.name}, {error}") from error.__cause__
+        finally:
+            self.downloader.listener.finish()
 
     def _obtained(self, source: Source, places: _Places, known: Record | None) -> Downloaded:
         first = None if source.digests else first_digest(known, source.name)
@@ -159,10 +160,13 @@ class Installer(NamedTuple):
         try:
             return self.downloader.fetch(wanted, places.downloads / source.name)
         except ConfigError as error:
-            if first is None:
-                raise
+            if first is not None and "is expected" in str(error):
+                raise ConfigError(
+                    f"{error}; the first download was another one: remove {FOLDER}/{places.name}.* to take what comes now"
+                ) from None
+            kept = "what has come is kept, repeat the command to go on" if places.has_downloads else "try again later"
             raise ConfigError(
-                f"{error}; the first download was another one: remove {FOLDER}/{places.name}.* to take what comes now"
+                f"{error}; {kept}, or put it into {places.dataset.folder}/ of the data root yourself"
             ) from None
 
     def _check_space(self, places: _Places, sources: Iterable[Source]) -> None:

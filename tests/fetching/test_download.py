@@ -282,3 +282,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(site, downloader, tmp_path, 
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__.errno == errno.ENOSPC
     assert left(tmp_path) == []
+
+
+def test_a_name_that_nobody_knows_is_tried_twice_only(downloader, pauses, tmp_path, monkeypatch):
+    """As on a machine without a network, where waiting for each mirror would take half a minute."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(ConfigError, match="the name of the server can't be resolved; tried 2 times"):
+        downloader.fetch(source("https://nobody.invalid/a"), tmp_path / "a.bin")
+    assert pauses == [1]
