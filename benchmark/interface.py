@@ -394,10 +394,10 @@ class CountsTokens(Protocol):
 
 @runtime_checkable
 class NamesSources(Protocol):
-    """A task whose settings decide which files of its ``sources.yaml`` are needed; other tasks need all of them."""
+    """A task whose settings decide which sets of its ``sources.yaml`` are needed; other tasks need all of them."""
 
     def sources(self, data_root: Path) -> Collection[str]:
-        """Returns the paths in ``sources.yaml`` of the files that ``load_data`` would read.  Called before ``load_data``."""
+        """Returns the paths that ``load_data`` would read; of ``sources.yaml`` the sets that make one are fetched before."""
         ...
 
 

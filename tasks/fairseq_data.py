@@ -73,6 +73,12 @@ def read_binarised(prefix: Path, name: str, vocab_size: int) -> Binarised:
     return Binarised(tokens, ends)
 
 
+def holds_codes(words: tuple[str, ...]) -> bool:
+    """Whether a dictionary holds numbers, the codes of a BPE such as GPT-2's, whose pieces stand elsewhere."""
+    own = words[len(SPECIAL) :]
+    return bool(own) and sum(word.isdecimal() for word in own) > 0.9 * len(own)
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """SHA-256 over the bytes of these files, in this order."""
     digest = hashlib.sha256()

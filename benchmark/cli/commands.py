@@ -27,6 +27,7 @@ from benchmark.cli.options import (
     Preset,
     Tuned,
 )
+from benchmark.cli.preparing import data, prepare
 from benchmark.cli.printing import console, progress, report_progress, say, say_left_out, say_report
 from benchmark.cli.working import work
 
@@ -40,6 +41,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(work)
+
+app.command()(prepare)
+app.add_typer(data, name="data")
 
 
 class Kind(StrEnum):
@@ -92,28 +96,6 @@ def list_(
     for wanted in [kind] if kind else [Kind.tasks, Kind.attentions, Kind.presets]:
         console().print(tables[wanted]())
     raise typer.Exit(say_left_out(damaged))
-
-
-@app.command()
-def prepare(
-    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks, or all.")],
-    data_root: DataRoot = None,
-    preset: Preset = "quick",
-    set_: Assignments = None,
-    cache: Cache = None,
-) -> None:
-    """Makes or fetches, checks and tokenises the data of tasks."""
-    from benchmark.running.prepare import prepare_data
-    from benchmark.settings.choices import choose_tasks
-    from benchmark.settings.command import cache_folder, run_settings
-    from benchmark.settings.yaml_files import parse_assignment
-
-    overrides = [parse_assignment(text) for text in set_ or []]
-    chosen = choose_tasks(tasks)
-    preset = run_settings({"preset": preset}).preset
-    for name in chosen:
-        for line in prepare_data(name, preset, overrides, data_root, cache_folder(cache)):
-            say(line)
 
 
 @app.command()

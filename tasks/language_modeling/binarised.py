@@ -14,10 +14,10 @@ import numpy as np
 
 from tasks.fairseq_data import (
     END,
-    SPECIAL,
     TOKENS_AT_ONCE,
     UNKNOWN,
     fingerprint,
+    holds_codes,
     paths_of,
     read_binarised,
     read_dictionary,
@@ -169,8 +169,7 @@ def _count_bytes(counter: LineCounter, tokens: np.ndarray) -> int:
 
 def _why_unknown(words: tuple[str, ...], test: np.ndarray) -> str | None:
     """The reason why the text can't be recovered from the tokens and its bytes are unknown; None if it can."""
-    own = words[len(SPECIAL) :]
-    if own and sum(word.isdecimal() for word in own) > 0.9 * len(own):
+    if holds_codes(words):
         return "the dictionary holds numbers, the codes of a BPE whose pieces are not there"
     lost = int((test == UNKNOWN).sum())
     return f"{lost:,} of {len(test):,} tokens of the test part are <unk>, whose text is lost" if lost else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -159,6 +159,10 @@ class LanguageModeling:
         self.is_name: Tensor | None = None  # (vocabulary,), for the metric recall; None where texts are no registers
         self.parts: dict[str, data.TokenizedPart]
         self.splits: Splits
+
+    def sources(self, data_root: Path) -> Collection[str]:  # noqa: ARG002  the interface's signature
+        """GPT-2's tokens, if these settings read them.  Texts are fetched by name only: PG-19 has 28,752 files."""
+        return {"lm/gpt2"} if self.settings.data.tokens == "gpt2" else ()
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
         """Blocks of the books in ``data_root`` or, without one, of the embedded texts; ``cache`` keeps their tokens.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,6 +145,10 @@ class PointCloudCompletion:
         if backbone not in self.backbones:
             raise ValueError(f"backbone {backbone!r}: point_cloud_completion has {', '.join(self.backbones)}")
         self.settings = settings
+
+    def sources(self, data_root: Path) -> Collection[str]:  # noqa: ARG002  the interface's signature
+        """The folder that these settings name, if it is one of ``sources.yaml``."""
+        return {f"pcc/{self.settings.data.folder}"}
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
         """The pairs of the three parts; real data from ``pcc/`` of the root, or from the folder that the settings name.

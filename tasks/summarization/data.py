@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,15 +13,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from benchmark.files import replacing, write_bytes
+from benchmark.files import write_bytes
 from benchmark.interface import Splits
 from benchmark.settings import Settings
 from benchmark.settings.messages import shortened
 from tasks.folders import folders_in, named
 from tasks.language_modeling.data import cache_key, find_modules
 from tasks.language_modeling.tokens import PieceTokenizer, load_bpe, train_bpe
-from tasks.summarization import reports
+from tasks.summarization import binarised, reports
 from tasks.summarization.docstrings import Target, find_definitions
+from tasks.summarization.examples import Examples, Side, Summaries, cached_side, flat, size_of
 from tasks.summarization.metrics import dropped_share, sentences
 from tasks.summarization.pairs import Pair
 from tasks.summarization.sources import (
@@ -47,12 +48,27 @@ TRUNCATION = {
 class DataSettings(Settings):
     """Which pairs are read, and how they are tokenised and cut."""
 
-    name: Literal["auto", "reports", "docstrings", "scitldr", "qmsum", "multi_news", "own"] = Field(
-        default="auto", description="auto: reports without a data root; with one scitldr, or the only set in its sum/"
+    name: Literal[
+        "auto",
+        "reports",
+        "docstrings",
+        "scitldr",
+        "qmsum",
+        "multi_news",
+        "own",
+        "fairseq",
+        "fairseq_subword_nmt",
+        "fairseq_sentencepiece",
+        "fairseq_gpt2",
+    ] = Field(
+        default="auto",
+        description="auto: reports without a data root; with one scitldr, or the only set in its sum/; fairseq…: what "
+        "fairseq-preprocess wrote, by how its words are joined",
     )
     folder: str | None = Field(
         default=None,
-        description="multi_news and own: a path, or a folder in sum/ of the data root; null: multi_news (own needs one)",
+        description="multi_news, own, fairseq…: a path, or a folder in sum/ of the data root; null: multi_news, or for fairseq "
+        "the data root itself (own needs one)",
     )
     source_column: str = Field(default="source", description="own data: column or key of the texts")
     target_column: str = Field(default="target", description="own data: column or key of the summaries")
@@ -70,64 +86,6 @@ class DataSettings(Settings):
     )
 
 
-class Example(NamedTuple):
-    """One pair, tokenised and cut; source and target end with the end mark."""
-
-    source: np.ndarray  # int64 (m,)
-    target: np.ndarray  # int64 (n,): the first reference
-    pair: Pair
-    is_test: bool  # a summary is generated for test examples; the others need only their loss
-
-
-class Side(NamedTuple):
-    """The sources, or the targets, of one part: the tokens of all texts in a row, and where each text ends."""
-
-    tokens: np.ndarray  # uint32 (all tokens,), a memory map where it was read from the cache
-    ends: np.ndarray  # int64 (texts,)
-    uncut: np.ndarray  # int64 (texts,): the number of tokens before cutting
-
-    def text(self, index: int) -> np.ndarray:
-        """The tokens of one text.  int64 (length,)"""
-        start = self.ends[index - 1] if index else 0
-        return np.asarray(self.tokens[start : self.ends[index]], dtype=np.int64)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """The number of tokens of each text.  (texts,)"""
-        return np.diff(self.ends, prepend=0)
-
-
-class Examples(Sequence[Example]):
-    """The examples of one part, each made when it is asked for."""
-
-    def __init__(self, pairs: Sequence[Pair], source: Side, target: Side, *, is_test: bool) -> None:
-        self.pairs, self.source, self.target, self.is_test = pairs, source, target, is_test
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]  # a range understands negative indices and raises IndexError beyond the end
-        return Example(self.source.text(index), self.target.text(index), self.pairs[index], self.is_test)
-
-
-class Summaries(NamedTuple):
-    """Everything that the task keeps of its data."""
-
-    splits: Splits
-    tokenizer: PieceTokenizer
-    end: int  # the end mark; ``tokenizer.begin`` is the begin mark
-    longest_source: int  # tokens
-    lead_sentences: int  # how many sentences of each document the control takes
-
-    @property
-    def vocab_size(self) -> int:
-        """The size of the tokeniser's vocabulary, plus one for the end mark."""
-        return self.tokenizer.vocab_size + 1
-
-
 class Texts(NamedTuple):
     """The texts of all parts as they were read, before they are tokenised."""
 
@@ -141,6 +99,8 @@ class Texts(NamedTuple):
 
 def load_summaries(settings: DataSettings, data_root: Path | None, cache: Path) -> Summaries:
     """Reads, tokenises and cuts the pairs.  Raises ValueError, in one line, for data that can't be used."""
+    if settings.name in binarised.KINDS:
+        return _load_binarised(settings, data_root, cache)
     texts = read_texts(settings, data_root, cache)
     for part in PARTS:
         if not texts.parts[part]:
@@ -160,10 +120,10 @@ def load_summaries(settings: DataSettings, data_root: Path | None, cache: Path) 
     examples, sizes = {}, {}
     for part in PARTS:
         pairs = texts.parts[part]
-        source = _side(cache / f"sum-{key}-{part}-source", partial(_sources, pairs, tokenizer, end, settings))
-        target = _side(cache / f"sum-{key}-{part}-target", partial(_targets, pairs, tokenizer, end, settings))
+        source = cached_side(cache / f"sum-{key}-{part}-source", partial(_sources, pairs, tokenizer, end, settings))
+        target = cached_side(cache / f"sum-{key}-{part}-target", partial(_targets, pairs, tokenizer, end, settings))
         examples[part] = Examples(pairs, source, target, is_test=part == "test")
-        sizes[part] = {"examples": len(pairs)} | _size("source", source) | _size("target", target)
+        sizes[part] = {"examples": len(pairs)} | size_of("source", source) | size_of("target", target)
     details = {
         **texts.details,
         "positions": "learned, whatever the attention",
@@ -183,6 +143,26 @@ def load_summaries(settings: DataSettings, data_root: Path | None, cache: Path) 
     )
     longest = max(sizes[part]["source_longest"] for part in PARTS)
     return Summaries(splits, tokenizer, end, longest, LEAD_SENTENCES.get(texts.kind) or _usual_sentences(texts))
+
+
+def _load_binarised(settings: DataSettings, data_root: Path | None, cache: Path) -> Summaries:
+    """The pairs of a folder that fairseq-preprocess wrote."""
+    _refuse_unread(settings, settings.name, *READ_BY)
+    folder = data_root if settings.folder is None else _folder(settings.folder, data_root, settings.name)
+    if folder is None:
+        raise ValueError(
+            f"data.name {settings.name}: needs the folder that fairseq-preprocess wrote: data.folder, or --data-root"
+        )
+    lengths = (settings.max_source_tokens, settings.max_target_tokens)
+    return binarised.load_pairs(
+        folder,
+        settings.name,
+        lengths=lengths,
+        limits=_limits(settings),
+        max_dropped_share=settings.max_dropped_share,
+        gpt2=None if data_root is None else data_root / "lm" / "gpt2",
+        cache=cache,
+    )
 
 
 def _usual_sentences(texts: Texts) -> int:
@@ -237,6 +217,11 @@ def find_set(data_root: Path) -> tuple[str, str | None]:
     return kind, name if kind in READ_BY["folder"] else None
 
 
+def has_set(data_root: Path) -> bool:
+    """Whether ``sum/`` of a data root has any set."""
+    return any(_kind_of(path) is not None for path in folders_in(data_root / "sum"))
+
+
 def _kind_of(folder: Path) -> str | None:
     """The value of ``data.name`` that reads a folder; None for a folder without a training part."""
     if folder.name in ("scitldr", "qmsum"):
@@ -248,7 +233,7 @@ def _kind_of(folder: Path) -> str | None:
 
 # Settings that only some kinds of data read.
 READ_BY: dict[str, tuple[str, ...]] = {
-    "folder": ("multi_news", "own"),
+    "folder": ("multi_news", "own", *binarised.KINDS),
     "source_column": ("own",),
     "target_column": ("own",),
     "target": ("docstrings",),
@@ -376,7 +361,7 @@ def _sources(pairs: Sequence[Pair], tokenizer: PieceTokenizer, end: int, setting
         pieces = [remembered[text] for text in texts]
         rows.append(join(pieces, blank, end, settings.max_source_tokens, settings.truncate))
         uncut.append(sum(map(len, pieces)) + len(blank) * max(0, len(pieces) - 1) + 1)
-    return _flat(rows, uncut)
+    return flat(rows, uncut)
 
 
 def join(pieces: Sequence[np.ndarray], blank: np.ndarray, end: int, max_tokens: int, truncate: Truncate) -> np.ndarray:
@@ -410,28 +395,4 @@ def _targets(pairs: Sequence[Pair], tokenizer: PieceTokenizer, end: int, setting
     """The first reference of each pair, and the end mark."""
     tokens = encode([pair.references[0] for pair in pairs], tokenizer, "summaries")
     rows = [np.append(ids[: settings.max_target_tokens - 1], end) for ids in tokens]
-    return _flat(rows, [len(ids) + 1 for ids in tokens])
-
-
-def _flat(rows: Sequence[np.ndarray], uncut: Sequence[int]) -> Side:
-    tokens = np.concatenate(rows).astype(np.uint32)
-    return Side(tokens, np.cumsum([len(row) for row in rows]), np.array(uncut))
-
-
-def _side(stem: Path, make: Callable[[], Side]) -> Side:
-    """A side from the cache; one that is not there is made and kept."""
-    paths = {field: stem.with_name(f"{stem.name}-{field}.npy") for field in Side._fields}
-    if not all(path.exists() for path in paths.values()):
-        for field, array in make()._asdict().items():
-            with replacing(paths[field]) as file:
-                np.save(file, array)
-    return Side(np.load(paths["tokens"], mmap_mode="r"), np.load(paths["ends"]), np.load(paths["uncut"]))
-
-
-def _size(name: str, side: Side) -> dict[str, Any]:
-    return {
-        f"{name}_tokens": int(side.ends[-1]),
-        f"{name}_tokens_cut": float(1 - side.ends[-1] / side.uncut.sum()),
-        f"{name}_longest": int(side.lengths.max()),
-        f"{name}_median": float(np.median(side.lengths)),
-    }
+    return flat(rows, [len(ids) + 1 for ids in tokens])

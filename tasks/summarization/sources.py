@@ -32,8 +32,8 @@ SCITLDR_DUPLICATES = frozenset(
 SCITLDR_DEV_DUPLICATES = frozenset({"S1M7wGssim"})
 
 MULTI_NEWS_ADVICE = (
-    "Multi-News may not be passed on, and its first links (Google Drive) are dead: fetch train/val/test .src and .tgt of "
-    "alexfabbri/multi_news on the Hugging Face Hub (huggingface/datasets#4585) and put them there"
+    "`lavo-bench prepare sum --name multi_news --accept-terms --data-root DIR` fetches it into sum/, or put train/val/test .src and "
+    ".tgt of alexfabbri/multi_news on the Hugging Face Hub there (huggingface/datasets#4585)"
 )
 
 

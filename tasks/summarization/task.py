@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ from benchmark.evaluation import evaluating
 from benchmark.interface import AttentionFactory, Columns, LossSum, Metric, Splits, mean_of, ratio_of
 from benchmark.settings import Settings
 from tasks.cross_entropy import PADDED, token_nats
-from tasks.summarization.data import DataSettings, Example, Examples, Summaries, load_summaries
+from tasks.summarization.data import DataSettings, has_set, load_summaries
 from tasks.summarization.decoding import Hypothesis, beam_search
+from tasks.summarization.examples import Example, Examples, Summaries
 from tasks.summarization.metrics import TYPES, one_sentence_a_line, rouge, sentences
 from tasks.summarization.pairs import Pair
 from tasks.summarization.transformer import Transformer
@@ -133,6 +134,13 @@ class Summarization:
         if backbone not in self.backbones:
             raise ValueError(f"backbone {backbone!r}: summarization has {', '.join(self.backbones)}")
         self.settings = settings
+
+    def sources(self, data_root: Path) -> Collection[str]:
+        """The set that these settings read, if it is one of ``sources.yaml``; where ``sum/`` is empty, SciTLDR."""
+        data = self.settings.data
+        if data.name == "auto":
+            return () if has_set(data_root) else {"sum/scitldr"}
+        return {f"sum/{data.name}"} if data.folder is None else ()
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
         """The three parts; real data from ``sum/`` of the root, or from the folder that the settings name.

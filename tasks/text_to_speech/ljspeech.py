@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tarfile
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,8 @@ import numpy as np
 from praatio import textgrid
 from praatio.utilities.errors import PraatioException
 
+from benchmark.fetching.unpack import Limits
+from benchmark.fetching.unpack import unpack as unpack_archive
 from benchmark.files import is_machine_fault
 from tasks.array_files import read_npy
 from tasks.folders import folders_in, named
@@ -24,6 +28,7 @@ TEST_DOCUMENTS, VALIDATION_DOCUMENTS = ("LJ001", "LJ002"), ("LJ003",)  # as publ
 SILENCES = {"", "sil", "sp", "spn"}  # labels of phones in a TextGrid
 COLUMNS = "id|text, id|text|normalised text or id|text|phonemes, no header, no quoting, UTF-8"
 TEXTGRID_TIERS = ("phones", "phone", "phonemes")
+MOST_UNPACKED = Limits(bytes=4_000_000_000, files=14_000)  # the archive has 3,801,111,440 bytes in 13,102 files
 LATE = 2 * HOP / SAMPLE_RATE  # seconds by which the phones of a TextGrid may end after the recording
 
 
@@ -68,13 +73,25 @@ def _folders(root: Path) -> list[Path]:
     return [path for path in folders_in(root) if (path / TABLE).is_file()]
 
 
-def unpack(archive: Path, target: Path) -> None:
-    """Unpacks a tar file.  Raises ValueError for one that is damaged or would write outside the target."""
+def unpack(archive: Path, root: Path) -> None:
+    """Unpacks the published archive to ``LJSpeech-1.1`` in ``tts/``, which appears only when it is complete.
+
+    Raises ValueError for an archive that is damaged, hostile, or without that folder.
+    """
+    making = root / f".{FULL}.{os.getpid()}.making"
     try:
-        with tarfile.open(archive) as content:
-            content.extractall(target, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"tts/{archive.name}: can't be unpacked ({' '.join(str(error).split())})") from None
+        unpack_archive(archive, making, MOST_UNPACKED)
+        if not (making / FULL / TABLE).is_file():
+            raise ValueError(f"tts/{archive.name}: has no {FULL}/{TABLE}")
+        with suppress(FileExistsError):  # another process was faster
+            os.rename(making / FULL, root / FULL)
+    except OSError as error:
+        if is_machine_fault(error):
+            raise
+        if not (root / FULL / TABLE).is_file():
+            raise ValueError(f"tts/{archive.name}: can't be unpacked ({error.strerror})") from None
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
 
 
 def read_table(path: Path) -> list[Row]:

@@ -103,9 +103,9 @@ class TextToSpeech:
         self.speech: Speech
 
     def sources(self, data_root: Path) -> Collection[str]:
-        """The archive of LJSpeech, if these settings need it."""
+        """The folder of LJSpeech, if these settings need it and it isn't there."""
         needed = ljspeech.needs_archive(data_root, self.settings.data.folder)
-        return {f"tts/{ljspeech.ARCHIVE}"} if needed else ()
+        return {f"tts/{ljspeech.FULL}"} if needed else ()
 
     def load_data(self, data_root: Path | None, cache: Path) -> Splits:
         """Recordings from ``tts/`` of ``data_root`` or, without one, embedded speech; ``cache`` keeps what was measured.

@@ -9,7 +9,7 @@ import pytest
 from command_line import Answer, lavo_bench
 from refused import assert_refused, cases, write
 
-from benchmark.running.downloads import read_manifest
+from benchmark.fetching.manifest import read_manifest
 
 
 def series(num_rows: int = 400) -> list[str]:
@@ -150,21 +150,26 @@ def test_a_wrong_folder_of_books_is_refused(case, tmp_path):
 SHA = "0" * 64
 MANIFESTS = {
     "manifest with a path that leaves": (
-        f"path: ../x, url: 'https://x', sha256: '{SHA}'",
+        f"name: ../x, urls: ['https://x/'], sha256: '{SHA}'",
         "'../x'",
         "below the data root",
     ),
-    "manifest with an absolute path": (f"path: /x, url: 'https://x', sha256: '{SHA}'", "'/x'", "below the data root"),
-    "manifest without encryption": (f"path: x, url: 'http://x', sha256: '{SHA}'", "'http://x'", "https"),
-    "manifest with half a digest": ("path: x, url: 'https://x', sha256: abc", "'abc'", "sha256"),
-    "manifest with an unknown key": (f"path: x, url: 'https://x', sha: '{SHA}'", "'sha'", "did you mean sha256?"),
+    "manifest with an absolute path": (
+        f"name: /x, urls: ['https://x/'], sha256: '{SHA}'",
+        "'/x'",
+        "below the data root",
+    ),
+    "manifest without encryption": (f"name: x, urls: ['http://x/'], sha256: '{SHA}'", "'http://x/'", "https"),
+    "manifest with half a digest": ("name: x, urls: ['https://x/'], sha256: abc", "'abc'", "sha256"),
+    "manifest with an unknown key": (f"name: x, urls: ['https://x/'], sha: '{SHA}'", "'sha'", "did you mean sha256?"),
 }
 
 
 @cases(MANIFESTS)
 def test_a_wrong_manifest_is_refused(case, tmp_path):
     content, *words = case
-    path = write(tmp_path / "sources.yaml", f"files: [{{{content}, licence: none}}]\n")
+    made = "name: s, title: S, makes: [lstf/x], licence: none, cite: nobody, home: x"
+    path = write(tmp_path / "sources.yaml", f"sets: [{{{made}, files: [{{{content}}}]}}]\n")
     with pytest.raises(ValueError, match=r"sources\.yaml") as caught:
         read_manifest(path)
     assert all(word in str(caught.value) for word in words), str(caught.value)

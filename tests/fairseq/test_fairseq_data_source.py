@@ -10,6 +10,7 @@ from fairseq_commands import built
 
 from tasks.fairseq_data import read_binarised, read_dictionary
 from tasks.language_modeling.task import LanguageModeling, LanguageModelingSettings
+from tasks.summarization.data import DataSettings, load_summaries
 
 SIZES = {"embed_dim": 16, "num_layers": 1, "num_heads": 2}
 
@@ -45,3 +46,25 @@ def test_loss_equals_that_of_fairseq_with_the_same_weights(lm_bin, tmp_path):
         columns = ours.score(model.decoder.backbone, ours.collate([splits.test[0]]))
     assert num_tokens == int(columns["num_tokens"])
     torch.testing.assert_close(loss.double(), columns["nats"][0], rtol=1e-6, atol=0)
+
+
+def test_pairs_equal_those_that_fairseq_reads(pair_bin, tmp_path):
+    """The summarisation task has fairseq's tokens, item by item, and its texts."""
+    languages = ("src", "tgt")
+    dictionaries = [Dictionary.load(str(pair_bin / f"dict.{name}.txt")) for name in languages]
+    settings = DataSettings(
+        name="fairseq", folder=str(pair_bin), max_source_tokens=64, max_target_tokens=64, max_dropped_share=1.0
+    )
+    splits = load_summaries(settings, None, tmp_path).splits
+    for part, examples in (("train", splits.train), ("valid", splits.validation), ("test", splits.test)):
+        source, target = (
+            data_utils.load_indexed_dataset(str(pair_bin / f"{part}.src-tgt.{name}"), dictionary)
+            for name, dictionary in zip(languages, dictionaries, strict=True)
+        )
+        assert len(examples) == len(source) == len(target)
+        for index, example in enumerate(examples):
+            assert example.source.tolist() == source[index].tolist()
+            assert example.target.tolist() == target[index].tolist()
+            if part == "test":
+                assert example.pair.documents == (dictionaries[0].string(source[index]),)
+                assert example.pair.references == (dictionaries[1].string(target[index]),)

@@ -9,8 +9,9 @@ import pytest
 from fuzzing import refuse_to_start, skip_without_alarms
 
 from benchmark.checking import conformance
+from benchmark.fetching import prepare
 from benchmark.measuring import sweep
-from benchmark.running import prepare, workers
+from benchmark.running import workers
 
 skip_without_alarms()
 
@@ -40,6 +41,7 @@ def folder(tmp_path_factory, cache):
         patch.setattr(sweep, "measure_to_file", refuse_to_start)
         patch.setattr(conformance, "check_attention", refuse_to_start)
         patch.setattr(prepare, "fetch_missing", refuse_to_start)  # nothing is downloaded
+        patch.setattr(prepare, "fetch_named", refuse_to_start)
         patch.delenv("LAVO_BENCH_DATA", raising=False)
         patch.setenv("LAVO_BENCH_CACHE", str(cache))
         patch.chdir(own)

@@ -25,6 +25,7 @@ SOUND = {  # values that are right, so that a fuzz comes further than the first 
     "--tuned": ["tuned", "plain", "nowhere"],
     "--preset": ["smoke"],
     "--seeds": ["0", "0,1", "0,0"],
+    "--name": ["etth1", "etth1,weather", "nothing"],
     "--set": ["train.steps=3", "lm.train.steps=3", "attentions.lavo.window=8"],
     "--config": ["good.yaml", "bad.yaml", "gone.yaml", "."],
     "--data-root": [".", "nowhere", "plain"],
@@ -57,6 +58,7 @@ SOUND = {  # values that are right, so that a fuzz comes further than the first 
 ARGUMENTS = {
     "list": ["tasks", "attentions", "presets", "sites"],
     "prepare": ["lstf"],
+    "data": ["verify", "bare", "gone"],
     "run": ["lm", "lstf", "language_modeling"],
     "tune": ["lm", "lstf"],
     "sweep": ["lm", "lstf"],
