@@ -20,7 +20,7 @@ import pytest
 import typer
 from followed_page import ROOT, blocks
 
-from benchmark.cli.commands import app
+from benchmark.cli.entry import app
 
 FOLLOWED = {"README.md", "add-an-attention.md", "add-a-task.md", "fairseq.md"}  # pages that a test of their own runs
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
