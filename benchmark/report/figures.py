@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NO_ATTENTIONS = ("Pareto front", "measured roof")  # labels of lines that are no attention's, last in a legend
+NOISE, NOTHING_RANGE = "noise of exact attention", "none: range of seeds"
+NO_ATTENTIONS = (
+    "Pareto front",
+    "measured roof",
+    NOISE,
+    NOTHING_RANGE,
+)  # labels of lines that are no attention's, last in a legend
 _BINS = 80  # of a training curve, in which the noise of single batches averages out
 
 
@@ -128,6 +134,7 @@ def legend_below(figure: Figure, axis: Axes, count: int) -> None:
 def overview(groups: Sequence[Group], differences: Mapping[int, Mapping[str, Difference]]) -> Figure | None:
     """Draws each attention's relative difference from the exact one in per cent, with its interval over seeds.
 
+    Two bands a row show what a difference is worth: how much two exact attentions differ, and where the seeds of ``none`` lie.
     differences: ``id`` of a group -> label -> difference from the exact attention.
     """
     shown = [group for group in groups if group.reference is not None and group.metrics()]
@@ -136,6 +143,12 @@ def overview(groups: Sequence[Group], differences: Mapping[int, Mapping[str, Dif
     labels = [label for label in labels_of(shown) if any(label in differences.get(id(group), {}) for group in shown)]
     figure, axes = new_figure(height=0.9 + 0.34 * len(shown))
     axis = axes[0, 0]
+    for name, (color, spans) in _null_bands(shown).items():
+        heights = [(index - 0.46, 0.92) for index in spans]
+        for (begin, end), height in zip(spans.values(), heights, strict=True):
+            axis.broken_barh([(begin, end - begin)], height, facecolor=color, linewidth=0, zorder=0)
+        if spans:
+            axis.broken_barh([], (0, 0), facecolor=color, label=name)
     for number, label in enumerate(labels):
         rows = [
             (index, *change)
@@ -160,8 +173,38 @@ def overview(groups: Sequence[Group], differences: Mapping[int, Mapping[str, Dif
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.set_xlabel("better than exact attention →")
     axis.grid(False, axis="y")
-    legend_below(figure, axis, len(labels))
+    legend_below(figure, axis, len(labels) + 2)
     return figure
+
+
+def _null_bands(groups: Sequence[Group]) -> dict[str, tuple[str, dict[int, tuple[float, float]]]]:
+    """Returns legend -> colour and, by row, the ends of a band in per cent of the exact attention's mean.
+
+    The first band is as wide as the difference of two exact attentions, on both sides; the second holds the seeds of ``none``.
+    """
+    noise: dict[int, tuple[float, float]] = {}
+    nothing: dict[int, tuple[float, float]] = {}
+    for index, group in enumerate(groups):
+        reference = group.reference
+        twins = [entry for entry in group.contenders if entry.is_exact and entry is not reference and entry.completed]
+        found = [_by_seed(group, entry) for entry in twins]
+        if any(found):
+            widest = max(abs(value) for values in found for value in values)
+            noise[index] = -widest, widest
+        if group.nothing is not None and (values := _by_seed(group, group.nothing)):
+            nothing[index] = min(values), max(values)
+    return {NOISE: ("#d5d9dd", noise), NOTHING_RANGE: ("#ecdcbf", nothing)}
+
+
+def _by_seed(group: Group, entry: Entry) -> list[float]:
+    """Returns how much better than the exact attention a row is for each seed, in per cent of the exact attention's mean."""
+    reference, metric = group.reference, headline(group)
+    if reference is None:
+        return []
+    first, second = reference.values(metric), entry.values(metric)
+    base = abs(sum(first.values()) / len(first)) if first else 0.0
+    sign = 1 if group.metrics()[metric].higher_is_better else -1
+    return [100 * sign * (second[seed] - first[seed]) / base for seed in first if seed in second] if base else []
 
 
 def _relative_interval(group: Group, found: Difference | None) -> tuple[float, float, float] | None:

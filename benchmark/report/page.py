@@ -179,7 +179,7 @@ class _Builder:
             blocks += [Heading(3, "All resolved tables together"), across, *drawn]
         caption = (
             "Difference of each attention's first metric from that of exact attention, in per cent, with its 95 % interval over "
-            "seeds; further right is better."
+            "seeds; further right is better. Bands: how much two exact attentions differ, and the seeds of none."
         )
         drawn = self.gallery.draw("overview", caption, partial(overview, groups, shown.differences))
         return [*blocks, Heading(3, "Site by site"), *drawn, card_table(cards)]
