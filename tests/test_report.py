@@ -22,9 +22,10 @@ import pytest
 from benchmark.interface import Exhibit, Sound
 from benchmark.report import build_report, compare, comparison_table
 from benchmark.report.document import Shown, render_markdown
+from benchmark.report.escapes import escape
 from benchmark.report.groups import group_records
 from benchmark.report.html import render_html
-from benchmark.report.latex import escape, to_latex
+from benchmark.report.latex import to_latex
 from benchmark.report.svg import Inliner
 from benchmark.report.tables import Printed, Row, Table, to_markdown
 from benchmark.results import records
@@ -112,7 +113,7 @@ def special_table():
 def test_latex_escapes_every_special_character():
     assert escape("_%&#${}~^\\") == (r"\_\%\&\#\$\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}")
     text = to_latex(special_table())
-    assert r"my\_att & \textbf{0.50 $\pm$ 0.01} & 12 \%" in text
+    assert r"my\_att & \textbf{0}&\textbf{.50 $\pm$ 0.01} & 12&~\% \\" in text
     assert r"F-score@1 \% $\uparrow$" in text
     assert r"R\&D" in text
 
@@ -123,7 +124,7 @@ def test_latex_compiles(report, tmp_path):
     tables = [tmp_path / "special.tex", *sorted((report / "tables").glob("*.tex"))]
     body = "\n".join(f"\\input{{{table.as_posix()}}}" for table in tables)
     document = (
-        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{booktabs,textcomp}\n\\extrafloats{100}\n"
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n\\usepackage{array,booktabs,textcomp}\n\\extrafloats{100}\n"
         f"\\begin{{document}}\n{body}\n\\end{{document}}\n"
     )
     (tmp_path / "main.tex").write_text(document)
