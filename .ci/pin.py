@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "constraints.txt"
-LEFT_OUT = ("flash",)  # flash-attn is built for the torch and the GPU of its user
+# flash-attn is built for the torch and the GPU of its user; trackio wants a pillow that is older than that of the records.
+LEFT_OUT = ("flash", "trackio")
 
 HEAD = """\
 # The versions that the committed records come from, which ./run_all.sh, ./run_tests.sh and CI install.

@@ -219,6 +219,23 @@ def test_whoever_has_lost_the_cell_publishes_nothing(tmp_path, machine):
     assert not slow.path.exists()
 
 
+def test_a_claim_that_outlived_its_record_is_removed(tmp_path, machine):
+    """As a run leaves it that is killed after its worker has published, and before it has released the cell."""
+    own, attempt = Claims(tmp_path), Attempt(tmp_path, 1.0)
+    attempt.publish(attempt.claim(own))
+    Claims(tmp_path).discard(attempt.hash)
+    assert len(list((tmp_path / claims.FOLDER).iterdir())) == 1  # its owner lives
+    machine("b")
+    Claims(tmp_path).discard(attempt.hash)
+    assert len(list((tmp_path / claims.FOLDER).iterdir())) == 1  # on another machine, so nobody knows
+    machine("a")
+    own._forget(attempt.hash)  # closes the file, and with it the lock, as the end of a process does
+    last = Claims(tmp_path)
+    last.discard(attempt.hash)
+    last.release_all()
+    assert not (tmp_path / claims.FOLDER).exists()
+
+
 def test_a_rerun_replaces_the_record_and_what_lies_beside_it(tmp_path):
     own = Claims(tmp_path)
     for figure in (1.0, 2.0):

@@ -33,8 +33,7 @@ def toy(request, monkeypatch, tmp_path, own_registry):
     """The toy task, which here counts its tokens.  Worker processes don't know it, so their test has no toy."""
     monkeypatch.chdir(tmp_path)
     if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setattr(toy_task.Toy, "tokens", lambda self, batch: 5 * len(batch.x), raising=False)
-        toy_task.register(monkeypatch, tmp_path / "toy", PRESETS)
+        toy_task.register(monkeypatch, tmp_path / "toy", PRESETS, "CountingToy")
 
 
 def planned(*attentions, seeds=(0,)):

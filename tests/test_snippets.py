@@ -134,6 +134,10 @@ def is_understood(words):
         files = [after for word, after in pairwise(words) if word == "-c"]
         known = "install" in words or words == ["uv", "venv"]
         return known and set(named) <= set(extras) and all((ROOT / file).is_file() for file in files)
+    if re.fullmatch(r"[A-Z_]+=.*", program):  # a variable for one command
+        return is_understood(arguments)
+    if program in ("tensorboard", "trackio"):
+        return arguments[0] == {"tensorboard": "--logdir", "trackio": "show"}[program]
     if program == ".":
         return arguments == [".venv/bin/activate"]
     return program.startswith("./") and os.access(ROOT / program, os.X_OK)

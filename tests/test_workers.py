@@ -88,7 +88,7 @@ def test_an_interrupt_stops_cleanly_and_keeps_what_is_done(tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 500  # a machine may be busy
-    while not list(out.glob("*/*.json")) and time.monotonic() < deadline:
+    while not results.record_files(out) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and workers alike
     _, errors = process.communicate(timeout=60)

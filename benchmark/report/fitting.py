@@ -295,4 +295,6 @@ def _font(bold: bool) -> Any:
 @cache
 def text_width(text: str, points: float, *, bold: bool = False) -> float:
     """Returns the width of a text in this size, in points."""
-    return float(_font(bold).getlength(visible(text))) * points / 100
+    # Labels of records may hold line breaks and control characters, at which the font's layout fails.
+    printable = "".join(one if one.isprintable() else " " for one in visible(text))
+    return float(_font(bold).getlength(printable)) * points / 100

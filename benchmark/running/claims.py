@@ -153,6 +153,12 @@ class Claims:
         with suppress(OSError):
             self.folder.rmdir()  # if nothing is left in it
 
+    def discard(self, cell: str) -> None:
+        """Removes the claims on a cell that has a record, if their owners have ended before they could release them."""
+        if _numbers(self.folder, cell) and self.is_free(cell):
+            for number in _numbers(self.folder, cell):
+                _path(self.folder, cell, number).unlink(missing_ok=True)
+
     def _forget(self, cell: str) -> None:
         os.close(self._held.pop(cell).descriptor)
 

@@ -20,7 +20,7 @@ from benchmark.interface import CLUSTER, Clustered, HasCurves, LearnsRules, Scor
 from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
 from benchmark.running import checkpoint, provenance
-from benchmark.running.claims import LEASE_SECONDS, LostClaim, Ticket
+from benchmark.running.claims import LEASE_SECONDS, Claims, LostClaim, Ticket
 from benchmark.running.logs import Curve, curve_of
 from benchmark.running.publish import publish, settle
 from benchmark.settings.cell import Cell, without_places
@@ -110,9 +110,12 @@ def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None) -> 
     remove_abandoned(output)
     if cache is not None:
         remove_abandoned(cache, below=False)
+    claims = Claims(output)
     for cell in cells:
         if status_of(cell, output) is not None:
             remove_checkpoints(cell, output)
+            claims.discard(cell.hash)
+    claims.release_all()
     remove_if_empty(output)
 
 

@@ -9,7 +9,7 @@ from command_line import lavo_bench
 from refused import assert_refused, cases, write
 
 SETTINGS = {
-    "key without a group": ("steps=3", "unknown key 'steps'", "data, model, eval, train"),
+    "key without a group": ("steps=3", "unknown key 'steps'", "train.steps"),
     "key of no setting": ("train.stepz=3", "'stepz' of train", "did you mean steps?", "batch_size"),
     "group misspelt": ("trian.steps=3", "'trian.steps'", "did you mean train?"),
     "no equals sign": ("train.steps", "must be key=value"),

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fuzz_run_files import ODD_SETTINGS, SETTINGS, VALUES
 
-from benchmark.cli.commands import app
+from benchmark.cli.entry import app
 
 COMMANDS: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 LEFT_OUT = {"--report", "--debug", "--help"}  # it would measure; they print tracebacks and help

@@ -169,7 +169,14 @@ def test_any_records_are_listed_and_compared_or_left_out(contents):
     assert_left_out(answer_of("compare", folder, folder), names)
 
 
-OWN_SCRIPT = (Path(document.__file__).parent / "templates" / "report.js").read_text(encoding="utf-8").strip()
+TEMPLATES = Path(document.__file__).parent / "templates"
+OWN_SCRIPTS = (
+    'document.documentElement.className = "script";',
+    "".join(
+        (TEMPLATES / name).read_text(encoding="utf-8").removesuffix("\n")
+        for name in ("views.js", "report.js", "figures.js")
+    ),
+)
 
 
 class Page(HTMLParser):
@@ -195,9 +202,11 @@ class Page(HTMLParser):
 def assert_dead(report: Path) -> None:
     """Nothing of the records is alive in the pages, wherever they are shown."""
     page = (report / "report.html").read_text(encoding="utf-8")
-    head, script, tail = page.partition(OWN_SCRIPT)
-    assert script, "the page's own script is not there as it stands in the template"
-    assert Page(f"{head.rstrip().removesuffix('<script>')}{tail.lstrip().removeprefix('</script>')}").alive == []
+    for own in OWN_SCRIPTS:
+        head, script, tail = page.partition(own)
+        assert script, "the page's own script is not there as it stands in the template"
+        page = f"{head.rstrip().removesuffix('<script>')}{tail.lstrip().removeprefix('</script>')}"
+    assert Page(page).alive == []
     text = (report / "report.md").read_text(encoding="utf-8")
     shown = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     assert Page(shown).alive == []

@@ -170,7 +170,7 @@ def test_figures_show_every_attention_of_a_pattern(make_task):
     assert set(made) == {f"{k}_{p}" for k in ("forecasts", "error_by_step") for p in ("causal_self", "noncausal_cross")}
     axes = made["forecasts_noncausal_cross"].axes
     assert len(axes) == 3
-    assert axes[0].get_legend_handles_labels()[1] == ["truth", "lavo", "lavo_rank_8", "softmax"]
+    assert axes[0].get_legend_handles_labels()[1] == ["truth", "softmax", "lavo", "lavo_rank_8"]
     mean = np.mean([r.curves["mse_by_step"] for r in records[:2]], axis=0)
     np.testing.assert_allclose(made["error_by_step_causal_self"].axes[0].lines[1].get_ydata(), mean)
     assert figures([]) == {}

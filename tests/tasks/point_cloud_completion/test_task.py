@@ -161,7 +161,7 @@ def test_figures_show_every_attention_of_a_pattern(make_task, tmp_path):
     made = figures(records)
     assert set(made) == {"completions_noncausal_self", "completions_noncausal_cross"}
     axes = made["completions_noncausal_self"].axes
-    assert [axis.get_title() for axis in axes[:4]] == ["partial", "truth", "lavo", "softmax"]
+    assert [axis.get_title() for axis in axes[:4]] == ["partial", "truth", "softmax", "lavo"]
     assert len(axes) == 12
     assert figures([]) == {}
     # All cells share the files of three shapes: partial, truth, and here the completion too.

@@ -149,7 +149,7 @@ def test_records_show_and_play_what_was_made(make_task, build, tmp_path):
     made = figures(records)
     assert set(made) == {"spectrograms_transformer_tts_causal_cross", "alignments_transformer_tts_causal_cross"}
     titles = [axis.get_title() for axis in made["spectrograms_transformer_tts_causal_cross"].axes]
-    assert titles[:3] == ["truth", "lavo", "softmax"]
+    assert titles[:3] == ["truth", "softmax", "lavo"]
     shown = exhibits(records)
     assert len(shown) == 1
     assert shown[0].columns == ("text", "recording", "through the vocoder", "lavo", "softmax")
