@@ -67,6 +67,8 @@ ARGUMENTS = {
     "efficiency": [],
     "report": ["bare", "plain", "gone", "."],
     "compare": ["bare", "plain", "gone"],
+    "submit": ["bare", "plain", "gone"],
+    "board": ["bare", "plain", "gone"],
     "validate": ["good.yaml", "bad.yaml", "plain", "bare", "gone.yaml"],
 }
 ODD_NAMES = [text for text in ODD_TEXTS if not text.startswith("/")]  # only names inside the folder
