@@ -37,7 +37,7 @@ def toy(monkeypatch, tmp_path, own_registry):
 
 def plan(*assignments: str, attentions=("lavo",), **run) -> list[Cell]:
     settings = RunSettings(**{"tasks": ["toy"], "attentions": list(attentions), "preset": "smoke", "seeds": [0], **run})
-    return plan_cells([(settings, [parse_assignment(text) for text in assignments])], Path("unused"))
+    return plan_cells([(settings, [parse_assignment(text) for text in assignments])], Path("/dev/null/unused"))
 
 
 def hashes(*assignments: str, **run) -> list[str]:
@@ -190,7 +190,7 @@ def test_file_names_are_unique_and_can_be_written_everywhere():
 def test_a_cell_in_two_runs_is_planned_once():
     run = RunSettings(tasks=["toy"], attentions=["lavo", "none"], preset="smoke")
     other = RunSettings(tasks=["toy"], attentions=["lavo"], preset="smoke", seeds=[1, 5])
-    cells = plan_cells([(run, []), (other, [])], Path("unused"))
+    cells = plan_cells([(run, []), (other, [])], Path("/dev/null/unused"))
     assert len(cells) == 5
     assert len({cell.hash for cell in cells}) == 5
 
@@ -217,7 +217,7 @@ def test_every_cell_is_counted_without_reading_data(monkeypatch):
         raise AssertionError("data were read")
 
     runs = [(RunSettings(tasks=["toy"], attentions=["lavo", "none"], preset="smoke"), [])]
-    planned = len(plan_cells(runs, Path("unused")))
+    planned = len(plan_cells(runs, Path("/dev/null/unused")))
     monkeypatch.setattr(toy_task.Toy, "load_data", no_data)
     assert check_runs(runs) == planned == 4
 

@@ -39,7 +39,7 @@ def toy(monkeypatch, tmp_path):
 
 def plan(attentions=("softmax", "none"), settings=SETTINGS, **run) -> list[Cell]:
     chosen = RunSettings(tasks=["toy"], attentions=list(attentions), preset="smoke", **run)
-    return plan_cells([(chosen, [parse_assignment(text) for text in settings])], Path("unused"))
+    return plan_cells([(chosen, [parse_assignment(text) for text in settings])], Path("/dev/null/unused"))
 
 
 def place(folder: Path) -> runner.Place:

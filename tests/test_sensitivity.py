@@ -43,7 +43,7 @@ def toy(monkeypatch, tmp_path, own_registry):
 def planned(*vary: str, rates=None, assignments=(), own_rates=False, attentions=("lavo",), **run):
     settings = RunSettings(tasks=["toy"], attentions=list(attentions), preset="smoke", **run)
     runs = sweep_runs(settings, [parse_assignment(text) for text in assignments], [parse_vary(text) for text in vary])
-    return plan_sweep(runs, Path("unused"), rates or Rates(), own_rates=own_rates)
+    return plan_sweep(runs, Path("/dev/null/unused"), rates or Rates(), own_rates=own_rates)
 
 
 def cells_of(plan, one: VariedCells):
@@ -136,7 +136,7 @@ def test_the_defaults_are_the_cells_of_an_ordinary_run(tmp_path):
     trials.tuner.tune(asked("lavo"))
     rates = read_rates(trials.folder)
     plan = planned("lavo.window=4,64", "train.learning_rate=0.5", rates=rates)
-    ordinary = {cell.hash for cell in plan_cells(asked("lavo", "softmax", "none"), Path("unused"), rates)}
+    ordinary = {cell.hash for cell in plan_cells(asked("lavo", "softmax", "none"), Path("/dev/null/unused"), rates)}
     hashes = [cell.hash for cell in plan.cells]
     assert len(hashes) == len(set(hashes))
     assert ordinary <= set(hashes)

@@ -39,7 +39,7 @@ def toy(monkeypatch, tmp_path, own_registry):
 
 def plan(*attentions: str, **run) -> list[Cell]:
     settings = RunSettings(**{"tasks": ["toy"], "attentions": list(attentions), "preset": "smoke", **run})
-    return plan_cells([(settings, [])], Path("unused"))
+    return plan_cells([(settings, [])], Path("/dev/null/unused"))
 
 
 def test_exact_softmax_is_planned_once_for_all_sites(toy):
@@ -216,5 +216,5 @@ def test_rules_that_learn_see_what_the_model_has_seen(toy, tmp_path, monkeypatch
 def test_settings_given_by_hand_reach_every_site(toy):
     toy(text=OTHER_STEPS)
     settings = RunSettings(tasks=["toy"], attentions=["softmax"], preset="smoke", seeds=[0])
-    (cell,) = plan_cells([(settings, [parse_assignment("train.steps=7")])], Path("unused"))
+    (cell,) = plan_cells([(settings, [parse_assignment("train.steps=7")])], Path("/dev/null/unused"))
     assert (cell.sites, cell.config["train"]["steps"]) == (SITES, 7)

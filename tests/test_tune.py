@@ -184,7 +184,7 @@ def test_a_trial_never_sees_test_data(tmp_path, monkeypatch):
 
 def plan(rates: Rates, *attentions: str, assignments=(), **run) -> list[Cell]:
     runs = [(settings, [parse_assignment(text) for text in assignments]) for settings, _ in asked(*attentions, **run)]
-    return plan_cells(runs, Path("unused"), rates)
+    return plan_cells(runs, Path("/dev/null/unused"), rates)
 
 
 def test_run_uses_tuned_rates_and_flash_those_of_softmax(tmp_path):
