@@ -152,7 +152,7 @@ def test_records_show_and_play_what_was_made(make_task, build, tmp_path):
     assert titles[:3] == ["truth", "softmax", "lavo"]
     shown = exhibits(records)
     assert len(shown) == 1
-    assert shown[0].columns == ("text", "recording", "through the vocoder", "lavo", "softmax")
+    assert shown[0].columns == ("text", "recording", "through the vocoder", "softmax", "lavo")
     row = shown[0].rows[0]
     assert row[0] == shortest.text
     assert {sound.media_type for sound in row[1:]} == {"audio/mpeg"}
