@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from benchmark.registry import ATTENTIONS
+from benchmark.registry import ATTENTIONS, load_attention
 from benchmark.report.groups import Entry, Group, flat, learning_rate
 from benchmark.report.inputs import shown_path
+from benchmark.results import CellConfig, Record
+from benchmark.settings.cell import without_places
+from benchmark.settings.resolve import GROUPS
 
 FILE = "FILE.py"  # stands for the file that registers attentions that are not in the registry
 DATA = "DATA"  # stands for the folder of the real data
@@ -49,7 +52,7 @@ def _alike(group: Group) -> list[list[Entry]]:
 def _rate(entry: Entry) -> str | None:
     """Returns the learning rate that was given by --set; None if it is the preset's or a tuned one."""
     record = entry.records[0]
-    return _plain(learning_rate(record)) if record.config.learning_rate_from == "set" else None
+    return as_yaml(learning_rate(record)) if record.config.learning_rate_from == "set" else None
 
 
 def _command(group: Group, entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -59,7 +62,8 @@ def _command(group: Group, entries: Sequence[Entry]) -> tuple[str, ...]:
     words += ["-a", ",".join(entry.attention for entry in entries), "--preset", group.preset, "--seeds", seeds]
     if any(entry.attention.partition("@")[0] not in ATTENTIONS for entry in entries):
         words += ["--include-path", FILE]
-    changed = {**_changed(group), **{key: value for entry in entries for key, value in _options(entry).items()}}
+    changed = changed_settings(group.settings, group.task, group.backbone, group.pattern, group.preset)
+    changed |= {key: value for entry in entries for key, value in changed_options(entry.records[0]).items()}
     rate = _rate(entries[0])
     changed |= {} if rate is None else {"train.learning_rate": rate}
     for key, value in changed.items():
@@ -73,28 +77,34 @@ def _command(group: Group, entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _changed(group: Group) -> dict[str, str]:
-    """Returns the settings of the table that are not the preset's, as texts of --set."""
-    default = _defaults(group.task, group.backbone, group.pattern, group.preset)
+def changed_settings(config: CellConfig, task: str, backbone: str, pattern: str, preset: str) -> dict[str, str]:
+    """Returns the settings that are not those of the preset, as texts of --set; none if the task isn't there."""
+    default = _defaults(task, backbone, pattern, preset)
     if default is None:
         return {}
-    own = {part: getattr(group.settings, part) for part in ("data", "model", "eval", "train")}
+    own = {part: getattr(config, part) for part in GROUPS}
     # Records of before lack settings that came later, and those that only say where files lie.
     return {
-        key: _plain(value)
+        key: as_yaml(value)
         for key, value in flat(own).items()
         if key in default and default[key] != value and not isinstance(default[key], Mapping)
     }
 
 
-def _options(entry: Entry) -> dict[str, str]:
-    given = flat(entry.records[0].config.options)
-    default = _default_options(entry.attention)
-    return {
-        f"attentions.{entry.attention}.{key}": _plain(value)
-        for key, value in given.items()
-        if key not in default or default[key] != value
-    }
+def changed_options(record: Record) -> dict[str, str]:
+    """Returns the attention's options that must be given to get those of the record, as texts of --set."""
+    name, options = record.cell.attention, record.config.options
+    default = _default_options(name)
+    changed = {key: value for key, value in options.items() if key not in default or default[key] != value}
+    settle = getattr(load_attention(name), "settled_options", None) if default else None
+    heads, width = (record.config.model.get(key) for key in ("num_heads", "embed_dim"))
+    if settle is not None and isinstance(heads, int) and isinstance(width, int):
+        # The record has defaults that depend on head_dim filled in.  Without them the command is shorter.
+        settled = settle(default, width // heads)
+        fewer = {key: value for key, value in changed.items() if settled.get(key) != value}
+        if settle({**default, **fewer}, width // heads) == {**default, **options}:
+            changed = fewer
+    return {f"attentions.{name}.{key}": as_yaml(value) for key, value in changed.items()}
 
 
 @cache
@@ -107,24 +117,21 @@ def _defaults(task: str, backbone: str, pattern: str, preset: str) -> Mapping[st
         found = resolve(task, backbone, preset, AttentionSpec(name="softmax"), [], pattern)
     except (ValueError, ImportError, KeyError):
         return None
-    # As a record has them: JSON knows no tuples.
-    return flat(json.loads(json.dumps(found.plain())))
+    # As a record has them: JSON knows no tuples, and a path is its last part.
+    return flat(json.loads(json.dumps(without_places(found.plain()))))
 
 
 @cache
 def _default_options(attention: str) -> Mapping[str, Any]:
+    """Returns the defaults of an attention of this project; none for others, whose code must not run for a report."""
     from benchmark.settings.options import full_options
 
-    try:
-        return flat(json.loads(json.dumps(full_options(attention, []))))
-    except (ValueError, ImportError):
+    if attention.partition("@")[0] not in ATTENTIONS:
         return {}
+    return json.loads(json.dumps(full_options(attention, [])))
 
 
-def _plain(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """Returns a value as YAML that --set reads, on one line."""
-    return (
-        value
-        if isinstance(value, str) and value.isidentifier() and value not in ("null", "true", "false")
-        else json.dumps(value)
-    )
+    is_word = isinstance(value, str) and value.isidentifier() and value not in ("null", "true", "false")
+    return value if is_word else json.dumps(value, ensure_ascii=False)
