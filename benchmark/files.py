@@ -103,7 +103,7 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=TEMPORARY_SUFFIX)
         file = os.fdopen(handle, "wb")
         try:
-            _lock(file)
+            try_lock(file)
             if Path(name).exists():  # else ``remove_abandoned`` deleted it before it was locked
                 os.chmod(name, 0o666 & ~umask())  # mkstemp's mode 0600 would hide it from others
                 return Path(name), file
@@ -137,7 +137,7 @@ def made_once(mark: Path, *, patience: float = 600.0) -> Iterator[None]:
         return
     with file:
         until = time.monotonic() + patience
-        while not _is_made(file) and not _lock(file) and time.monotonic() < until:
+        while not _is_made(file) and not try_lock(file) and time.monotonic() < until:
             time.sleep(0.05)
         yield
         if not _is_made(file):
@@ -156,8 +156,11 @@ def umask() -> int:
     return mask
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Tries to lock the file, and returns whether that succeeded.  The lock ends with the process."""
+def try_lock(file: BinaryIO | int) -> bool:
+    """Tries to lock an open file, and returns whether that succeeded.  The lock ends with the file or the process.
+
+    Where there are no such locks (not a POSIX system) it succeeds.
+    """
     if fcntl is None:
         return True
     try:
@@ -196,7 +199,7 @@ def remove_abandoned(folder: Path, *, below: bool = True) -> None:
         if (name := _OUR_NAME.fullmatch(path.name)) is not None:
             with suppress(OSError), path.open("rb") as file:
                 is_ours = name["machine"] == machine_digits()[:8]
-                if (is_ours or time.time() - path.stat().st_mtime > _FOREIGN_SECONDS) and _lock(file):
+                if (is_ours or time.time() - path.stat().st_mtime > _FOREIGN_SECONDS) and try_lock(file):
                     path.unlink(missing_ok=True)
 
 

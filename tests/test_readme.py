@@ -128,7 +128,7 @@ RESULT = re.compile(  # what looks like a figure of a measurement
 )
 # Settings, bounds by calculation and versions: no results of this code.
 NO_RESULTS = {
-    "README.md": ("3.11", "1:1", "5 GB", "2.6", "2.0"),
+    "README.md": ("3.11", "1:1", "5 GB", "2.6"),
     "docs/recall.md": ("2209.11895",),
     "docs/efficiency.md": (
         "2.11",  # torch
@@ -141,8 +141,6 @@ NO_RESULTS = {
         "6.4",
         "2.0",
         "0.3",
-        "0.9 s",  # limits of what counts as undisturbed
-        "0.5",
         "3 times",  # a goal
         "95 %",  # of an interval
         "256 MiB",  # a setting

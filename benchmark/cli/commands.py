@@ -22,9 +22,13 @@ from benchmark.cli.options import (
     Include,
     Jobs,
     Lease,
+    Limit,
     Log,
     Patterns,
     Preset,
+    Records,
+    RetryFailed,
+    Seeds,
     Tuned,
 )
 from benchmark.cli.preparing import data, prepare
@@ -106,25 +110,19 @@ def run(
     backbone: Backbones = None,
     pattern: Patterns = None,
     preset: Preset = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", help="As 0,1,2; those of the preset if it is left out.")
-    ] = None,
+    seeds: Seeds = None,
     set_: Assignments = None,
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="YAML file of runs, as configs/ablations.yaml.")
     ] = None,
     data_root: DataRoot = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of records; results/<preset> if it is left out.")
-    ] = None,
+    output: Records = None,
     device: Device = None,
     jobs: Jobs = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Validate and test on the first N examples only.")
-    ] = None,
+    limit: Limit = None,
     include_path: Include = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished cells again.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+    retry_failed: RetryFailed = False,
     cell_timeout: CellTimeout = 3600.0,
     lease: Lease = 60.0,
     tuned: Tuned = None,

@@ -42,6 +42,12 @@ Patterns = Annotated[
     str | None,
     typer.Option("--pattern", help="Patterns, separated by commas; every replaces all attentions of a backbone."),
 ]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="As 0,1,2; those of the preset if it is left out.")]
+Records = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Folder of records; results/<preset> if it is left out.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Validate and test on the first N examples only.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")]
 Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Cells at a time; one for each core or GPU if it is left out.")
 ]

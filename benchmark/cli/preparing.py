@@ -9,7 +9,6 @@ import typer
 
 from benchmark.cli.options import Assignments, Cache, DataRoot, Preset
 from benchmark.cli.printing import say
-from benchmark.settings.messages import ConfigError
 
 data = typer.Typer(help="Checks the data in a data root.", rich_markup_mode=None)
 
@@ -32,6 +31,7 @@ def prepare(
     from benchmark.fetching.prepare import fetch_named, prepare_data, read_by
     from benchmark.settings.choices import choose_tasks
     from benchmark.settings.command import cache_folder, names_in, run_settings
+    from benchmark.settings.messages import ConfigError
     from benchmark.settings.yaml_files import parse_assignment
 
     overrides = [parse_assignment(text) for text in set_ or []]

@@ -18,9 +18,13 @@ from benchmark.cli.options import (
     Device,
     Include,
     Jobs,
+    Limit,
     Log,
     Patterns,
     Preset,
+    Records,
+    RetryFailed,
+    Seeds,
     Tuned,
 )
 from benchmark.cli.printing import console, say, say_report
@@ -111,14 +115,10 @@ def sweep(
     backbone: Backbones = None,
     pattern: Patterns = None,
     preset: Preset = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", help="As 0,1,2; those of the preset if it is left out.")
-    ] = None,
+    seeds: Seeds = None,
     set_: Assignments = None,
     data_root: DataRoot = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder of records; results/<preset> if it is left out.")
-    ] = None,
+    output: Records = None,
     tune: Annotated[
         bool,
         typer.Option(
@@ -131,11 +131,9 @@ def sweep(
     ] = "1/3,1,3",
     device: Device = None,
     jobs: Jobs = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Validate and test on the first N examples only.")
-    ] = None,
+    limit: Limit = None,
     include_path: Include = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cells again.")] = False,
+    retry_failed: RetryFailed = False,
     cell_timeout: CellTimeout = 3600.0,
     tuned: Tuned = None,
     report: Annotated[

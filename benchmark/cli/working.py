@@ -34,6 +34,7 @@ def work(
     if not plans:
         say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
         raise typer.Exit(0)
+    runner.probe_output(results)
     status = 0
     for plan in plans.values():
         place = runner.Place(
@@ -44,7 +45,6 @@ def work(
             cell_timeout=cell_timeout,
             lease=lease,
         )
-        runner.probe_output(results)
         cells = plan.planned(place.cache, data_root)
         status = max(status, command.run_cells_of(cells, place, console(), say, jobs=jobs, redo=plan.redo))
     raise typer.Exit(status)

@@ -21,14 +21,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from benchmark.files import machine_digits
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from benchmark.files import machine_digits, try_lock
 
 FOLDER = ".claims"  # in the folder of results; names that begin with a dot are work in progress
 LEASE_SECONDS = 60.0
@@ -67,9 +62,8 @@ class Claims:
     def __init__(self, output: Path, lease: float = LEASE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.lease, self.clock = output / FOLDER, lease, clock
         self._held: dict[str, _Held] = {}
-        self._seen: dict[
-            Path, tuple[bytes, float]
-        ] = {}  # claims of others: content, and since when it has been the same
+        # Claims of others: their content, and since when it has been the same.
+        self._seen: dict[Path, tuple[bytes, float]] = {}
         self._beats = 0
         self._last_beat = clock()
 
@@ -96,10 +90,7 @@ class Claims:
         except FileExistsError:  # another process was quicker
             return None
         token = secrets.token_hex(8)
-        if fcntl is not None:
-            # Before the content is there, nobody tries the lock, so it is free.
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try_lock(descriptor)  # it is free: before the content is there, nobody else tries it
         self._held[cell] = _Held(token, number, descriptor)
         os.pwrite(descriptor, _content(token, self._beats), 0)
         os.fsync(descriptor)
@@ -109,7 +100,7 @@ class Claims:
         try:
             with path.open("r+b") as file:  # for writing, because a network's locks ask for that
                 content = file.read()
-                if content.split()[1:2] == [machine_digits().encode()] and _is_unlocked(file):
+                if content.split()[1:2] == [machine_digits().encode()] and try_lock(file):
                     return False
         except OSError:  # it has just been released
             self._seen.pop(path, None)
@@ -188,14 +179,3 @@ def _numbers(folder: Path, cell: str) -> list[int]:
 def _content(token: str, beat: int) -> bytes:
     """Returns the text of a claim, as long for every beat, so that a later one replaces an earlier one in place."""
     return f"{token} {machine_digits()} {beat:020d}\n".encode()
-
-
-def _is_unlocked(file: BinaryIO) -> bool:
-    """Returns whether no living process of this machine has locked the file.  If so, it is locked until it is closed."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

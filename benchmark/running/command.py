@@ -15,6 +15,7 @@ from benchmark.running.progress import display_on
 from benchmark.settings.cell import Cell
 from benchmark.settings.choices import choose_attentions
 from benchmark.settings.command import Run
+from benchmark.settings.messages import ConfigError
 from benchmark.settings.plan import plan_cells
 from benchmark.settings.tuned import read_rates
 
@@ -40,13 +41,18 @@ def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Sa
     If torchrun started several processes, all of them work on every cell, and only the first one prints anything.
     Raises ConfigError before anything is trained, and MachineFault if the machine fails during the run.
     """
-    cells = plan_cells(runs, place.cache, read_rates(asked.tuned))
     together = place.processes > 1
-    waiting = runner.to_run(cells, place.output, asked.redo)
+    if asked.plan_only and (together or asked.redo.everything):
+        raise ConfigError("--plan-only: lavo-bench work runs cells without a record; not with --rerun or torchrun")
+    cells = plan_cells(runs, place.cache, read_rates(asked.tuned))
     if place.rank:
-        runner.run_together(waiting, place)
+        runner.run_together(runner.to_run(cells, place.output, asked.redo), place)
         return 0
-    if waiting and not together and not asked.redo.everything:
+    waiting = waiting_cells(cells, place, asked.redo)
+    if together and asked.redo.everything:
+        for cell in waiting:
+            runner.remove_checkpoints(cell, place.output)
+    elif waiting and not asked.redo.everything:
         failed = asked.redo.failed
         write_plan(
             place.output, cells, runs, tuned=asked.tuned, cache=place.cache, include=place.include, retry_failed=failed
@@ -54,7 +60,13 @@ def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Sa
     if asked.plan_only:
         say(f"{len(waiting)} of {len(cells)} cells planned; lavo-bench work {place.output} runs them")
         return 0
-    return run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=asked.redo)
+    return run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=asked.redo, waiting=waiting)
+
+
+def waiting_cells(cells: Sequence[Cell], place: runner.Place, redo: runner.Redo) -> list[Cell]:
+    """Removes what killed runs left, and returns the cells that must be run."""
+    runner.clean(place.output, cells, cache=place.cache)
+    return runner.to_run(cells, place.output, redo)
 
 
 def run_cells_of(
@@ -65,14 +77,15 @@ def run_cells_of(
     *,
     jobs: int | None,
     redo: runner.Redo,
+    waiting: Sequence[Cell] | None = None,
 ) -> int:
-    """Runs those of these cells that have no record yet, says how it went, and returns the exit status."""
-    runner.clean(place.output, cells, cache=place.cache)
-    waiting = runner.to_run(cells, place.output, redo)
+    """Runs those of these cells that must be run, says how it went, and returns the exit status.
+
+    waiting: what ``waiting_cells`` has just returned, if the caller has asked already; each call reads all records.
+    """
+    if waiting is None:
+        waiting = waiting_cells(cells, place, redo)
     together = place.processes > 1
-    if together and redo.everything:
-        for cell in waiting:
-            runner.remove_checkpoints(cell, place.output)
     shared = f"; {place.processes} processes a cell" if together else ""
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already{shared}; records in {place.output}")
     if any(cell.rate_from == "tuned" for cell in cells):
@@ -119,8 +132,7 @@ def train(
 
 def train_missing(cells: Sequence[Cell], place: runner.Place, console: Console, *, jobs: int | None = None) -> None:
     """Runs those of these cells that have no record yet."""
-    runner.clean(place.output, cells)
-    train(runner.to_run(cells, place.output), place, console, jobs=jobs)
+    train(waiting_cells(cells, place, runner.NOTHING_ANEW), place, console, jobs=jobs)
     runner.remove_if_empty(place.output)
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmark.files import MachineFault, write_bytes
-from benchmark.results import Record, contents, is_completed, read_record
+from benchmark.results import CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, contents, is_completed, read_record
 from benchmark.running.claims import FOLDER, LostClaim, Ticket, holds
 
-COMPRESSED = ".gz"  # the ending of the files beside a record
+_BESIDE = (EXAMPLES_SUFFIX, CURVES_SUFFIX)
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -90,8 +90,9 @@ def _commit(staged: Path, path: Path, *, replaces: bool) -> bool:
             raise
         if path.exists() and not replaces:
             return False
-        for file in staged.parent.glob(f"*{COMPRESSED}"):  # a file system without hard links: these go first
-            os.replace(file, path.with_name(file.name))
+        for file in staged.parent.iterdir():  # a file system without hard links: what lies beside the record goes first
+            if file.name.endswith(_BESIDE):
+                os.replace(file, path.with_name(file.name))
         os.replace(staged, path)
     return True
 
@@ -104,7 +105,7 @@ def _finish(output: Path, stage: Path) -> bool:
     published = [file for file in stage.glob("*/*.json") if _is_at_its_place(output, stage, file)]
     for record in published:
         for file in record.parent.iterdir():
-            if file.name.endswith(COMPRESSED):
+            if file.name.endswith(_BESIDE):
                 with suppress(FileNotFoundError):
                     os.replace(file, output / file.relative_to(stage))
     if published:
