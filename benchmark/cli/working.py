@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import Cache, CellTimeout, Device, Jobs, Lease
+from benchmark.cli.options import Cache, CellTimeout, Device, Jobs, Lease, Log
 from benchmark.cli.printing import console, say
 
 
@@ -21,15 +21,18 @@ def work(
     cache: Cache = None,
     cell_timeout: CellTimeout = 3600.0,
     lease: Lease = 60.0,
+    log: Log = None,
 ) -> None:
     """Claims and runs cells of planned runs until none is left; any number of processes on any machines."""
     from benchmark.running import command, runner
+    from benchmark.running.logs import kinds_in
     from benchmark.running.plans import read_plans
     from benchmark.settings.command import cache_folder, device_of, include_files
     from benchmark.settings.messages import ConfigError
 
     if not results.is_dir():
         raise ConfigError(f"{results}: no such folder of results")
+    kinds = kinds_in(log)
     plans = read_plans(results)
     if not plans:
         say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
@@ -44,6 +47,7 @@ def work(
             include=include_files(plan.include),
             cell_timeout=cell_timeout,
             lease=lease,
+            log=kinds,
         )
         cells = plan.planned(place.cache, data_root)
         status = max(status, command.run_cells_of(cells, place, console(), say, jobs=jobs, redo=plan.redo))
