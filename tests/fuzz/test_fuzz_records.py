@@ -188,7 +188,9 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Notes scripts, frames, handlers and addresses elsewhere."""
+        """Notes scripts, frames, handlers and addresses elsewhere; the numbers of a figure are no script."""
+        if (tag, attrs) == ("script", [("type", "application/json")]):  # by HTML a data block, which nothing runs
+            return
         if tag in ("script", "iframe", "object", "embed", "base", "form", "link"):
             self.alive.append(f"<{tag}>")
         for name, value in attrs:
