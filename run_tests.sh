@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Lint, format, types, import contracts and the whole test suite; arguments go to pytest.
-# WITH_FAIRSEQ=1 also installs fairseq (.ci/environment.sh), so that tests/fairseq runs.
+# Lint, format, types, import contracts and the tests; arguments go to pytest.
+# WITH_SLOW=1 adds the tests marked slow (whole commands, killed processes, documents that are built).
+# WITH_FAIRSEQ=1 also installs fairseq (.ci/environment.sh), so that tests/fairseq runs.  CI sets both.
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=.ci/environment.sh
@@ -19,6 +20,7 @@ fi
 .venv/bin/lint-imports
 # One single-threaded worker a core: small tensors gain nothing from threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+[ -n "${WITH_SLOW:-}" ] || set -- -m "not slow" "$@"
 if [ -z "${WITH_FAIRSEQ:-}" ] && ! .venv/bin/python -c "import fairseq" 2>/dev/null; then
   exec .venv/bin/python -m pytest -n auto --dist worksteal "$@"
 fi
