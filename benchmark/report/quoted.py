@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from benchmark.measuring.points import FILE_NAME, Point
 from benchmark.report import numbers
 from benchmark.report.across import interquartile_mean, stratified_interval
 from benchmark.report.aggregate import scores_of
 from benchmark.report.cards import card_of
-from benchmark.report.groups import Group, declared, group_records
+from benchmark.report.groups import Entry, Group, declared, group_records
 from benchmark.report.scaling import slope
 from benchmark.report.speed import Sweep, read_sweeps
 from benchmark.report.tables import pipe_row
@@ -26,6 +27,8 @@ from benchmark.statistics import summarise
 
 _LENGTHS = (256, 1024, 4096, 16384, 131072)
 _MODES = {"forward": "forward", "forward+backward": "forward and backward"}
+Difficulties = dict[tuple[int, int], list[dict[str, Any]]]
+"""(pairs, length) -> what the record of each seed says of texts of this difficulty."""
 _FORMS = {"lavo": "", "lavo, learned basis": ", learned basis"}
 
 
@@ -331,6 +334,66 @@ def recall_controls(results: Path) -> str:
     return f"A guess is right in {found['chance'][families[0]][0]:.1f} %, and a bag of values in {spoken(bags)} %."
 
 
+def mqar_table(results: Path) -> str:
+    """Returns accuracy on ``mqar`` at Zoology's small size, by number of pairs and length: a row for each attention.
+
+    Attentions that can't answer all by the size of their window or state have a row for the ceiling that this sets.
+    """
+    measured = _mqar(results)
+    _, first = measured[0]  # all were asked texts of the same difficulties
+    places = list(first)
+    trained = next(place for place, rows in first.items() if rows[0]["is_trained"])
+    lines = []
+    for entry, found in measured:
+        means = [numbers.mean_and_deviation(summarise([row["accuracy"] for row in found[one]]), 1) for one in places]
+        lines.append([entry.label, numbers.count(found[trained][0]["state_bytes"]), *means])
+        bounds = [[found[place][0][name] for name in ("window", "state")] for place in places]
+        ceilings = [min(bound for bound in two if bound is not None) for two in bounds]
+        if min(ceilings) < 100 and not entry.is_control:
+            lines.append(["*its ceiling*", "", *(f"{one:.1f}" for one in ceilings)])
+    heads = [f"{pairs} pairs, {numbers.count(length)} words" for pairs, length in places]
+    return table(["attention", f"state at {trained[1]} words, bytes", *heads], lines)
+
+
+def mqar_falls(results: Path) -> str:
+    """Returns how the attentions that have neither a growing state nor a window fall from 4 to 64 pairs, and softmax beside them."""
+    found = {entry.label: rows for entry, rows in _mqar(results)}
+    falls = [
+        f"{_name(label)} from {_accuracy(found[label], 4, 64)} to {_accuracy(found[label], 64, 256)}"
+        for label in ("softmax", "performer", "cosformer")
+    ]
+    return f"from 4 pairs to 64, {spoken(falls)}"
+
+
+def mqar_by_state(results: Path) -> str:
+    """Returns accuracy at 64 pairs beside the bytes of the state, from the smallest state to the largest."""
+    found = {entry.label: rows for entry, rows in _mqar(results)}
+    parts = sorted(
+        (rows[64, 256][0]["state_bytes"], f"{_name(label)} {_accuracy(rows, 64, 256)}")
+        for label, rows in found.items()
+        if label in ("softmax", "performer", "cosformer")
+    )
+    return spoken([f"{text} with {numbers.size(state)}" for state, text in parts])
+
+
+def _accuracy(rows: Difficulties, pairs: int, length: int) -> str:
+    return f"{summarise([row['accuracy'] for row in rows[pairs, length]]).mean:.1f}"
+
+
+def _mqar(results: Path) -> list[tuple[Entry, Difficulties]]:
+    (group,) = _groups(results / "recall-mqar")
+    return [(entry, _by_difficulty(entry)) for entry in group.entries]
+
+
+def _by_difficulty(entry: Entry) -> Difficulties:
+    """Returns (pairs, length) -> what each seed's record says of texts of this difficulty."""
+    found: Difficulties = {}
+    for record in entry.completed:
+        for row in record.curves.get("recall", []):
+            found.setdefault((row["pairs"], row["length"]), []).append(row)
+    return found
+
+
 def recall_seconds(results: Path) -> str:
     """Returns what a cell of ``recall`` took."""
     found = [record for record in records([results / "quick"]) if record.cell.task == "recall" and record.seconds]
@@ -364,5 +427,8 @@ QUOTED: Mapping[str, Callable[[Path], str]] = {
     "recall: cross": recall_cross,
     "recall: controls": recall_controls,
     "recall: seconds": recall_seconds,
+    "recall: mqar": mqar_table,
+    "recall: mqar falls": mqar_falls,
+    "recall: mqar by state": mqar_by_state,
 }
 """Name of a part, as its mark gives it -> what writes it."""

@@ -224,7 +224,7 @@ class Tuner:
             rate = best_rate(values, higher_is_better=_selection(one.task).higher_is_better)
             without += rate is None
             shown = "no rate works" if rate is None else f"{rate:g} of {', '.join(f'{r:g}' for r in sorted(values))}"
-            self.say(f"{one.task}/{one.backbone}.{one.pattern}.{one.spec.name}: {shown}")
+            self.say(f"{one.task}/{one.backbone}.{one.pattern}.{one.spec.label or one.spec.name}: {shown}")
         return 1 if without else 0
 
 

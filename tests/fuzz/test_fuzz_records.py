@@ -21,14 +21,14 @@ from markdown_it import MarkdownIt
 from benchmark import results
 from benchmark.report import document
 
-SMALL = Path(__file__).parents[2] / "results" / "small"
+QUICK = Path(__file__).parents[2] / "results" / "quick"
 Keys = tuple[Any, ...]
 
 
 def one_of_each_task() -> dict[str, dict[str, Any]]:
-    """The first two records of each task of results/small, by their place in the folder."""
+    """The first two records of each task of results/quick, by their place in the folder."""
     found = {}
-    for task in sorted(path for path in SMALL.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for task in sorted(path for path in QUICK.iterdir() if path.is_dir() and not path.name.startswith(".")):
         for file in sorted(task.glob("*.json"))[:2]:
             found[f"{task.name}/{file.name}"] = json.loads(file.read_text(encoding="utf-8"))
     return found
@@ -100,8 +100,8 @@ def make(folder: Path, contents: list[tuple[str, Any]]) -> Path:
     for name, record in {**WHOLE, **dict(contents)}.items():
         write(folder, name, record)
         for part in ("examples", "curves"):
-            shutil.copy(SMALL / Path(name).parent / WHOLE[name][part], folder / Path(name).parent)
-    for attachments in SMALL.glob(f"*/{results.ATTACHMENTS}"):
+            shutil.copy(QUICK / Path(name).parent / WHOLE[name][part], folder / Path(name).parent)
+    for attachments in QUICK.glob(f"*/{results.ATTACHMENTS}"):
         shutil.copytree(attachments, folder / attachments.parent.name / attachments.name)
     return folder
 
@@ -271,12 +271,12 @@ def test_a_record_can_name_no_file_elsewhere(where):
     for part in ("examples", "curves"):
         with pytest.raises(ValueError, match=part):
             results.from_json(changed(WHOLE[name], (part,), where))
-    record = results.read_record(SMALL / name)
+    record = results.read_record(QUICK / name)
     assert record.attachment({"attachment": where}) is None
 
 
 def curves_of(name: str) -> str:
-    return gzip.decompress((SMALL / Path(name).parent / WHOLE[name]["curves"]).read_bytes()).decode()
+    return gzip.decompress((QUICK / Path(name).parent / WHOLE[name]["curves"]).read_bytes()).decode()
 
 
 @examples(1)
