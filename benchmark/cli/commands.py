@@ -21,6 +21,9 @@ from benchmark.cli.options import (
     Device,
     Include,
     Jobs,
+    Launcher,
+    LauncherOptions,
+    Launchers,
     Lease,
     Limit,
     Log,
@@ -30,6 +33,7 @@ from benchmark.cli.options import (
     RetryFailed,
     Seeds,
     Tuned,
+    Workers,
 )
 from benchmark.cli.preparing import data, prepare
 from benchmark.cli.printing import console, progress, report_progress, say, say_left_out, say_report
@@ -119,6 +123,9 @@ def run(
     output: Records = None,
     device: Device = None,
     jobs: Jobs = None,
+    launcher: Launchers = Launcher.local,
+    workers: Workers = None,
+    launcher_option: LauncherOptions = None,
     limit: Limit = None,
     include_path: Include = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished cells again.")] = False,
@@ -141,10 +148,12 @@ def run(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", hidden=True)] = False,
 ) -> None:
     """Trains and evaluates cells (one attention in one backbone, pattern and seed); finished ones are not run again."""
+    from benchmark.launching.engines import Wanted, launch_of
     from benchmark.running import command, runner
     from benchmark.running.logs import kinds_in
     from benchmark.settings.command import cache_folder, device_of, include_files, names_in, output_of, runs_of
 
+    launch = launch_of(Wanted(launcher, workers, launcher_option or (), jobs, device), say)
     include = include_files(include_path)
     chosen = {
         "tasks": tasks or None,
@@ -161,7 +170,7 @@ def run(
     place = runner.Place(
         output=output or output_of(runs, config),
         cache=cache_folder(cache),
-        device=device_of(device),
+        device=device_of(device, here=launch is None),
         include=include,
         debug=debug or is_debugging(),
         cell_timeout=cell_timeout,
@@ -172,7 +181,7 @@ def run(
     )
     runner.probe_output(place.output)
     redo = runner.Redo(failed=retry_failed, everything=rerun)
-    asked = command.Asked(tuned=tuned, jobs=jobs, redo=redo, plan_only=plan_only)
+    asked = command.Asked(tuned=tuned, jobs=jobs, redo=redo, plan_only=plan_only, launch=launch)
     status = command.run_plan(runs, place, console(), say, asked)
     if report and rank == 0 and not plan_only:
         from benchmark.report import build_report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -73,5 +74,32 @@ Log = Annotated[
     typer.Option(
         "--log",
         help="Also write training curves to logs/ in the folder of records: tensorboard, trackio, or both with a comma.",
+    ),
+]
+
+
+class Launcher(StrEnum):
+    """Who starts the workers of ``run``."""
+
+    local = "local"
+    slurm = "slurm"
+    ray = "ray"
+
+
+Launchers = Annotated[
+    Launcher,
+    typer.Option("--launcher", help="Who starts the workers: this command, SLURM or Ray (docs/cluster.md)."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="Workers of a launcher; one if it is left out, or with Ray one on each node."
+    ),
+]
+LauncherOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--launcher-option",
+        help="key=value, as partition=gpu, gpus=1 or time=240 (minutes) for SLURM; may be given again.",
     ),
 ]

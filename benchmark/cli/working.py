@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,10 @@ def work(
     cell_timeout: CellTimeout = 3600.0,
     lease: Lease = 60.0,
     log: Log = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", help="Only this plan, a name in .plans/ of the folder; all if it is left out."),
+    ] = None,
 ) -> None:
     """Claims and runs cells of planned runs until none is left; any number of processes on any machines."""
     from benchmark.running import command, runner
@@ -33,22 +38,29 @@ def work(
     if not results.is_dir():
         raise ConfigError(f"{results}: no such folder of results")
     kinds = kinds_in(log)
-    plans = read_plans(results)
+    plans = {path: one for path, one in read_plans(results).items() if plan in (None, path.stem)}
     if not plans:
         say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
         raise typer.Exit(0)
     runner.probe_output(results)
+    _stop_at_sigterm()
     status = 0
-    for plan in plans.values():
+    for planned in plans.values():
         place = runner.Place(
             output=results,
-            cache=cache_folder(cache or (plan.cache if plan.cache.is_dir() else None)),
+            cache=cache_folder(cache or (planned.cache if planned.cache.is_dir() else None)),
             device=device_of(device),
-            include=include_files(plan.include),
+            include=include_files(planned.include),
             cell_timeout=cell_timeout,
             lease=lease,
             log=kinds,
         )
-        cells = plan.planned(place.cache, data_root)
-        status = max(status, command.run_cells_of(cells, place, console(), say, jobs=jobs, redo=plan.redo))
+        cells = planned.planned(place.cache, data_root)
+        status = max(status, command.run_cells_of(cells, place, console(), say, jobs=jobs, redo=planned.redo))
     raise typer.Exit(status)
+
+
+def _stop_at_sigterm() -> None:
+    """Makes SIGTERM stop this command as Ctrl-C does, so that a scheduler that ends a job leaves no claim behind."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # as whoever started this command has set it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)

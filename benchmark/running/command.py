@@ -20,6 +20,8 @@ from benchmark.settings.plan import plan_cells
 from benchmark.settings.tuned import read_rates
 
 Say = Callable[[str], None]
+Engine = Callable[[Sequence[Cell], runner.Place, runner.Listener, runner.Redo], None]
+"""Runs these cells and returns when each has a record, or when nobody is left who could run the others."""
 
 
 class Asked(NamedTuple):
@@ -27,12 +29,14 @@ class Asked(NamedTuple):
 
     tuned       a folder of tuned rates; None for those that a run uses if it is told no folder
     plan_only   write the plan for ``lavo-bench work`` and train nothing
+    launch      makes the engine that runs the cells of the plan in this file; None for worker processes of this command
     """
 
     tuned: Path | None
     jobs: int | None = None
     redo: runner.Redo = runner.NOTHING_ANEW
     plan_only: bool = False
+    launch: Callable[[Path], Engine] | None = None
 
 
 def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Say, asked: Asked) -> int:
@@ -44,23 +48,30 @@ def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Sa
     together = place.processes > 1
     if asked.plan_only and (together or asked.redo.everything):
         raise ConfigError("--plan-only: lavo-bench work runs cells without a record; not with --rerun or torchrun")
+    if asked.launch is not None and (together or asked.redo.everything or asked.plan_only):
+        raise ConfigError(
+            "--launcher: not with --rerun, --plan-only or torchrun; its workers run cells without a record"
+        )
     cells = plan_cells(runs, place.cache, read_rates(asked.tuned))
     if place.rank:
         runner.run_together(runner.to_run(cells, place.output, asked.redo), place)
         return 0
     waiting = waiting_cells(cells, place, asked.redo)
+    engine, redo = None, asked.redo
     if together and asked.redo.everything:
         for cell in waiting:
             runner.remove_checkpoints(cell, place.output)
     elif waiting and not asked.redo.everything:
-        failed = asked.redo.failed
-        write_plan(
-            place.output, cells, runs, tuned=asked.tuned, cache=place.cache, include=place.include, retry_failed=failed
+        if redo.failed:
+            redo = redo._replace(seen=runner.attempts_that_failed(waiting, place.output))
+        plan = write_plan(
+            place.output, cells, runs, tuned=asked.tuned, cache=place.cache, include=place.include, retry=redo.seen
         )
+        engine = None if asked.launch is None else asked.launch(plan)
     if asked.plan_only:
         say(f"{len(waiting)} of {len(cells)} cells planned; lavo-bench work {place.output} runs them")
         return 0
-    return run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=asked.redo, waiting=waiting)
+    return run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=redo, waiting=waiting, engine=engine)
 
 
 def waiting_cells(cells: Sequence[Cell], place: runner.Place, redo: runner.Redo) -> list[Cell]:
@@ -78,10 +89,12 @@ def run_cells_of(
     jobs: int | None,
     redo: runner.Redo,
     waiting: Sequence[Cell] | None = None,
+    engine: Engine | None = None,
 ) -> int:
     """Runs those of these cells that must be run, says how it went, and returns the exit status.
 
     waiting: what ``waiting_cells`` has just returned, if the caller has asked already; each call reads all records.
+    engine: what runs them; None for worker processes of this command.
     """
     if waiting is None:
         waiting = waiting_cells(cells, place, redo)
@@ -94,7 +107,7 @@ def run_cells_of(
         )
         say(f"learning rates: tuned, but for {len(untuned)} of the preset" if untuned else "learning rates: tuned")
     logs.forget_faults(place.output)
-    outcomes = train(waiting, place, console, jobs=jobs, redo=redo)
+    outcomes = train(waiting, place, console, jobs=jobs, redo=redo, engine=engine)
     runner.remove_if_empty(place.output)
     remove_done(place.output)
     if place.log and waiting:
@@ -109,6 +122,7 @@ def train(
     *,
     jobs: int | None = None,
     redo: runner.Redo = runner.NOTHING_ANEW,
+    engine: Engine | None = None,
 ) -> dict[str, Status]:
     """Runs these cells under a progress display.  Returns hash -> status."""
     outcomes: dict[str, Status] = {}
@@ -124,6 +138,8 @@ def train(
 
         if place.processes > 1:
             runner.run_together(waiting, place, listen)
+        elif engine is not None:
+            engine(waiting, place, listen, redo)
         else:
             jobs = jobs or workers.default_jobs(place.device, max(cell.threads for cell in waiting))
             workers.run_cells(waiting, place, jobs=jobs, listen=listen, redo=redo)
@@ -143,12 +159,15 @@ def _sum_up(cells: Sequence[Cell], outcomes: Mapping[str, Status], output: Path,
     stays when a second run of its cell fails.
     """
     statuses = [(cell.title, outcomes.get(cell.hash) or runner.status_of(cell, output)) for cell in cells]
-    failed = [(title, status) for title, status in statuses if status not in ("completed", "unsupported")]
+    failed = [(title, status) for title, status in statuses if status in ("failed", "out_of_memory")]
+    missing = sum(status is None for _, status in statuses)
     for title, status in failed:
         say(f"{status}: {title}")
     if failed:
         say(f"{len(failed)} of {len(cells)} cells failed; --retry-failed runs them again")
-    return 1 if failed else 0
+    if missing:
+        say(f"{missing} of {len(cells)} cells have no record; the same command runs them")
+    return 1 if failed or missing else 0
 
 
 def measure_missing(runs: Sequence[Run], place: runner.Place, say: Say) -> None:

@@ -51,10 +51,13 @@ def start_guard(mark: str) -> subprocess.Popen[bytes]:
     The guard acts when its standard input is closed, which the system does when this process ends.
     """
     command = [sys.executable, str(Path(__file__).resolve()), mark]
-    # The guard gets its own session, because Ctrl-C in the terminal must not end it before it has done its work.
+    # The guard gets its own session, because Ctrl-C in the terminal must not end it before it has done its work.  It doesn't
+    # inherit a mark, because whoever kills this process by its mark leaves the guard to kill the workers.
+    environment = {name: value for name, value in os.environ.items() if name != MARK}
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=environment,
+    )  # fmt: skip
 
 
 def stop_guard(guard: subprocess.Popen[bytes]) -> None:

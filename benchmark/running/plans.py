@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import Field
 
 from benchmark.files import write_bytes
-from benchmark.results import record_files
-from benchmark.running.runner import Redo
+from benchmark.results import read_record, record_files
+from benchmark.running.runner import Redo, attempt_of
 from benchmark.settings import Settings
 from benchmark.settings.cell import Cell
 from benchmark.settings.command import Run
@@ -44,13 +44,13 @@ class Plan(Settings):
     tuned: Path | None = None  # None for the rates that a run uses if it is told no folder
     cache: Path
     include: list[Path] = []  # files that register attentions
-    retry_failed: bool = False
+    retry: dict[str, str] | None = None  # of ``--retry-failed``: ``Redo.seen``
     cells: list[str] = Field(min_length=1)  # hashes
 
     @property
     def redo(self) -> Redo:
         """Which cells with a record are run again."""
-        return Redo(failed=self.retry_failed)
+        return Redo(failed=self.retry is not None, seen=self.retry)
 
     def planned(self, cache: Path, data_root: Path | None = None) -> list[Cell]:
         """Plans the cells again.  data_root: where this machine has the real data, if it is elsewhere.
@@ -82,9 +82,12 @@ def write_plan(
     tuned: Path | None,
     cache: Path,
     include: Sequence[Path],
-    retry_failed: bool,
+    retry: Mapping[str, str] | None,
 ) -> Path:
-    """Writes the plan of a run into the folder of results, and returns its path."""
+    """Writes the plan of a run into the folder of results, and returns its path.
+
+    retry: of ``--retry-failed``, what ``attempts_that_failed`` returned; else None.
+    """
     plan = Plan(
         runs=[
             PlannedRun(
@@ -95,7 +98,7 @@ def write_plan(
         tuned=None if tuned is None else tuned.resolve(),
         cache=cache.resolve(),
         include=list(include),
-        retry_failed=retry_failed,
+        retry=None if retry is None else dict(retry),
         cells=sorted(cell.hash for cell in cells),
     )
     text = plan.model_dump_json(indent=1)
@@ -119,10 +122,20 @@ def read_plans(output: Path) -> dict[Path, Plan]:
 
 
 def remove_done(output: Path) -> None:
-    """Removes the plans whose cells all have a record, and the folder of plans if none is left."""
-    recorded = {path.name.split(".")[-2] for path in record_files(output)}
+    """Removes the plans whose cells all have the record that was asked for, and the folder of plans if none is left."""
+    recorded = {path.name.split(".")[-2]: path for path in record_files(output)}
     for path, plan in read_plans(output).items():
-        if recorded.issuperset(plan.cells):
+        if recorded.keys() >= set(plan.cells) and not any(
+            _is_attempt(recorded[cell], attempt) for cell, attempt in (plan.retry or {}).items() if cell in recorded
+        ):
             path.unlink(missing_ok=True)
     with suppress(OSError):
         (output / FOLDER).rmdir()
+
+
+def _is_attempt(path: Path, attempt: str) -> bool:
+    """Returns whether the record in this file is still the one of this attempt."""
+    try:
+        return attempt_of(read_record(path)) == attempt
+    except (OSError, ValueError):
+        return False

@@ -71,6 +71,13 @@ Listener = Callable[[Event], None]
 
 def probe_output(output: Path) -> None:
     """Raises ConfigError if records can't be written to this folder, before anything is trained in vain."""
+    if (scheme := output.parts[0] if output.parts else "").endswith(":") and len(
+        scheme
+    ) > 2:  # of ``s3://…``, as a path
+        raise ConfigError(
+            f"-o {output}: an address ({scheme}//…); an object store can't create a file only if it isn't there, as claims on "
+            "cells need; a folder of a shared file system is wanted"
+        )
     if output.suffix:
         raise ConfigError(f"-o {output}: names a file ({output.suffix}); a folder for the records is wanted")
     if output.exists() and not output.is_dir():
@@ -82,15 +89,26 @@ def probe_output(output: Path) -> None:
 
 
 class Redo(NamedTuple):
-    """Which cells are run again although they have a record: those that failed, or all."""
+    """Which cells are run again although they have a record: those that failed, or all.
+
+    seen: hash of a cell -> ``attempt_of`` the failed record that is to be replaced.  A cell that has failed again since has another
+    one, and isn't run a third time by the next of several processes.  None for whatever failed record there is.
+    """
 
     failed: bool = False
     everything: bool = False
+    seen: Mapping[str, str] | None = None
 
     def wants(self, cell: Cell, output: Path) -> bool:
         """Returns whether the cell must be run: it has no readable record, or one that is to be made anew."""
-        done = ("completed", "unsupported") if self.failed else ("completed", "unsupported", "failed", "out_of_memory")
-        return self.everything or status_of(cell, output) not in done
+        if self.everything:
+            return True
+        record = _record_of(cell, output)
+        if record is None:
+            return True
+        if not self.failed or record.status in ("completed", "unsupported"):
+            return False
+        return self.seen is None or self.seen.get(cell.hash) == attempt_of(record)
 
 
 NOTHING_ANEW = Redo()
@@ -132,9 +150,29 @@ def remove_if_empty(output: Path) -> None:
 
 def status_of(cell: Cell, output: Path) -> str | None:
     """Returns the status in a cell's record, or None if the record is missing or damaged."""
+    record = _record_of(cell, output)
+    return None if record is None else record.status
+
+
+def attempts_that_failed(cells: Iterable[Cell], output: Path) -> dict[str, str]:
+    """Returns hash -> ``attempt_of`` the record, for the cells that have failed."""
+    records = {cell.hash: _record_of(cell, output) for cell in cells}
+    return {
+        cell: attempt_of(record)
+        for cell, record in records.items()
+        if record is not None and record.status in ("failed", "out_of_memory")
+    }
+
+
+def attempt_of(record: Record) -> str:
+    """Returns a text by which the attempt that made a record is told from another attempt at the same cell."""
+    return f"{record.started} {record.seconds}"
+
+
+def _record_of(cell: Cell, output: Path) -> Record | None:
     path = cell.path(output)
     try:
-        return read_record(path).status if path.is_file() else None
+        return read_record(path) if path.is_file() else None
     except ValueError:
         return None
 

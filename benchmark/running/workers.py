@@ -46,6 +46,7 @@ from benchmark.settings.cell import Cell
 REPORT_SECONDS = 0.2  # the shortest time between two messages about progress
 LOOK_SECONDS = 2.0  # between two looks at the cells that other processes have claimed
 SILENCE_SECONDS = 30.0  # without a message, after which the display says that a cell shows no progress
+SIGTERM_SECONDS = 1.0  # between the end of a worker by SIGTERM and that of this process, if both were sent it
 NO_TICKET = Ticket("")
 _PIPE_CLOSED = (BrokenPipeError, ConnectionResetError, EOFError)
 
@@ -284,6 +285,10 @@ class _Pool:
             event: Event = worker.pipe.recv()
         except _PIPE_CLOSED:
             worker.process.join()
+            if worker.process.exitcode == -signal.SIGTERM:
+                # A scheduler sends it to all processes of a job.  It ends this process too, perhaps a moment later, and then the
+                # cell must not have been recorded as failed.
+                time.sleep(SIGTERM_SECONDS)
             self._replace(number, *_how_it_ended(worker.process.exitcode))
             return
         worker.last_message_time = time.monotonic()

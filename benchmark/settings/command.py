@@ -164,8 +164,11 @@ def cache_folder(path: Path | None) -> Path:
     return path
 
 
-def device_of(name: str | None) -> str:
-    """Checks the device's name; None means the GPU if there is one, else the CPU.  Raises ConfigError for a bad name."""
+def device_of(name: str | None, *, here: bool = True) -> str:
+    """Checks the device's name; None means the GPU if there is one, else the CPU.
+
+    here: whether this machine must have the device.  Raises ConfigError for a bad name.
+    """
     import torch
 
     if name is None:
@@ -176,6 +179,6 @@ def device_of(name: str | None) -> str:
         raise ConfigError(f"--device {name}: unknown; allowed: cpu, cuda, cuda:N") from None
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index is not None):
         raise ConfigError(f"--device {name}: allowed: cpu, cuda, cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if here and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return name
