@@ -36,9 +36,12 @@ class RayCrew:
         self._folder = worker.folder
         try:
             places = _places(self._ray, workers, options)
-            task = self._ray.remote(_run).options(max_retries=0)
+            task = self._ray.remote(_run)
             # Tasks that have not ended, with their numbers.
-            self._tasks = {task.options(**place).remote(worker, number): number for number, place in enumerate(places)}
+            self._tasks = {
+                task.options(max_retries=0, **place).remote(worker, number): number
+                for number, place in enumerate(places)
+            }
         except BaseException:
             self._ray.shutdown()
             raise

@@ -9,10 +9,12 @@ submitit takes each such signal for a time-out if the limit is below ten minutes
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from typing import Any
 
 from benchmark.launching.follow import Left
@@ -56,19 +58,19 @@ def submit(worker: Worker, workers: int, options: SlurmOptions) -> SlurmCrew:
         "slurm_srun_args": [f"--cpus-per-task={options.cpus}"],
         "slurm_additional_parameters": {"requeue": True, **options.sbatch},
     }
+    said = io.StringIO()
     try:
-        executor = submitit.AutoExecutor(
-            folder=worker.folder, cluster=options.executor, slurm_max_num_timeout=options.timeouts
-        )
-        executor.update_parameters(**parameters)
-        jobs = executor.map_array(worker, range(workers))
+        with redirect_stderr(said):  # submitit repeats there what sbatch says
+            executor = submitit.AutoExecutor(
+                folder=worker.folder, cluster=options.executor, slurm_max_num_timeout=options.timeouts
+            )
+            executor.update_parameters(**parameters)
+            jobs = executor.map_array(worker, range(workers))
     except (FailedJobError, FailedSubmissionError) as error:
-        lines = [line for line in str(error).splitlines() if "sbatch: error:" in line] or str(error).splitlines()[:1]
-        raise ConfigError(f"--launcher slurm: {lines[-1].partition('sbatch: error: ')[2] or lines[-1]}") from error
+        lines = re.findall(r"^sbatch: (?:error|fatal): (.+)$", said.getvalue() or str(error), flags=re.MULTILINE)
+        raise ConfigError(f"--launcher slurm: {lines[-1] if lines else error}") from error
     except RuntimeError as error:  # submitit found no srun
-        raise ConfigError(
-            "--launcher slurm: srun and sbatch are not found; it runs on a login node of a cluster"
-        ) from error
+        raise ConfigError("--launcher slurm: srun and sbatch are not found on this machine") from error
     return SlurmCrew(jobs, options.executor)
 
 

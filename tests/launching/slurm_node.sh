@@ -48,14 +48,15 @@ start() {
   head -c 1024 /dev/urandom >"$folder/munge.key"
   chmod 600 "$folder/munge.key"
   port=$((20000 + RANDOM % 20000))
-  # Without control groups: a container often has none that may be written.  KillWait: seconds between SIGTERM and SIGKILL.
+  # Without control groups: a container often has none that may be written.  KillWait: seconds between SIGTERM and SIGKILL.  A requeued
+  # job starts again when the credentials of its first start have expired (cred_expire, 120 s by default).
   cat >"$folder/slurm.conf" <<CONF
 ClusterName=tests
 SlurmctldHost=$(hostname -s)(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge.socket
+AuthInfo=socket=$folder/munge.socket,cred_expire=10
 CryptoType=crypto/munge
 SlurmctldPort=$port
 SlurmdPort=$((port + 1))
