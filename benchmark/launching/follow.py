@@ -13,11 +13,11 @@ from typing import NamedTuple, Protocol
 
 from benchmark.launching.worker import STOP
 from benchmark.results import read_record
-from benchmark.running import plans, runner
+from benchmark.running import runner
+from benchmark.running.plans import JOBS
 from benchmark.running.runner import Event, Listener, Place, Redo
 from benchmark.settings.cell import Cell
 
-FOLDER = ".jobs"  # in the folder of results: a folder for each launch, with what its workers print
 LOOK_SECONDS = 2.0  # between two looks at the records
 LAST_LOOK_SECONDS = 5.0  # after which a record of another machine is seen here, once its worker has ended
 END_SECONDS = 10.0  # for workers to notice that every cell has a record
@@ -102,7 +102,7 @@ class _Following:
 
     def __init__(self, cells: Sequence[Cell], place: Place, listen: Listener, redo: Redo, say: Say) -> None:
         self.output, self.listen, self.say = place.output, listen, say
-        self.folder = place.output.resolve() / FOLDER / secrets.token_hex(4)
+        self.folder = place.output.resolve() / JOBS / secrets.token_hex(4)
         self.open = list(cells)
         # A cell that is run again has a record already: it has ended when there is another one.
         self._before: dict[Path, tuple[int, int]] = {}
@@ -154,18 +154,17 @@ class _Following:
         try:
             crew.cancel_waiting()
             if not _ended_within(crew, patience):
-                (self.folder / STOP).touch()
+                with suppress(OSError):  # another run of the same cells has ended, and removed the folder
+                    (self.folder / STOP).touch()
                 _ended_within(crew, STOP_SECONDS)
         finally:
             crew.cancel()
 
     def remove_files(self) -> None:
-        """Removes the files of this launch, and those of earlier ones if nothing is planned any more."""
+        """Removes the files of this launch."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError, ValueError):
-            if not plans.read_plans(self.output):
-                shutil.rmtree(self.folder.parent, ignore_errors=True)
-            self.folder.parent.rmdir()
+        with suppress(OSError):
+            self.folder.parent.rmdir()  # if no other launch has files there
 
 
 def _ended_within(crew: Crew, seconds: float) -> bool:

@@ -24,16 +24,18 @@ from benchmark.settings.messages import ConfigError
 
 QUEUE_SECONDS = 10.0  # between two questions to SLURM's controller, which serves the whole cluster
 LOCAL_SECONDS = 1.0
+RESOLUTION_SECONDS = 60  # by which SLURM may send a signal too early
 _COMMAND_SECONDS = 60.0
 _GONE = "Invalid job id"  # what squeue says of a job that has ended some minutes ago
 
 
 def check(options: SlurmOptions) -> None:
-    """Raises ConfigError if the options contradict each other."""
-    if options.signal >= options.time * 60:
+    """Raises ConfigError if a job would be stopped as soon as it starts."""
+    least = options.signal + RESOLUTION_SECONDS
+    if options.time * 60 <= least:
         raise ConfigError(
-            f"{FLAG} time={options.time}: the job would be stopped as soon as it starts, because signal = {options.signal} seconds "
-            "is not less; a longer time or a smaller signal is wanted"
+            f"{FLAG} time={options.time}: {options.time * 60} seconds; more than {least} are wanted, because SLURM stops the cells of "
+            f"a job signal={options.signal} seconds before its end, and may do so {RESOLUTION_SECONDS} seconds earlier"
         )
 
 

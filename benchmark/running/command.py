@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmark.results import Status
 from benchmark.running import logs, runner, workers
-from benchmark.running.plans import remove_done, write_plan
+from benchmark.running.plans import remove_done, remove_jobs, write_plan
 from benchmark.running.progress import display_on
 from benchmark.settings.cell import Cell
 from benchmark.settings.choices import choose_attentions
@@ -71,7 +71,9 @@ def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Sa
     if asked.plan_only:
         say(f"{len(waiting)} of {len(cells)} cells planned; lavo-bench work {place.output} runs them")
         return 0
-    return run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=redo, waiting=waiting, engine=engine)
+    status = run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=redo, waiting=waiting, engine=engine)
+    remove_jobs(place.output)
+    return status
 
 
 def waiting_cells(cells: Sequence[Cell], place: runner.Place, redo: runner.Redo) -> list[Cell]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from benchmark.settings.models import Override, RunSettings
 from benchmark.settings.plan import plan_cells
 from benchmark.settings.tuned import read_rates
 
+JOBS = ".jobs"  # in the folder of results: what workers print that ``--launcher`` starts, a folder for each launch
 FOLDER = ".plans"  # in the folder of results; plans hold paths of a machine, so they aren't published
 
 
@@ -131,6 +133,12 @@ def remove_done(output: Path) -> None:
             path.unlink(missing_ok=True)
     with suppress(OSError):
         (output / FOLDER).rmdir()
+
+
+def remove_jobs(output: Path) -> None:
+    """Removes what workers have printed, if nothing is planned any more."""
+    if not (output / FOLDER).exists():
+        shutil.rmtree(output / JOBS, ignore_errors=True)
 
 
 def _is_attempt(path: Path, attempt: str) -> bool:
