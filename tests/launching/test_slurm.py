@@ -1,23 +1,22 @@
 """Workers as jobs of a real SLURM, which the tests start on this machine, and of submitit's local and debug executors.
 
-LAVO_BENCH_LAUNCHES=1 adds the tests that wait for minutes: preemption and a time limit.
+LAVO_BENCH_LAUNCHES=1 adds the tests that take minutes.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from launched import NUM_CELLS, Command
+from launched import LONG_FORM, NUM_CELLS, Command
 from test_kills import files
 
-PATIENT = pytest.mark.skipif(
-    "LAVO_BENCH_LAUNCHES" not in os.environ, reason="takes minutes; LAVO_BENCH_LAUNCHES=1 runs it"
-)
+PATIENT = pytest.mark.skipif(not LONG_FORM, reason="takes minutes; LAVO_BENCH_LAUNCHES=1 runs it")
+NO_SLURM = shutil.which("slurmctld") is None
 OPTIONS = ["--launcher", "slurm", "--workers", "2", "--lease", "5"]
 LONG = ["--set", "train.steps=1200", "--set", "train.eval_every=600", "--set", "train.checkpoint_every=50"]
 
@@ -62,7 +61,7 @@ def test_jobs_that_are_requeued_and_killed_lose_and_double_nothing(slurm, tmp_pa
     assert not running()
 
 
-@pytest.mark.slow
+@PATIENT
 def test_without_a_worker_the_run_ends_and_the_same_command_goes_on(slurm, tmp_path, alone):
     expected, cache = alone
     command = Command(tmp_path / "results", cache, *OPTIONS)
@@ -85,11 +84,11 @@ def test_without_a_worker_the_run_ends_and_the_same_command_goes_on(slurm, tmp_p
 
 
 @PATIENT
-@pytest.mark.parametrize("partition", ["low", "nosignal"])
-def test_a_preempted_job_goes_on_from_its_checkpoint(slurm, tmp_path, alone, partition):
-    undisturbed = Command(tmp_path / "undisturbed", alone[1], *LONG, "-a", "lavo", "--seeds", "0")
+def test_a_preempted_job_goes_on_from_its_checkpoint(slurm, tmp_path, alone):
+    one = ["-a", "lavo", "--seeds", "0", *LONG]
+    undisturbed = Command(tmp_path / "undisturbed", alone[1], *one)
     assert undisturbed.wait() == 0
-    command = Command(tmp_path / "results", alone[1], *OPTIONS, *LONG, "-a", "lavo", "--seeds", "0")
+    command = Command(tmp_path / "results", alone[1], *OPTIONS, *one)
     command.until(lambda: list((tmp_path / "results" / ".checkpoints").glob("*/last.pt")))
     ask("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 5")
     assert command.wait() == 0, command.said
@@ -111,7 +110,9 @@ def test_a_job_that_reaches_its_time_limit_goes_on_from_its_checkpoint(slurm, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", ["local", "debug"])
+@pytest.mark.parametrize(
+    "executor", [pytest.param("local", marks=PATIENT), pytest.param("debug", marks=() if NO_SLURM else PATIENT)]
+)
 def test_submitits_other_executors_run_all_cells(tmp_path, alone, executor):
     expected, cache = alone
     command = Command(tmp_path / "results", cache, *OPTIONS, "--launcher-option", f"executor={executor}")

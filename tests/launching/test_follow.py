@@ -1,0 +1,170 @@
+"""The launcher's side, with a crew that the test moves: records appear, workers are lost, Ctrl-C is pressed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import believable
+import pytest
+
+from benchmark import results
+from benchmark.launching import follow as module
+from benchmark.launching.follow import Left, follow
+from benchmark.launching.worker import STOP
+from benchmark.running.plans import JOBS
+from benchmark.running.runner import NOTHING_ANEW, Place, Redo, attempts_that_failed
+from benchmark.settings.cell import Cell
+
+ATTENTIONS = ("lavo", "none", "performer")
+
+
+def cell_of(record: results.Record) -> Cell:
+    name = record.cell
+    return Cell(
+        name.task, name.backbone, name.pattern, name.attention, name.variant, name.preset, name.seed, {}, name.hash
+    )
+
+
+class Crew:
+    """Stands for workers of an engine.  ``moves``: what happens at each look, a function or the number of workers left."""
+
+    name, seconds = "crew", 0.0
+
+    def __init__(self, *moves: object) -> None:
+        self.moves, self.count = list(moves), 2
+        self.cancelled: list[str] = []
+        self.lost: list[str] = []
+        self.told_to_stop = False
+
+    def start(self, folder: Path) -> Crew:
+        self.folder = folder
+        (folder / "worker0.log").write_text("lavo-bench: a fault")
+        return self
+
+    def left(self) -> Left:
+        self.told_to_stop |= (self.folder / STOP).exists()
+        move = self.moves.pop(0) if self.moves else self.count
+        if callable(move):
+            move()
+        else:
+            self.count = int(str(move))
+        return Left(self.count, 0)
+
+    def losses(self) -> list[str]:
+        lines, self.lost = self.lost, []
+        return lines
+
+    def cancel_waiting(self) -> None:
+        self.cancelled.append("waiting")
+
+    def cancel(self) -> None:
+        self.cancelled.append("all")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    for name in ("LOOK_SECONDS", "LAST_LOOK_SECONDS", "END_SECONDS", "STOP_SECONDS"):
+        monkeypatch.setattr(module, name, 0.01)
+
+
+@pytest.fixture
+def made():
+    return [believable.make_record("forecasting", "informer", "causal_self", name, 0) for name in ATTENTIONS]
+
+
+def followed(
+    folder: Path, made: list[believable.Made], crew: Crew, redo: Redo = NOTHING_ANEW
+) -> tuple[list[str], list[str]]:
+    """Follows these cells.  Returns the attentions whose end was told of, in order, and the lines that were said."""
+    ended: list[str] = []
+    said: list[str] = []
+    cells = [cell_of(one.record) for one in made]
+    follow(
+        cells, Place(folder, folder), lambda event: ended.append(event.cell.attention), redo, said.append, start=crew.start
+    )  # fmt: skip
+    return ended, said
+
+
+def writing(folder: Path, one: believable.Made):
+    return lambda: believable.write(folder, one)
+
+
+def test_each_record_is_told_of_once_and_nothing_is_left(tmp_path, made):
+    ended, said = followed(tmp_path, made, crew := Crew(*(writing(tmp_path, one) for one in made), 2, 0))
+    assert ended == list(ATTENTIONS)
+    assert said == ["crew: 2 workers running"]
+    assert crew.cancelled == ["waiting", "all"]
+    assert not crew.told_to_stop
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_when_every_cell_is_done_workers_that_go_on_are_told_to_stop(tmp_path, made):
+    crew = Crew(*(writing(tmp_path, one) for one in made), 2)
+    followed(tmp_path, made, crew)
+    assert crew.told_to_stop
+    assert crew.cancelled == ["waiting", "all"]
+
+
+def test_without_a_worker_it_ends_and_keeps_what_they_printed(tmp_path, made):
+    crew = Crew(writing(tmp_path, made[0]), 1, 0)
+    crew.lost = ["worker 1: a fault"]
+    ended, said = followed(tmp_path, made, crew)
+    assert ended == ["lavo"]
+    assert said[0] == "crew: worker 1: a fault"
+    assert said[-1] == f"crew: no worker is left; what the workers printed is in {crew.folder}"
+    assert (crew.folder / "worker0.log").read_text() == "lavo-bench: a fault"
+
+
+def test_a_record_that_appears_after_the_last_worker_has_ended_counts(tmp_path, made, monkeypatch):
+    monkeypatch.setattr(module, "LAST_LOOK_SECONDS", 5.0)
+    looks = iter(range(100))
+    seen = module._names_in
+
+    def late(folder: Path) -> list[str]:
+        return seen(folder) if next(looks) > 3 else []
+
+    monkeypatch.setattr(module, "_names_in", late)  # as a network file system shows them
+    for one in made:
+        believable.write(tmp_path, one)
+    assert sorted(followed(tmp_path, made, Crew(0))[0]) == sorted(ATTENTIONS)
+
+
+def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(tmp_path, made):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    crew, said = Crew(2, interrupt, 2, 1, 0), []
+    with pytest.raises(KeyboardInterrupt):
+        follow(
+            [cell_of(one.record) for one in made], Place(tmp_path, tmp_path), lambda event: None, NOTHING_ANEW,
+            said.append, start=crew.start,
+        )  # fmt: skip
+    assert crew.told_to_stop
+    assert crew.cancelled == ["waiting", "all"]
+    assert said[-1].endswith("the same command goes on with the cells that have no record")
+    assert not (tmp_path / JOBS).exists()
+
+
+def test_an_engine_that_refuses_leaves_nothing(tmp_path, made):
+    def refuse(folder: Path) -> Crew:
+        raise ValueError("no such partition")
+
+    with pytest.raises(ValueError, match="no such partition"):
+        follow([cell_of(made[0].record)], Place(tmp_path, tmp_path), print, NOTHING_ANEW, print, start=refuse)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_that_is_run_again_has_ended_when_its_record_is_another(tmp_path, made):
+    """Also if it fails again; the failed record that was there before doesn't count."""
+    failed = made[0]._replace(record=replace(made[0].record, status="failed", reason="no luck"))
+    believable.write(tmp_path, failed)
+    cells = [cell_of(failed.record)]
+    redo = Redo(failed=True, seen=attempts_that_failed(cells, tmp_path))
+    assert redo.wants(cells[0], tmp_path)
+    again = failed._replace(record=replace(failed.record, started="2026-01-02T03:04:05+00:00"))
+    looked: list[int] = []
+    ended, _ = followed(tmp_path, [failed], Crew(2, lambda: looked.append(1), writing(tmp_path, again), 0), redo)
+    assert ended == ["lavo"]
+    assert looked
+    assert not redo.wants(cells[0], tmp_path)  # no other worker tries it a third time
