@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Lint, format, types, import contracts and the tests; arguments go to pytest.
 # WITH_SLOW=1 adds the tests marked slow (whole commands, killed processes, documents that are built).
-# WITH_FAIRSEQ=1 also installs fairseq (.ci/environment.sh), so that tests/fairseq runs.  CI sets both.
+# WITH_FAIRSEQ=1 also installs fairseq (.ci/environment.sh), so that tests/fairseq runs; WITH_SLURM=1 Debian's SLURM, for slow tests of
+# tests/launching.  CI sets all three.
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=.ci/environment.sh
@@ -13,11 +14,16 @@ if [ -n "${WITH_FAIRSEQ:-}" ]; then
   fairseq=$!
   trap 'kill "$fairseq" 2>/dev/null || true' EXIT
 fi
+if [ -n "${WITH_SLURM:-}" ]; then
+  prepare_slurm &
+  slurm=$!
+fi
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/lint-imports
+[ -z "${slurm:-}" ] || wait "$slurm"
 # One single-threaded worker a core: small tensors gain nothing from threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 [ -n "${WITH_SLOW:-}" ] || set -- -m "not slow" "$@"

@@ -3,6 +3,7 @@
 #   prepare_environment dev    installs also what the tests need
 # Versions are those of constraints.txt, from which the committed records come.
 #   prepare_fairseq            adds fairseq to it, whose wheel is built once and kept
+#   prepare_slurm              installs Debian's SLURM, for root alone
 
 find_python() {
   local candidate
@@ -82,4 +83,20 @@ print(sys.implementation.cache_tag, sysconfig.get_platform(), "torch" + m.versio
     return 1
   }
   echo "$wanted" >"$stamp"
+}
+
+# For tests/launching, which skips what needs SLURM where it is missing.  Some 25 seconds, once; the daemons are started by the tests.
+prepare_slurm() {
+  local log
+  if command -v slurmctld >/dev/null 2>&1 && command -v munged >/dev/null 2>&1; then
+    return
+  fi
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    echo "prepare_slurm: needs root and apt-get; tests of SLURM will be skipped" >&2
+    return
+  fi
+  log="$(mktemp)"
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge; } >"$log" 2>&1 ||
+    echo "prepare_slurm: not installed, so tests of SLURM will be skipped: $(tail -n 1 "$log")" >&2
+  rm -f "$log"
 }
