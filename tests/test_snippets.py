@@ -136,6 +136,8 @@ def is_understood(words):
         return known and set(named) <= set(extras) and all((ROOT / file).is_file() for file in files)
     if re.fullmatch(r"[A-Z_]+=.*", program):  # a variable for one command
         return is_understood(arguments)
+    if program == "ray":
+        return arguments[0] == "start" and re.fullmatch(r"--head|--address=\w+:6379", arguments[1]) is not None
     if program in ("tensorboard", "trackio"):
         return arguments[0] == {"tensorboard": "--logdir", "trackio": "show"}[program]
     if program == ".":

@@ -5,7 +5,6 @@ LAVO_BENCH_LAUNCHES=1 adds the tests that take minutes.
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from launched import LONG_FORM, NUM_CELLS, Command
 from test_kills import files
 
 PATIENT = pytest.mark.skipif(not LONG_FORM, reason="takes minutes; LAVO_BENCH_LAUNCHES=1 runs it")
-NO_SLURM = shutil.which("slurmctld") is None
 OPTIONS = ["--launcher", "slurm", "--workers", "2", "--lease", "5"]
 LONG = ["--set", "train.steps=1200", "--set", "train.eval_every=600", "--set", "train.checkpoint_every=50"]
 
@@ -109,10 +107,8 @@ def test_a_job_that_reaches_its_time_limit_goes_on_from_its_checkpoint(slurm, tm
     assert files(tmp_path / "results") == files(tmp_path / "undisturbed")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "executor", [pytest.param("local", marks=PATIENT), pytest.param("debug", marks=() if NO_SLURM else PATIENT)]
-)
+@PATIENT  # tests/test_snippets.py runs a cell with debug, which docs/cluster.md names
+@pytest.mark.parametrize("executor", ["local", "debug"])
 def test_submitits_other_executors_run_all_cells(tmp_path, alone, executor):
     expected, cache = alone
     command = Command(tmp_path / "results", cache, *OPTIONS, "--launcher-option", f"executor={executor}")
