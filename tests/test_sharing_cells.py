@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from test_kills import files
 
+from benchmark import results
 from benchmark.running import claims, plans
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +104,27 @@ def test_a_run_that_is_stopped_loses_its_cells_and_publishes_nothing_when_it_wak
     assert stopped.wait(timeout=600) == 0, printed[0].read_text()
     assert files(folder) == expected
     assert trained(printed[1]) >= NUM_CELLS - 1
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_ends_all_processes_of_a_worker_makes_no_cell_fail(tmp_path, alone):
+    """SIGTERM reaches the workers of ``work`` first; the cells must not be recorded as failed, and no claim may stay."""
+    _, cache = alone
+    folder = tmp_path / "results"
+    assert start(*run_options(folder, cache), "--plan-only", output=tmp_path / "planned").wait(timeout=300) == 0
+    process = start("work", str(folder), "--jobs", "1", output=tmp_path / "worker")
+    until = time.monotonic() + 300
+    while not list(folder.glob(".checkpoints/*/last.pt")):
+        assert time.monotonic() < until
+        assert process.poll() is None, (tmp_path / "worker").read_text()
+        time.sleep(0.01)
+    (worker,) = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    worker.terminate()
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=60) == 130, (tmp_path / "worker").read_text()
+    assert not list(folder.glob(".claims/*"))
+    assert all(results.read_record(path).is_completed for path in folder.glob("[!.]*/*.json"))
 
 
 def test_a_worker_whose_code_or_data_differ_refuses_to_work(tmp_path):
