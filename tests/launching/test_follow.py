@@ -13,7 +13,7 @@ from benchmark.launching import follow as module
 from benchmark.launching.follow import Left, follow
 from benchmark.launching.worker import STOP
 from benchmark.running.plans import JOBS
-from benchmark.running.runner import NOTHING_ANEW, Place, Redo, attempts_that_failed
+from benchmark.running.runner import NOTHING_ANEW, Event, Place, Redo, attempts_that_failed
 from benchmark.settings.cell import Cell
 
 ATTENTIONS = ("lavo", "none", "performer")
@@ -163,8 +163,8 @@ def test_a_cell_that_is_run_again_has_ended_when_its_record_is_another(tmp_path,
     redo = Redo(failed=True, seen=attempts_that_failed(cells, tmp_path))
     assert redo.wants(cells[0], tmp_path)
     again = failed._replace(record=replace(failed.record, started="2026-01-02T03:04:05+00:00"))
-    looked: list[int] = []
-    ended, _ = followed(tmp_path, [failed], Crew(2, lambda: looked.append(1), writing(tmp_path, again), 0), redo)
-    assert ended == ["lavo"]
-    assert looked
+    events: list[Event] = []
+    crew = Crew(2, 2, writing(tmp_path, again), 0)
+    follow(cells, Place(tmp_path, tmp_path), events.append, redo, lambda line: None, start=crew.start)
+    assert [event.record.started for event in events if event.record] == [again.record.started]
     assert not redo.wants(cells[0], tmp_path)  # no other worker tries it a third time

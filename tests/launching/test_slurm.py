@@ -14,6 +14,7 @@ import pytest
 from launched import LONG_FORM, NUM_CELLS, Command
 from test_kills import files
 
+pytestmark = pytest.mark.slow
 PATIENT = pytest.mark.skipif(not LONG_FORM, reason="takes minutes; LAVO_BENCH_LAUNCHES=1 runs it")
 OPTIONS = ["--launcher", "slurm", "--workers", "2", "--lease", "5"]
 LONG = ["--set", "train.steps=1200", "--set", "train.eval_every=600", "--set", "train.checkpoint_every=50"]
@@ -36,7 +37,6 @@ def assert_complete(command: Command, expected: dict[str, object]) -> None:
     assert not command.left()
 
 
-@pytest.mark.slow
 def test_jobs_that_are_requeued_and_killed_lose_and_double_nothing(slurm, tmp_path, alone):
     expected, cache = alone
     command = Command(tmp_path / "results", cache, *OPTIONS)
