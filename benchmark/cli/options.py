@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -75,3 +76,9 @@ Log = Annotated[
         help="Also write training curves to logs/ in the folder of records: tensorboard, trackio, or both with a comma.",
     ),
 ]
+
+
+def processes_together() -> tuple[int, int]:
+    """Returns this process's rank and the number of processes; (0, 1) unless a launcher, such as torchrun, started several to train a cell."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ["RANK"]), processes) if processes > 1 else (0, 1)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import Cache, CellTimeout, Device, Jobs, Lease, Log
+from benchmark.cli.options import Cache, CellTimeout, Device, Jobs, Lease, Log, processes_together
 from benchmark.cli.printing import console, say
 
 
@@ -33,6 +33,7 @@ def work(
     if not results.is_dir():
         raise ConfigError(f"{results}: no such folder of results")
     kinds = kinds_in(log)
+    rank, processes = processes_together()
     plans = read_plans(results)
     if not plans:
         say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
@@ -47,6 +48,8 @@ def work(
             include=include_files(plan.include),
             cell_timeout=cell_timeout,
             lease=lease,
+            rank=rank,
+            processes=processes,
             log=kinds,
         )
         cells = plan.planned(place.cache, data_root)
