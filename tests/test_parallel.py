@@ -20,7 +20,7 @@ from benchmark.settings.resolve import check_parallel
 from benchmark.settings.yaml_files import parse_assignment
 
 ROOT = Path(__file__).parents[1]
-TOLERANCE = 2e-5  # float32: terms are added up in another order
+TOLERANCE = 5e-6  # float32: terms are added up in another order; measured: 2e-7
 TOLERANCES = {"pointr": 2e-3}  # rounding changes which points are nearest neighbours, and which point is the next seed
 WORLDS = (2, 3)
 WAYS = together_ranks.WAYS

@@ -79,7 +79,7 @@ def run_cells_of(
     waiting: what ``waiting_cells`` has just returned, if the caller has asked already; each call reads all records.
     """
     if place.processes > 1:
-        together.check_batches(cells, place.processes)
+        together.check_start(cells, place.processes)
     if place.rank:
         together.run_together(cells, place)
         return 0

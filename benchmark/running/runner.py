@@ -150,10 +150,17 @@ class Figures(NamedTuple):
     curves: Mapping[str, Any]
 
 
-def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None, ticket: Ticket | None = None) -> Record:
+def run_cell(
+    cell: Cell,
+    place: Place,
+    listen: Listener = lambda _: None,
+    ticket: Ticket | None = None,
+    agree: Callable[[Record], None] = lambda _: None,
+) -> Record:
     """Trains and evaluates one cell, and writes its record.  An error of the cell goes into the record and is not raised.
 
     ticket: of the claim under which the cell runs.  Without one no other process may work in the folder.
+    agree: called before the record is written; waits for other processes that train the cell together with this one.
     Raises MachineFault if the machine fails; the cell then gets no record, because it is not at fault.  Raises LostClaim if
     another process has taken the cell.
     """
@@ -187,6 +194,7 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None, ticket
             data=figures.data,
         )
     record = replace(record, seconds=round(time.perf_counter() - clock, 3))
+    agree(record)
     if place.rank:
         return record
     steps = 0 if figures is None else figures.efficiency.steps or 0

@@ -15,12 +15,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
 from benchmark.measuring import memory
-from benchmark.results import read_record
+from benchmark.results import Record, read_record
 from benchmark.running.claims import BEATS_IN_A_LEASE, Claims, LostClaim, Ticket
 from benchmark.running.publish import publish, settle
 from benchmark.running.runner import (
@@ -38,11 +38,18 @@ from benchmark.settings.messages import ConfigError
 
 LOOK_SECONDS = 2.0  # between two looks at the cells that other runs have claimed
 PATIENCE_SECONDS = 120.0  # for which a process whose cell has failed waits for the others to fail as well
+_FOREVER = timedelta(days=1)  # the launcher ends a process that waits for a dead one much earlier
 _END, _WAIT = -1, -2  # decisions other than the number of a cell
 
 
-def check_batches(cells: Sequence[Cell], processes: int) -> None:
-    """Raises ConfigError if a cell's batch has fewer examples than there are processes to share it."""
+def check_start(cells: Sequence[Cell], processes: int) -> None:
+    """Raises ConfigError if a cell's batch has fewer examples than there are processes to share it, or if Accelerate is told to shard."""
+    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("1", "true", "yes"):
+            raise ConfigError(
+                f"accelerate launch: its configuration asks for {engine.lower()}; here train.parallel says how processes share a cell "
+                "(--set train.parallel=fsdp)"
+            )
     for cell in cells:
         size = cell.config["train"]["batch_size"]
         if cell.parallel != "sequence" and size < processes:
@@ -63,6 +70,7 @@ class _Group:
         make_accelerator("float32", place.device)  # Accelerate begins torch's default process group
         self.place = place
         self.channel: Any = dist.new_group(backend="gloo")
+        self.alone: str | None = None  # what to say if this process's cell has failed, and not that of the others
 
     def check_plan(self, cells: Sequence[Cell]) -> None:
         """Raises ConfigError if the processes have not planned the same cells."""
@@ -85,26 +93,32 @@ class _Group:
         dist.broadcast(decided, src=0, group=self.channel)
         return int(decided)
 
-    def agree_on_failure(self, failure: str | None) -> None:
-        """Ends this process if the cell has failed in it, while others still wait for it in the cell.
+    def agree(self, record: Record) -> None:
+        """Waits until the cell has ended in all processes, before its record is published.
 
-        Then nobody else would end them; the launcher does.  If all processes have left the cell, they go on with the next.
-        failure: the reason, or None.
+        A failure may be no fault of the cell: if another process has died, so that messages to it fail, this process ends without a
+        record, and the cell can be continued.  If the others are still in the cell, they wait for this process in vain: it is
+        at fault, and ends when its record is there (``end_if_alone``), whereupon the launcher ends the others.
         """
-        from datetime import timedelta
-
         import torch
         import torch.distributed as dist
 
-        work: Any = dist.all_reduce(torch.zeros(1), group=self.channel, async_op=True)
-        if failure is None:
-            work.wait()
-            return
+        has_failed = record.status not in ("completed", "unsupported")
         patience = min(PATIENCE_SECONDS, self.place.cell_timeout)
+        started = time.monotonic()
         try:
-            work.wait(timedelta(seconds=patience))
+            work: Any = dist.all_reduce(torch.zeros(1), group=self.channel, async_op=True)
+            work.wait(timedelta(seconds=patience) if has_failed else _FOREVER)
         except RuntimeError:
-            _end(f"process {self.place.rank}: {failure}")
+            if has_failed:
+                self.alone = f"process {self.place.rank}: {record.cell.task} {record.cell.hash}: {record.reason}"
+                if time.monotonic() - started < patience:
+                    _end(self.alone)
+
+    def end_if_alone(self) -> None:
+        """Ends this process if its cell has failed, while others still wait for it in the cell."""
+        if self.alone is not None:
+            _end(self.alone)
 
 
 def _end(line: str) -> None:
@@ -195,16 +209,15 @@ def _lead_cell(cell: Cell, place: Place, group: _Group, claims: Claims, listen: 
     return True
 
 
-def _run(cell: Cell, place: Place, group: _Group, listen: Listener, ticket: Ticket | None) -> Any:
+def _run(cell: Cell, place: Place, group: _Group, listen: Listener, ticket: Ticket | None) -> Record | None:
     """Runs a cell in this process.  Returns the record, or None if another run has taken the cell."""
     import torch
 
     torch.set_num_threads(cell.threads)
     record = None
     with suppress(LostClaim):
-        record = run_cell(cell, place, listen, ticket)
-    has_failed = record is not None and record.status not in ("completed", "unsupported")
-    group.agree_on_failure(f"{cell.title}: {record.reason}" if has_failed and record is not None else None)
+        record = run_cell(cell, place, listen, ticket, group.agree)
+    group.end_if_alone()
     return record
 
 
