@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from command_line import lavo_bench
 
 from benchmark.results import read_record
 from benchmark.running import checkpoint
@@ -199,17 +200,18 @@ def test_only_the_first_process_claims_and_all_leave_a_cell_that_another_run_tak
     assert not list(folder.glob(".*/*"))
 
 
-def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
-    settings = ["--set", "train.batch_size=2", "-o", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
-    started = {"WORLD_SIZE": "3", "RANK": "0"}
-    for more, words in (
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
         ({}, "train.batch_size = 2 of language_modeling/gpt.causal_self.lavo.s0: can't be shared by 3 processes"),
         ({"ACCELERATE_USE_FSDP": "true"}, "accelerate launch: its configuration asks for fsdp"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmark.cli", *CELL, *settings],
-            cwd=ROOT, env={**os.environ, **started, **more}, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"lavo-bench: {words}")
-        assert done.stderr.count("\n") == 1
+    ],
+)
+def test_what_processes_cannot_share_is_refused(more, words, tmp_path, monkeypatch):
+    for name, value in {"WORLD_SIZE": "3", "RANK": "0", **more}.items():
+        monkeypatch.setenv(name, value)
+    places = ["-o", tmp_path / "out", "--cache", tmp_path / "cache"]
+    answer = lavo_bench(*CELL, "--set", "train.batch_size=2", *places)
+    assert answer.status == 2
+    assert answer.err.startswith(f"lavo-bench: {words}")
+    assert answer.err.count("\n") == 1

@@ -69,13 +69,12 @@ class Stopped(Exception):
 def make_trainer(
     folder: Path, case: Case, way: str, checkpoints: Path | None = None, dropout: float = 0.0, **more
 ) -> Trainer:
-    """A trainer of the case, without dropout unless it is given, because each process draws its own."""
+    """A trainer of the case, without dropout unless it is given, because each process draws its own.  That of a prenet is left to the caller."""
     values = {**TRAIN, "checkpoint_every": HALF, "parallel": way, **case.train, **more}
     overrides = [Override(f"train.{key}", value, key) for key, value in values.items()]
     resolved = resolve(case.task, case.backbone, "smoke", AttentionSpec(name=case.attention), overrides, case.pattern)
     task = load_task(case.task)(resolved.settings, backbone=case.backbone)
     splits = task.load_data(None, folder / "cache")
-    transformer_tts.PRENET_DROPOUT = 0.0  # in evaluation too, so that it is no setting
     torch.manual_seed(0)
     model = task.build_model(AttentionSites(case.attention, case.pattern, resolved.options))
     for module in model.modules():
@@ -118,6 +117,7 @@ def stop_after_checkpoint(trainer: Trainer) -> None:
 def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     """All trainings in which this process takes part."""
     torch.set_num_threads(1)
+    transformer_tts.PRENET_DROPOUT = 0.0  # it is no setting
     set_rank(rank, world_size, port)
     found: dict[str, Any] = {}
     for way in WAYS:
