@@ -200,6 +200,46 @@ def test_only_the_first_process_claims_and_all_leave_a_cell_that_another_run_tak
     assert not list(folder.glob(".*/*"))
 
 
+FAILING = """
+import os
+from baselines.softmax import SoftmaxAttention
+from benchmark.registry import register_attention
+
+def failing(name, ranks):
+    @register_attention(name)
+    class Failing(SoftmaxAttention):
+        def forward(self, *arguments, **options):
+            if self.training and os.environ.get("RANK") in ranks:
+                raise RuntimeError(f"{name} is broken")
+            return super().forward(*arguments, **options)
+
+failing("a_broken", ("0", "1"))
+failing("b_broken_in_one", ("1",))
+"""
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_in_all_processes_is_recorded_and_one_that_fails_in_one_ends_the_run(tmp_path):
+    """In the second cell process 0 waits for process 1, which gives up after half of --cell-timeout: the fault may be its machine's."""
+    (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
+    names = "a_broken,b_broken_in_one"
+    options = ["-a", names, "--include-path", str(tmp_path / "failing.py"), "--cell-timeout", "8"]
+    started = Torchrun(tmp_path / "out", *options, errors=tmp_path / "errors")
+    try:
+        assert started.process.wait(timeout=120) == 1
+        assert not started.ranks()
+    finally:
+        started.end()
+    record = record_of(tmp_path / "out")
+    assert (record.cell.attention, record.status) == ("a_broken", "failed")
+    assert record.reason == "RuntimeError: a_broken is broken"
+    said = (tmp_path / "errors").read_text(encoding="utf-8")
+    assert (
+        "process 1: language_modeling/gpt.causal_self.b_broken_in_one.s0: RuntimeError: b_broken_in_one is broken"
+        in said
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

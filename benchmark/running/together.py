@@ -104,14 +104,18 @@ class _Group:
         import torch.distributed as dist
 
         has_failed = record.status not in ("completed", "unsupported")
-        patience = min(PATIENCE_SECONDS, self.place.cell_timeout)
+        patience = min(PATIENCE_SECONDS, self.place.cell_timeout / 2)  # before the first process calls the cell hung
         started = time.monotonic()
         try:
-            work: Any = dist.all_reduce(torch.zeros(1), group=self.channel, async_op=True)
-            work.wait(timedelta(seconds=patience) if has_failed else _FOREVER)
+            # Twice, because the message of a process that gave up and ended may still arrive; it sent no second one.
+            for _ in range(2):
+                work: Any = dist.all_reduce(torch.zeros(1), group=self.channel, async_op=True)
+                work.wait(timedelta(seconds=patience) if has_failed else _FOREVER)
         except RuntimeError:
             if has_failed:
-                self.alone = f"process {self.place.rank}: {record.cell.task} {record.cell.hash}: {record.reason}"
+                name = record.cell
+                cell = f"{name.task}/{name.backbone}.{name.pattern}.{name.variant or name.attention}.s{name.seed}"
+                self.alone = f"process {self.place.rank}: {cell}: {record.reason}"
                 if time.monotonic() - started < patience:
                     _end(self.alone)
 
