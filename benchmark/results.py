@@ -130,7 +130,7 @@ class Environment:
     commit: str | None = None
     dirty: bool | None = None
     processes: int | None = None  # number that trained the cell together; None for one
-    parallel: str | None = None  # how they shared the work, "data" or "sequence"; None for one process
+    parallel: str | None = None  # how they shared the work, "data", "fsdp" or "sequence"; None for one process
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def trained_step(trainer: Trainer) -> Callable[[], None]:
 def bare_step(trainer: Trainer) -> Callable[[], None]:
     """Returns a function that takes the same training step without the trainer."""
     task, model, examples = trainer.task, trainer.bare, trainer.splits.train
-    optimizer = make_optimizer(model, trainer.train)
+    optimizer = make_optimizer(model.parameters(), trainer.train)
     batches = trainer.batches(0)
 
     def step() -> None:

@@ -66,7 +66,7 @@ def trained(folder: Path, **case) -> dict:
         "loss": training.curve["loss"],
         "validation": training.validation["loss"],
         "tokens": training.tokens,
-        "bytes": trainer.sequence.attention_bytes_sent_per_step() if trainer.sequence else 0,
+        "bytes": trainer.way.attention_bytes_sent_per_step() or 0,
         "draw": float(torch.rand(())),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +33,7 @@ from benchmark.cli.options import (
     Seeds,
     Tuned,
     Workers,
+    processes_together,
 )
 from benchmark.cli.preparing import data, prepare
 from benchmark.cli.printing import console, progress, report_progress, say, say_left_out, say_report
@@ -166,7 +166,7 @@ def run(
         "data_root": data_root,
     }
     runs = runs_of(config, chosen, set_ or [])
-    rank, processes = _processes_together()
+    rank, processes = processes_together()
     place = runner.Place(
         output=output or output_of(runs, config),
         cache=cache_folder(cache),
@@ -266,12 +266,6 @@ def tune(
     status = tuner.verify(runs, read_rates(folder)) if verify else tuner.tune(runs, factors)
     say(f"written: {folder}")
     raise typer.Exit(status)
-
-
-def _processes_together() -> tuple[int, int]:
-    """Returns this process's rank and the number of processes; (0, 1) unless torchrun started several to train a cell."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ["RANK"]), processes) if processes > 1 else (0, 1)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -103,3 +104,9 @@ LauncherOptions = Annotated[
         help="key=value, as partition=gpu, gpus=1 or time=240 (minutes) for SLURM; may be given again.",
     ),
 ]
+
+
+def processes_together() -> tuple[int, int]:
+    """Returns this process's rank and the number of processes; (0, 1) unless a launcher, such as torchrun, started several to train a cell."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ["RANK"]), processes) if processes > 1 else (0, 1)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import Cache, CellTimeout, Device, Jobs, Lease, Log
+from benchmark.cli.options import Cache, CellTimeout, Device, Jobs, Lease, Log, processes_together
 from benchmark.cli.printing import console, say
 
 
@@ -38,6 +38,7 @@ def work(
     if not results.is_dir():
         raise ConfigError(f"{results}: no such folder of results")
     kinds = kinds_in(log)
+    rank, processes = processes_together()
     plans = {path: one for path, one in read_plans(results).items() if plan in (None, path.stem)}
     if not plans:
         say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
@@ -53,6 +54,8 @@ def work(
             include=include_files(planned.include),
             cell_timeout=cell_timeout,
             lease=lease,
+            rank=rank,
+            processes=processes,
             log=kinds,
         )
         cells = planned.planned(place.cache, data_root)

@@ -72,7 +72,9 @@ def restore_random_states(states: dict[str, Any]) -> None:
     """Sets the global random generators to states that ``random_states`` returned."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        # A machine with fewer or more GPUs continues with those that both have.
+        for number, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, number)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from benchmark.results import Status
-from benchmark.running import logs, runner, workers
+from benchmark.running import logs, runner, together, workers
 from benchmark.running.plans import remove_done, remove_jobs, write_plan
 from benchmark.running.progress import display_on
 from benchmark.settings.cell import Cell
@@ -45,23 +45,18 @@ def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Sa
     If torchrun started several processes, all of them work on every cell, and only the first one prints anything.
     Raises ConfigError before anything is trained, and MachineFault if the machine fails during the run.
     """
-    together = place.processes > 1
-    if asked.plan_only and (together or asked.redo.everything):
+    if asked.plan_only and (place.processes > 1 or asked.redo.everything):
         raise ConfigError("--plan-only: lavo-bench work runs cells without a record; not with --rerun or torchrun")
-    if asked.launch is not None and (together or asked.redo.everything or asked.plan_only):
+    if asked.launch is not None and (place.processes > 1 or asked.redo.everything or asked.plan_only):
         raise ConfigError(
             "--launcher: not with --rerun, --plan-only or torchrun; its workers run cells without a record"
         )
     cells = plan_cells(runs, place.cache, read_rates(asked.tuned))
     if place.rank:
-        runner.run_together(runner.to_run(cells, place.output, asked.redo), place)
-        return 0
+        return run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=asked.redo)
     waiting = waiting_cells(cells, place, asked.redo)
     engine, redo = None, asked.redo
-    if together and asked.redo.everything:
-        for cell in waiting:
-            runner.remove_checkpoints(cell, place.output)
-    elif waiting and not asked.redo.everything:
+    if waiting and not redo.everything:
         if redo.failed:
             redo = redo._replace(seen=runner.attempts_that_failed(waiting, place.output))
         plan = write_plan(
@@ -98,10 +93,14 @@ def run_cells_of(
     waiting: what ``waiting_cells`` has just returned, if the caller has asked already; each call reads all records.
     engine: what runs them; None for worker processes of this command.
     """
+    if place.processes > 1:
+        together.check_start(cells, place.processes)
+    if place.rank:
+        together.run_together(cells, place)
+        return 0
     if waiting is None:
         waiting = waiting_cells(cells, place, redo)
-    together = place.processes > 1
-    shared = f"; {place.processes} processes a cell" if together else ""
+    shared = f"; {place.processes} processes a cell" if place.processes > 1 else ""
     say(f"{len(cells)} cells, {len(cells) - len(waiting)} of them done already{shared}; records in {place.output}")
     if any(cell.rate_from == "tuned" for cell in cells):
         untuned = sorted(
@@ -109,7 +108,7 @@ def run_cells_of(
         )
         say(f"learning rates: tuned, but for {len(untuned)} of the preset" if untuned else "learning rates: tuned")
     logs.forget_faults(place.output)
-    outcomes = train(waiting, place, console, jobs=jobs, redo=redo, engine=engine)
+    outcomes = train(waiting, place, console, jobs=jobs, redo=redo, engine=engine, cells=cells)
     runner.remove_if_empty(place.output)
     remove_done(place.output)
     if place.log and waiting:
@@ -125,10 +124,14 @@ def train(
     jobs: int | None = None,
     redo: runner.Redo = runner.NOTHING_ANEW,
     engine: Engine | None = None,
+    cells: Sequence[Cell] = (),
 ) -> dict[str, Status]:
-    """Runs these cells under a progress display.  Returns hash -> status."""
+    """Runs these cells under a progress display.  Returns hash -> status.
+
+    cells: all cells of the plan, which other processes that train them together with this one know by their numbers.
+    """
     outcomes: dict[str, Status] = {}
-    if not waiting:
+    if not waiting and place.processes == 1:
         return outcomes
     with display_on(console, len(waiting)) as display:
 
@@ -139,7 +142,7 @@ def train(
                 outcomes[event.cell.hash] = event.record.status
 
         if place.processes > 1:
-            runner.run_together(waiting, place, listen)
+            together.run_together(cells or waiting, place, waiting, listen, redo)
         elif engine is not None:
             engine(waiting, place, listen, redo)
         else:

@@ -188,10 +188,17 @@ class Figures(NamedTuple):
     curves: Mapping[str, Any]
 
 
-def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None, ticket: Ticket | None = None) -> Record:
+def run_cell(
+    cell: Cell,
+    place: Place,
+    listen: Listener = lambda _: None,
+    ticket: Ticket | None = None,
+    agree: Callable[[Record], None] = lambda _: None,
+) -> Record:
     """Trains and evaluates one cell, and writes its record.  An error of the cell goes into the record and is not raised.
 
     ticket: of the claim under which the cell runs.  Without one no other process may work in the folder.
+    agree: called before the record is written; waits for other processes that train the cell together with this one.
     Raises MachineFault if the machine fails; the cell then gets no record, because it is not at fault.  Raises LostClaim if
     another process has taken the cell.
     """
@@ -225,6 +232,7 @@ def run_cell(cell: Cell, place: Place, listen: Listener = lambda _: None, ticket
             data=figures.data,
         )
     record = replace(record, seconds=round(time.perf_counter() - clock, 3))
+    agree(record)
     if place.rank:
         return record
     steps = 0 if figures is None else figures.efficiency.steps or 0
@@ -302,8 +310,8 @@ def _measured(cell: Cell, place: Place, listen: Listener, curve: Curve | None) -
     curves: dict[str, Any] = {"training": training.curve, "validation": training.validation}
     if isinstance(task, HasCurves) and not is_trial:
         curves |= task.curves(trainer.bare)
-    seconds, sequence = max(training.seconds, 1e-9), trainer.sequence
-    kernels = {layer.kernel for layer in sites.replaced} | (sequence.kernels if sequence else set())
+    seconds = max(training.seconds, 1e-9)
+    kernels = {layer.kernel for layer in sites.replaced} | trainer.way.kernels
     efficiency = Efficiency(
         tokens_per_second=round(training.tokens / seconds, 1) if training.tokens else None,
         examples_per_second=round(training.examples / seconds, 2),
@@ -316,7 +324,7 @@ def _measured(cell: Cell, place: Place, listen: Listener, curve: Curve | None) -
         extra_parameters=sum(p.numel() for layer in sites.replaced for p in layer.attention.parameters()),
         replaced_layers=len(sites.replaced),
         kernels=sorted(kernels),
-        attention_bytes_sent_per_step=sequence.attention_bytes_sent_per_step() if sequence else None,
+        attention_bytes_sent_per_step=trainer.way.attention_bytes_sent_per_step(),
     )
     examples = {part: len(getattr(splits, part)) for part in ("train", "validation", "test")}
     data = DataSource(splits.name, splits.embedded, splits.fingerprint, {**splits.details, "examples": examples})
@@ -382,21 +390,3 @@ def _controls(cell: Cell, task: Task, splits: Splits, num_examples: int) -> dict
 
 def _first(columns: Mapping[str, np.ndarray], limit: int | None) -> Mapping[str, np.ndarray]:
     return {name: values[:limit] for name, values in columns.items()}
-
-
-def run_together(cells: Sequence[Cell], place: Place, listen: Listener = lambda _: None) -> None:
-    """Runs cells one after another in this process, one of several that torchrun started to train each cell together.
-
-    All processes must be given the same cells.  Raises RuntimeError if a cell fails: if it failed in this process only, the
-    others wait for it, and torchrun ends them when this process ends.
-    """
-    import torch
-
-    memory.keep_freed_memory()
-    for cell in cells:
-        torch.set_num_threads(cell.threads)
-        listen(Event("start", cell))
-        record = run_cell(cell, place, listen)
-        listen(Event("end", cell, record=record))
-        if record.status not in ("completed", "unsupported") and torch.distributed.is_initialized():
-            raise RuntimeError(f"{cell.title} on process {place.rank}: {record.reason}")

@@ -5,25 +5,25 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from benchmark.evaluation import evaluating
 from benchmark.interface import CountsTokens, LossSum, Metric, Splits, Task
 from benchmark.results import MetricValue
 from benchmark.running import checkpoint
+from benchmark.running.claims import LostClaim
 from benchmark.running.logs import Curve
+from benchmark.running.parallel import ByExamples, BySequence, Share, make_accelerator
 from benchmark.running.schedule import learning_rate
-from benchmark.running.sequence import SequenceParallel
 from benchmark.settings.models import TrainSettings
 
 LOGGED_POINTS = 200  # of a training curve: enough for a figure, and files stay small
@@ -95,30 +95,38 @@ class Trainer:
         if not len(splits.train):
             raise ValueError(f"{task.name}: the training part has no example")
         model = model.to(self.accelerator.device)
-        optimizer = make_optimizer(model, train)
         self.bare = model
-        self.parameters = list(model.parameters())
-        world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.sequence: SequenceParallel | None = None  # set only if each process holds a part of every sequence
-        if train.parallel == "sequence" and world > 1:
-            self.sequence = SequenceParallel(task, model, num_parts=world, rank=self.rank)
-        self.model, wrapped = self.accelerator.prepare(_Loss(task, model), optimizer)
+        self.way = self._way(_Loss(task, model))  # how several processes share the training
+        self.model, self.parameters = self.way.loss, self.way.parameters
+        self.optimizer = make_optimizer(self.parameters, train)
         # Accelerate's optimizer looks for an optional package on disk at each step, which takes longer than a small
         # model's update.  It is needed only where it does something: to scale losses of half precision.
-        self.optimizer = wrapped if self.accelerator.scaler is not None else optimizer
+        if self.accelerator.scaler is not None:
+            self.optimizer = self.accelerator.prepare(self.optimizer)
         self.steps_per_epoch = math.ceil(len(splits.train) / train.batch_size)
         self.num_steps = train.steps if train.steps is not None else (train.epochs or 0) * self.steps_per_epoch
         self.state = Training(self.num_steps)
         self.best: dict[str, Tensor] | None = None  # weights of the best evaluation since this process began
+        self.num_random_states = 1  # of how many processes the random generators continue from a checkpoint
+        self.lost: LostClaim | None = None  # raised by ``report`` while other processes wait for this one
+
+    def _way(self, loss: nn.Module) -> ByExamples:
+        if self.accelerator.num_processes > 1 and self.train.parallel == "sequence":
+            return BySequence(loss, self.bare, self.accelerator, self.task)
+        if self.accelerator.num_processes > 1 and self.train.parallel == "fsdp":
+            from benchmark.running.sharded import Sharded  # here, because a process alone needs nothing of it
+
+            return Sharded(loss, self.bare, self.accelerator)
+        return ByExamples(loss, self.bare, self.accelerator)
 
     def run(self) -> Training:
         """Trains to the end and puts the best weights into the model.  Raises Diverged, which names the step."""
         # The seed decides dropout, whatever was drawn before, so that all attentions of a comparison get the same masks.
         torch.manual_seed(self.seed)
         self._resume()
-        if self.rank:
+        if self.way.rank >= self.num_random_states:
             # Each process gets its own seed for dropout; with the same seed all of them would drop the same positions.
-            mixed = np.random.SeedSequence([self.seed, self.state.step, self.rank])
+            mixed = np.random.SeedSequence([self.seed, self.state.step, self.way.rank])
             torch.manual_seed(int(mixed.generate_state(1)[0]))
         batches = self.batches(self.state.step)
         evaluate_every = self.train.eval_every or self.steps_per_epoch
@@ -136,9 +144,10 @@ class Trainer:
             if self.state.step % self.train.checkpoint_every == 0 and self.state.step < self.num_steps:
                 self._save()
         if self.best is not None:
-            self.bare.load_state_dict(self.best)
+            self.way.load_weights(self.best)
         elif self.state.best_step and (best := self._load(checkpoint.BEST)) is not None:
-            self.bare.load_state_dict(best["model"])
+            self.way.load_weights(best["model"])
+        self.way.finish()
         return self.state
 
     def batches(self, first_step: int) -> Iterator[list[int]]:
@@ -165,20 +174,14 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        world = self.accelerator.num_processes
-        own = list(indices[self.rank :: world]) if self.sequence is None else list(indices)
-        # A process without an example of its own computes another one with weight 0, because the others wait for it.
-        weight = 1 if own else 0
-        own = own or [indices[0]]
-        size = self.train.micro_batch_size or len(own)
-        micro_batches = [own[first : first + size] for first in range(0, len(own), max(1, size))]
+        shares = self.way.shares(indices, self.train.micro_batch_size)
         if not self.model.training:
             self.model.train()
-        alone = len(micro_batches) == 1 and world == 1
-        total = self._backward_whole(own) if alone else self._backward(micro_batches, weight)
+        alone = len(shares) == 1 and self.way.world == 1
+        total = self._backward_whole(indices) if alone else self._backward(shares)
         if self.train.clip_norm is not None:
             self.accelerator.unscale_gradients(self.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm, foreach=True)
+            self.way.clip(self.train.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.examples += len(indices)
@@ -191,35 +194,31 @@ class Trainer:
         self.accelerator.backward(mean)
         return self._finite(float(mean.detach()))
 
-    def _backward(self, micro_batches: Sequence[Sequence[int]], weight: int) -> float:
-        """Computes the gradients of a step of several batches.  Returns the loss.
+    def _backward(self, shares: Sequence[Share]) -> float:
+        """Computes the gradients of a step of several micro-batches or processes.  Returns the loss.
 
-        The losses of the batches are summed, and divided once by the number of terms in all of them.
-        weight: 1, or 0 for a process without an example of its own.
+        The losses of the micro-batches are summed, and divided once by the number of terms in all of them.  Raises LostClaim in all
+        processes if one of them has lost the claim on the cell.
         """
-        totals = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
+        totals = torch.zeros(4, dtype=torch.float64, device=self.accelerator.device)
         tokens = self.state.tokens
         scale = 1.0 / self.train.batch_size  # keeps half precision in range; undone below
-        for number, indices in enumerate(micro_batches):
-            # With parts of sequences, the attention communicates during the backward pass.  Messages of
-            # DistributedDataParallel must not come in between, so gradients are summed after it.
-            synchronised = self.sequence is None and number == len(micro_batches) - 1
-            with (
-                nullcontext() if synchronised else self.accelerator.no_sync(self.model),
-                self._own(self._batch(indices)) as batch,
-            ):
-                loss = self._loss(batch)
-                self.accelerator.backward(loss.total * (scale * weight))
-            totals[0] += weight * loss.total.detach()
-            totals[1] += weight * loss.num_terms
-        totals[2] = weight * (self.state.tokens - tokens)
-        total, count, seen = self.accelerator.reduce(totals, reduction="sum").tolist()
-        if self.sequence is None:  # with parts of sequences every process has counted the whole batch
+        for number, share in enumerate(shares):
+            before = self.state.tokens
+            batch = self._batch(share.indices)
+            totals[2] += share.weight * (self.state.tokens - before)
+            with self.way.micro_batch(batch, share, is_last=number == len(shares) - 1) as own:
+                loss = self._loss(own)
+                self.accelerator.backward(loss.total * (scale * share.weight))
+            totals[0] += share.weight * loss.total.detach()
+            totals[1] += share.weight * loss.num_terms
+        totals[3] = self.lost is not None
+        total, count, seen, lost = self.accelerator.reduce(totals, reduction="sum").tolist()
+        if lost:
+            raise self.lost or LostClaim(self.task.name)
+        if not self.way.counts_whole_batch:
             self.state.tokens = tokens + int(seen)
-        # DistributedDataParallel averages gradients over the processes, but their sum is needed.
-        factor = (self.accelerator.num_processes if self.sequence is None else 1) / (scale * count)
-        if self.sequence is not None:
-            self.sequence.sum_gradients(self.bare)
+        factor = self.way.add_up_gradients() / (scale * count)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         torch._foreach_mul_(gradients, factor)
         return self._finite(total / count)
@@ -229,10 +228,6 @@ class Trainer:
         if isinstance(self.task, CountsTokens):
             self.state.tokens += self.task.tokens(batch)
         return batch
-
-    def _own(self, batch: Any) -> AbstractContextManager[Any]:
-        """Returns this process's part of the batch's sequences; the whole batch if sequences are not cut."""
-        return nullcontext(batch) if self.sequence is None else self.sequence.own_part(batch)
 
     def _loss(self, batch: Any) -> LossSum:
         with self.accelerator.autocast():
@@ -251,7 +246,15 @@ class Trainer:
             rate = learning_rate(self.train, step, num_steps=self.num_steps, steps_per_epoch=self.steps_per_epoch)
             for name, value in (("step", self.state.step), ("loss", loss), ("learning_rate", rate)):
                 self.state.curve[name].append(value)
-        self.report(Progress(self.state.step, self.num_steps, loss))
+        self._report(loss, "training")
+
+    def _report(self, loss: float | None, phase: str) -> None:
+        try:
+            self.report(Progress(self.state.step, self.num_steps, loss, phase))
+        except LostClaim as lost:
+            if self.way.world == 1:
+                raise
+            self.lost = lost  # raised in the next step, in all processes, because they wait for each other
 
     def _add_to(self, curve: Curve, loss: float, tokens_per_second: float) -> None:
         """Adds the figures of the last step to the curve."""
@@ -278,64 +281,76 @@ class Trainer:
         if cost < self.state.best_value:
             self.state.best_value, self.state.best_step = cost, self.state.step
             self.state.evaluations_since_best = 0
-            self.best = checkpoint.weights(self.bare)
+            self.best = self.way.weights()
         else:
             self.state.evaluations_since_best += 1
 
     def evaluate(self, part: Sequence[Any]) -> dict[str, np.ndarray]:
         """Returns the task's values for each example of a part of the data."""
-        return evaluate(
-            self.task,
-            self.bare,
-            part,
-            batch_size=self.train.eval_batch_size,
-            limit=self.limit,
-            accelerator=self.accelerator,
-            on_batch=lambda: self.report(Progress(self.state.step, self.num_steps, None, "evaluating")),
-        )
+        with self.way.whole():
+            return evaluate(
+                self.task,
+                self.bare,
+                part,
+                batch_size=self.train.eval_batch_size,
+                limit=self.limit,
+                accelerator=self.accelerator,
+                on_batch=lambda: self._report(None, "evaluating"),
+            )
 
     def _out_of_patience(self) -> bool:
         return self.train.patience is not None and self.state.evaluations_since_best >= self.train.patience
 
     def _save(self) -> None:
-        if self.folder is None or not self.accelerator.is_main_process:
+        """Writes the checkpoints.  The first process writes them, but all take part, because each may hold a share of the tensors."""
+        if self.folder is None:
+            return
+        first, *others = self.way.from_all(checkpoint.random_states())
+        content = {
+            "model": self.way.weights(),
+            "optimizer": self.way.optimizer_state(self.optimizer),
+            "random": first,
+            "random_of_others": others,
+            "state": vars(self.state).copy(),
+        }
+        if not self.accelerator.is_main_process:
             return
         if self.curve is not None:
             self.curve.flush()
         # The best weights are written first: if the process is killed between the two files, they are there for the old state.
         if self.best is not None:
             checkpoint.save(self.folder / checkpoint.BEST, {"model": self.best, "step": self.state.best_step})
-        content = {
-            "model": self.bare.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "random": checkpoint.random_states(),
-            "state": vars(self.state).copy(),
-        }
         checkpoint.save(self.folder / checkpoint.LAST, content)
 
     def _load(self, name: str) -> dict[str, Any] | None:
-        return checkpoint.load(self.folder / name) if self.folder is not None else None
+        """Returns the content of a checkpoint.  Only the first process reads it: others might see an older file."""
+        if self.folder is None:
+            return None
+        return self.way.from_first(None if self.way.rank else checkpoint.load(self.folder / name))
 
     def _resume(self) -> None:
         """Continues from the checkpoints in the folder.  If they are damaged or do not fit, training starts anew."""
         saved, best = self._load(checkpoint.LAST), self._load(checkpoint.BEST)
         if saved is None or not checkpoint.fits(saved.get("model"), self.bare):
             return
-        beginning = copy.deepcopy((self.bare.state_dict(), self.optimizer.state_dict(), checkpoint.random_states()))
+        optimizer = copy.deepcopy(self.way.optimizer_state(self.optimizer))
+        beginning = (self.way.weights(), optimizer, [checkpoint.random_states()] * self.way.world)
         try:
             state = Training(**saved["state"])
             if state.best_step and (best is None or not checkpoint.fits(best.get("model"), self.bare)):
                 return
-            self._restore(saved["model"], saved["optimizer"], saved["random"])
-            self.state = state
+            random = [saved["random"], *saved.get("random_of_others", [])]
+            self._restore(saved["model"], saved["optimizer"], random)
+            self.state, self.num_random_states = state, len(random)
         # Checkpoints of an older version of this code may raise any of these.
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):
             self._restore(*beginning)
 
-    def _restore(self, model: Any, optimizer: Any, random: Any) -> None:
-        self.bare.load_state_dict(model)
-        self.optimizer.load_state_dict(optimizer)
-        checkpoint.restore_random_states(random)
+    def _restore(self, model: Any, optimizer: Any, random: Sequence[Any]) -> None:
+        self.way.load_weights(model)
+        self.way.load_optimizer_state(self.optimizer, optimizer)
+        if self.way.rank < len(random):
+            checkpoint.restore_random_states(random[self.way.rank])
 
 
 class _Loss(nn.Module):
@@ -398,24 +413,12 @@ def measured_metrics(metrics: Mapping[str, Metric], columns: Mapping[str, np.nda
     }
 
 
-def make_accelerator(precision: str, device: str) -> Accelerator:
-    """Returns an Accelerator for this precision and device.
-
-    Accelerate's process-wide state is reset, because the last cell of the worker may have used another precision or device.
-    """
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
-    # The control `none` leaves projections unused, for which DistributedDataParallel would otherwise raise an error.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision=mixed, cpu=torch.device(device).type == "cpu", kwargs_handlers=[unused])
-
-
-def make_optimizer(model: nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Iterable[nn.Parameter], train: TrainSettings) -> torch.optim.Optimizer:
     """Returns Adam, or AdamW without weight decay on biases, norms and other vectors.
 
     ``foreach``: all tensors in one call, with the same bits; without it a small model's update is a loop in Python.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if train.optimizer == "adam":
         return torch.optim.Adam(
             parameters,

@@ -29,7 +29,9 @@ class Cell:
     sites: tuple[str, ...] = ()  # whose tables its record serves; only its own pattern if empty
     # Where the learning rate comes from: "preset", "set" (an override) or "tuned".  Not part of the hash.
     rate_from: str = "preset"
-    parallel: str = "data"  # how several processes share the training, "data" or "sequence"; not part of the hash
+    parallel: str = (
+        "data"  # how several processes share the training, "data", "fsdp" or "sequence"; not part of the hash
+    )
     unsupported: str | None = None  # why the attention can't do the pattern; None if it can
 
     @property

@@ -43,9 +43,10 @@ class TrainSettings(Settings):
     # Number of torch's threads on a CPU.  It changes the last bits of sums, so it is a setting, which --jobs leaves alone.
     threads: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)  # steps between resumable checkpoints
-    # How several processes (torchrun) share a batch: each takes whole examples, or a part of every sequence.  Dumps and hashes
-    # leave it out, like the number of processes, because it doesn't change the result.
-    parallel: Literal["data", "sequence"] = Field(default="data", exclude=True)
+    # How several processes (torchrun) share a training: each takes whole examples, and holds all weights (data) or a share of them
+    # (fsdp); or each takes a part of every sequence.  Dumps and hashes leave it out, like the number of processes, because it
+    # doesn't change the result.
+    parallel: Literal["data", "fsdp", "sequence"] = Field(default="data", exclude=True)
 
     @field_validator("betas")
     @classmethod

@@ -136,21 +136,25 @@ def resolve(
 def check_parallel(
     task: str, backbone: str, pattern: str, attention: str, train: TrainSettings, overrides: Sequence[Override]
 ) -> None:
-    """Raises ConfigError if ``train.parallel`` is 'sequence' and the task or an attention can't work on parts of sequences."""
+    """Raises ConfigError if several processes can't share a training in the way that ``train.parallel`` names."""
     if train.parallel == "data":
         return
     places = [override.origin for override in overrides if own_key(override, task) == "train.parallel"]
     where = f"{places[-1] if places else f'tasks/{task}/presets.yaml'}: train.parallel = {train.parallel!r}"
+    if train.parallel == "fsdp":
+        if train.precision == "float16":
+            raise ConfigError(f"{where}: not with train.precision = 'float16'; allowed: 'bfloat16', 'float32'")
+        return
     cls: Any = load_task(task)
     if not issubclass(cls, PartsSequences):
-        raise ConfigError(f"{where}: {task} can't cut its batches into parts of sequences; allowed: 'data'")
+        raise ConfigError(f"{where}: {task} can't cut its batches into parts of sequences; allowed: 'data', 'fsdp'")
     for site in cls.backbones[backbone]:
         name = attention if pattern in (site, EVERY) else REFERENCE
         if site not in _sequence_patterns(name):
             able = [other for other in attention_names() if site in _sequence_patterns(other)]
             raise ConfigError(
                 f"{where}: attention {name} at {site} of {backbone} can't attend over a sequence in parts; "
-                f"those that can: {', '.join(able) or 'none'}; with others 'data' is allowed"
+                f"those that can: {', '.join(able) or 'none'}; with others 'data' and 'fsdp' are allowed"
             )
 
 

@@ -48,6 +48,9 @@ class Convolution(nn.Module):
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch norm over batch and time, with the statistics of the real places."""
 
+    # If several processes share a batch, the engine sets a function that adds up a tensor over them.
+    sum_over_processes: Callable[[Tensor], Tensor] = staticmethod(lambda x: x)
+
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:  # type: ignore[override]
         """x: (b, n, c).  padded: bool (b, n).  Returns (b, n, c)."""
         if not self.training:
@@ -56,9 +59,9 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             assert variance is not None
         else:
             weight = (~padded).to(x.dtype)[:, :, None]
-            count = weight.sum()
-            mean = (x * weight).sum((0, 1)) / count
-            variance = ((x - mean).square() * weight).sum((0, 1)) / count
+            count = self.sum_over_processes(weight.sum())
+            mean = self.sum_over_processes((x * weight).sum((0, 1))) / count
+            variance = self.sum_over_processes(((x - mean).square() * weight).sum((0, 1))) / count
             with torch.no_grad():
                 assert self.momentum is not None
                 assert self.running_mean is not None

@@ -105,7 +105,7 @@ COMMAND_LINE = {
         "--set train.parallel=sequence: train.parallel = 'sequence'",
         "softmax at causal_self of gpt",
         "those that can: lavo",
-        "'data' is allowed",
+        "'data' and 'fsdp' are allowed",
     ),
     "sequences in parts for a task that can't": (
         "run lm lstf -a lavo --set train.parallel=sequence",

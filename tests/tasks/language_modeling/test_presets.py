@@ -86,7 +86,7 @@ def test_a_step_of_the_paper_model_fits_into_memory():
     sizes = settings.model.model_dump(exclude_none=True)
     torch.manual_seed(0)
     model = GPT(AttentionSites("flash", "causal_self", {}), vocab_size=50_257, context_length=8192, **sizes)
-    optimizer = make_optimizer(model, train)
+    optimizer = make_optimizer(model.parameters(), train)
     before = model.embedding.weight.detach().clone()
 
     def step(length: int) -> float:
