@@ -227,6 +227,9 @@ class _Pool:
 
     def _claim(self, cell: Cell) -> Ticket | None:
         """Claims the cell.  Returns None if another process has it, now or with a record already."""
+        if not self.redo.wants(cell, self.place.output):  # asked before, because a claim waits for the disk
+            self._end_elsewhere(cell)
+            return None
         token = self.claims.take(cell.hash)
         if token is None:
             self.elsewhere.append(cell)
@@ -250,7 +253,9 @@ class _Pool:
             worker.pipe.send((cell, ticket))
 
     def _end_elsewhere(self, cell: Cell) -> None:
-        """Reports a cell whose record another process has published."""
+        """Reports a cell whose record another process has published, and does what was left to that process if it was killed."""
+        settle(self.place.output, cell.hash)
+        self.claims.discard(cell.hash)
         self.listen(Event("end", cell, record=read_record(cell.path(self.place.output)), phase="elsewhere"))
 
     def _renew_claims(self) -> None:
