@@ -21,6 +21,7 @@ import typer
 from followed_page import ROOT, blocks
 
 from benchmark.cli.entry import app
+from studies import cluster
 
 FOLLOWED = {"README.md", "add-an-attention.md", "add-a-task.md", "fairseq.md"}  # pages that a test of their own runs
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,6 +121,11 @@ def is_understood(words):
     if program.endswith("python") or program == "python3":
         if arguments[:2] == ["-m", "benchmark.cli"]:
             return is_understood(["lavo-bench", *arguments[2:]])
+        if arguments[:2] == ["-m", "studies.cluster"]:
+            study = typer.Typer()
+            study.command()(cluster.main)
+            typer.main.get_command(study).make_context("cluster", arguments[2:])
+            return True
         return arguments[:2] in (["-m", "venv"], ["-m", "pytest"])
     if program == "lavo-bench":
         group = typer.main.get_command(app)
