@@ -26,6 +26,8 @@ fi
 [ -z "${slurm:-}" ] || wait "$slurm"
 # One single-threaded worker a core: small tensors gain nothing from threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# And one worker more, because some tests wait for processes that they have started.
+export PYTEST_XDIST_AUTO_NUM_WORKERS="${PYTEST_XDIST_AUTO_NUM_WORKERS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}"
 [ -n "${WITH_SLOW:-}" ] || set -- -m "not slow" "$@"
 if [ -z "${WITH_FAIRSEQ:-}" ] && ! .venv/bin/python -c "import fairseq" 2>/dev/null; then
   exec .venv/bin/python -m pytest -n auto --dist worksteal "$@"

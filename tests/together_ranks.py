@@ -1,4 +1,4 @@
-"""What each process of test_parallel.py does: trains small models of all tasks together with the others, results to a file.
+"""What each process of test_shared_training.py does: trains small models of all tasks together with the others, results to a file.
 
 python together_ranks.py RANK WORLD_SIZE PORT FOLDER
 """

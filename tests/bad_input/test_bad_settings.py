@@ -23,7 +23,7 @@ SETTINGS = {
     "mapping for a number": ("train.steps={a: 1}", "{'a': 1}", "whole number"),
     "yes for a number": ("train.steps=yes", "True", "number"),
     "nothing for a number": ("train.steps=", "train.steps = ''", "whole number"),
-    "parallel in no known way": ("train.parallel=both", "train.parallel = 'both'", "'data' or 'sequence'"),
+    "parallel in no known way": ("train.parallel=both", "train.parallel = 'both'", "'data', 'fsdp' or 'sequence'"),
     "neither steps nor epochs": ("train.steps=null", "steps None and epochs None", "exactly one"),
     "both steps and epochs": ("train.epochs=2", "steps 20 and epochs 2", "exactly one"),
     "NaN": ("train.learning_rate=.nan", "nan", "finite number"),
