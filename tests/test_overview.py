@@ -72,6 +72,25 @@ def test_costs_are_those_of_records_and_sweep(results):
     assert rows["lavo"][2] == "–"
 
 
+def test_a_decoding_time_that_is_missing_says_why(results):
+    groups, sweeps = group_records(records([results])), read_sweeps([results])
+    (sweep,) = [sweep for sweep in sweeps if sweep.mode == "backward"]
+    statuses = {"softmax": "over_budget"}
+    points = tuple(
+        point._replace(mode="decode", seconds=1e-3, status="completed")
+        if point.attention not in statuses
+        else point._replace(mode="decode", seconds=None, status=statuses[point.attention])
+        for point in sweep.points
+        if point.length == 8192
+    )
+    costs = costs_of(groups, [sweep._replace(mode="decode", points=points)])
+    table = overview_table(groups, {id(group): against_exact(group) for group in groups}, {}, costs)
+    column = table.columns.index("decoding a token at 8K") - 1
+    shown = {row.label: row.printed[column].text for row in table.rows}
+    assert shown["softmax"] == "over budget"
+    assert shown["lavo"] == "1.00 ms"
+
+
 def completed(**curves):
     record = believable.with_curves(curves)
     return replace(record, metrics={"rouge1": MetricValue(0.0, 3)})

@@ -45,6 +45,7 @@ class Cost(NamedTuple):
     memory_bytes: int | None = None
     pass_seconds: float | None = None
     memory_status: str = ""  # why there is no memory, if a point says so: "out of memory"
+    decode_status: str = ""  # why there is no decoding time, if a point says so
 
 
 class Costs(NamedTuple):
@@ -76,9 +77,14 @@ def costs_of(groups: Sequence[Group], sweeps: Sequence[Sweep]) -> Costs:
             states.get(label),
             held,
             None if step is None else step.seconds,
-            "" if step is None or step.status == "completed" else words(step.status),
+            _why_not(step),
+            _why_not(token),
         )
     return Costs(found, decode_length, memory_length, state_length)
+
+
+def _why_not(point: Point | None) -> str:
+    return "" if point is None or point.status == "completed" else words(point.status)
 
 
 def _training_speed(label: str, groups: Sequence[Group]) -> tuple[float | None, float | None]:
@@ -166,7 +172,7 @@ def overview_table(
             ),
             Printed(_verdict_words(counts) if number else "reference" if label == reference else numbers.MISSING),
             Printed(_speed_words(cost, is_reference=label == reference)),
-            Printed(numbers.duration(cost.decode_seconds)),
+            Printed(cost.decode_status or numbers.duration(cost.decode_seconds)),
             Printed(numbers.size(cost.state_bytes)),
             Printed(cost.memory_status or numbers.size(cost.memory_bytes)),
         ]
