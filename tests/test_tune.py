@@ -217,6 +217,27 @@ def test_a_rate_counts_only_for_the_settings_that_it_was_tuned_for(tmp_path, cha
     assert {cell.rate_from for cell in plan(rates, "lavo", patterns=["causal_self"])} == {"preset"}
 
 
+def test_a_rate_counts_only_when_its_grid_has_been_searched_to_the_end(tmp_path):
+    """A tuning that was cut off may have its best rate so far at an edge."""
+
+    class Cut(Trials):
+        def run(self, cells) -> None:
+            if self.started:
+                raise KeyboardInterrupt
+            super().run(cells)
+
+    best = {"none": 0.09, "softmax": 0.01}
+    cut = Cut(tmp_path, value=lambda cell: abs(rate_of(cell) - best[cell.attention]))
+    with pytest.raises(KeyboardInterrupt):
+        cut.tuner.tune(asked("softmax", "none"))
+    found = {cell.attention: (rate_of(cell), cell.rate_from) for cell in plan(read_rates(cut.folder), "softmax", "none")}
+    assert found == {"softmax": (0.01, "tuned"), "none": (0.01, "preset")}
+    again = Trials(tmp_path, value=cut.value)
+    again.tuner.tune(asked("softmax", "none"))
+    assert {rate_of(cell) for cell in again.started} == {0.09, 0.27}
+    assert {rate_of(cell) for cell in plan(read_rates(cut.folder), "none")} == {0.09}
+
+
 def test_a_rate_given_by_hand_wins(tmp_path):
     trials = Trials(tmp_path, value=rate_of)
     trials.tuner.tune(asked("none"))

@@ -15,6 +15,7 @@ from benchmark.settings.command import Run
 from benchmark.settings.models import RunSettings
 from benchmark.settings.plan import Planned, Planner, is_exact, planned
 from benchmark.settings.tuned import (
+    MOST_RATES,
     Chosen,
     RateKey,
     Rates,
@@ -30,9 +31,6 @@ from benchmark.settings.tuned import (
 
 GRID = (1 / 3, 1.0, 3.0)
 """Factors of the preset's learning rate that are tried for every attention."""
-
-MOST_RATES = 6
-"""Rates tried for one attention, after which the grid is no longer extended."""
 
 RunCells = Callable[[Sequence[Cell]], None]
 Say = Callable[[str], None]

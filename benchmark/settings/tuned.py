@@ -29,6 +29,10 @@ HEADER = (
 )
 
 
+MOST_RATES = 6
+"""Rates tried for one attention, after which the grid is no longer extended."""
+
+
 class RateKey(NamedTuple):
     """What must be equal for a tuned rate to be used."""
 
@@ -102,10 +106,15 @@ class Rates:
 
     def __init__(self, files: Iterable[TunedFile] = ()) -> None:
         self.files = tuple(files)
-        self._rates = {(file.task, one.key): one.learning_rate for file in self.files for one in file.chosen}
+        self._rates = {
+            (file.task, one.key): one.learning_rate
+            for file in self.files
+            for one in file.chosen
+            if _is_made(one, higher_is_better=file.higher_is_better)
+        }
 
     def chosen(self, task: str, key: RateKey) -> float | None:
-        """Returns the rate that was chosen for cells of this key, or None if none was."""
+        """Returns the rate that was chosen for cells of this key; None if none was, or if tuning ended before its grid did."""
         return self._rates.get((task, key))
 
 
@@ -190,6 +199,11 @@ def next_rates(
     if best == ordered[0]:
         return [rounded(best * best / ordered[1])]
     return [rounded(best * best / ordered[-2])] if best == ordered[-1] else []
+
+
+def _is_made(chosen: Chosen, *, higher_is_better: bool) -> bool:
+    """Returns whether the choice is final.  The best rate so far of a tuning that was cut off may lie at the edge of its grid."""
+    return not next_rates(dict(chosen.tried), (), higher_is_better=higher_is_better, most=MOST_RATES)
 
 
 def rounded(rate: float) -> float:
