@@ -230,7 +230,9 @@ def test_a_rate_counts_only_when_its_grid_has_been_searched_to_the_end(tmp_path)
     cut = Cut(tmp_path, value=lambda cell: abs(rate_of(cell) - best[cell.attention]))
     with pytest.raises(KeyboardInterrupt):
         cut.tuner.tune(asked("softmax", "none"))
-    found = {cell.attention: (rate_of(cell), cell.rate_from) for cell in plan(read_rates(cut.folder), "softmax", "none")}
+    found = {
+        cell.attention: (rate_of(cell), cell.rate_from) for cell in plan(read_rates(cut.folder), "softmax", "none")
+    }
     assert found == {"softmax": (0.01, "tuned"), "none": (0.01, "preset")}
     again = Trials(tmp_path, value=cut.value)
     again.tuner.tune(asked("softmax", "none"))
