@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from benchmark.interface import EVERY
 from benchmark.report import numbers
 from benchmark.report.across import (
     Interval,
@@ -19,6 +20,8 @@ from benchmark.report.across import (
     rank_test,
     stratified_interval,
 )
+from benchmark.report.cards import Card
+from benchmark.report.degenerate import is_degenerate
 from benchmark.report.groups import Entry, Group
 from benchmark.report.style import PAGE_WIDTH, style_of
 from benchmark.report.summary import headline
@@ -27,6 +30,20 @@ from benchmark.report.tables import Printed, Row, Table, escape
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+class Averaged(NamedTuple):
+    """The resolved tables, by whether they enter the averages."""
+
+    groups: list[Group]
+    broken: list[Group]  # in which a cell is degenerate
+
+
+def averaged(cards: Iterable[tuple[Group, Card | None]]) -> Averaged:
+    """Returns the resolved sites.  The pattern ``every`` is none of its own: it contains the sites of its backbone."""
+    resolved = [group for group, card in cards if card is not None and card.is_resolved and group.pattern != EVERY]
+    broken = [group for group in resolved if is_degenerate(group)]
+    return Averaged([group for group in resolved if group not in broken], broken)
 
 
 class Scores(NamedTuple):
@@ -114,7 +131,7 @@ def aggregate_table(scores: Scores | None, intervals: Mapping[str, Interval]) ->
         names = {"interquartile_mean": mean.value, "low": mean.low, "high": mean.high}
         values.append({"attention": label, **names, "probability_of_improvement": better, "mean_rank": rank})
     columns = ["attention", "interquartile mean", f"P(better than {scores.reference})", "mean rank"]
-    caption = f"Across the {len(scores.tables)} tables whose site card is resolved."
+    caption = f"Across the {len(scores.tables)} resolved sites."
     return Table("across", caption, columns, rows, values, _notes(scores, ranks))
 
 
@@ -132,7 +149,8 @@ def _notes(scores: Scores, ranks: RankTest | None) -> list[str]:
     notes = [
         f"A score is 0 for the mean of none and 1 for that of {escape(scores.reference)} in the same table. The interquartile "
         f"mean is over {runs} seeds × {len(scores.tables)} tables; its 95 % interval is a bootstrap over seeds, stratified by table "
-        "(Agarwal et al., 2108.13264). P: that a seed is better than one of exact attention, a tie counting half, mean over tables."
+        "(Agarwal et al., 2108.13264); with other sites the scores would be others. The pattern every is left out, because it contains "
+        "the sites of its backbone. P: that a seed is better than one of exact attention, a tie counting half, mean over tables."
     ]
     if ranks is not None:
         notes.append(

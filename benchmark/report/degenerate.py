@@ -51,8 +51,8 @@ def notes(entries: Sequence[Entry]) -> list[str]:
 
 
 def is_degenerate(group: Group) -> bool:
-    """Returns whether a row of the table that is no control has a degenerate seed."""
-    return any(faults(entry) for entry in group.contenders)
+    """Returns whether an attention of the table has a degenerate seed, or the control ``none``, which is the zero of its scores."""
+    return any(faults(entry) for entry in (*group.contenders, group.nothing) if entry is not None)
 
 
 def _only_empty(examples: Any, rouge: float | None) -> bool:

@@ -16,7 +16,6 @@ from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
 from benchmark.report.claims import claims_blocks
 from benchmark.report.claims.files import read_claims
-from benchmark.report.degenerate import is_degenerate
 from benchmark.report.differences import Difference, against_exact
 from benchmark.report.document import Beside, Block, Folded, Heading, Shown, Text, View, render_markdown
 from benchmark.report.gallery import Gallery
@@ -154,7 +153,7 @@ class _Builder:
 
     def _overview(self, shown: _Shown) -> list[Block]:
         """Returns the first view: one row an attention and one a site side by side, and below what all tables say together."""
-        from benchmark.report.aggregate import across_figure, aggregate_table, score_intervals, scores_of
+        from benchmark.report.aggregate import across_figure, aggregate_table, averaged, score_intervals, scores_of
         from benchmark.report.figures import overview
         from benchmark.report.overview import costs_of, overview_table, quality_and_cost
         from benchmark.report.summary import summary_table
@@ -163,9 +162,8 @@ class _Builder:
         summary = summary_table(groups, shown.differences, {id(group): card for group, card in cards})
         if summary is None:
             return []
-        resolved = [group for group, card in cards if card.is_resolved]
-        broken = [group for group in resolved if is_degenerate(group)]
-        scores = scores_of([group for group in resolved if group not in broken])
+        entering = averaged(cards)
+        scores = scores_of(entering.groups)
         intervals, costs = score_intervals(scores), costs_of(groups, shown.sweeps)
         table = overview_table(groups, shown.differences, intervals, costs)
         caption = "Quality against cost: further left is cheaper, higher is better; no attention beats one on the dashed front in both."
@@ -173,10 +171,12 @@ class _Builder:
         blocks: list[Block] = [Beside([*([] if table is None else [table]), *picture], [summary])]
         across = aggregate_table(scores, intervals)
         if across is not None:
-            across.notes += [f"{escape(group.title)} is left out: a cell of it is degenerate." for group in broken]
+            across.notes += [
+                f"{escape(group.title)} is left out: a cell of it is degenerate." for group in entering.broken
+            ]
             below = "Left: the share of runs above each score. Right: mean ranks; a bar joins those that don't differ at 5 %."
             drawn = self.gallery.draw("across", below, partial(across_figure, scores))
-            blocks += [Heading(3, "All resolved tables together"), across, *drawn]
+            blocks += [Heading(3, "All resolved sites together"), across, *drawn]
         caption = (
             "Difference of each attention's first metric from that of exact attention, in per cent, with its 95 % interval over "
             "seeds; further right is better. Bands: how much two exact attentions differ, and the seeds of none."

@@ -9,13 +9,14 @@ import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from benchmark.measuring.points import FILE_NAME, Point
 from benchmark.report import numbers
 from benchmark.report.across import interquartile_mean, stratified_interval
-from benchmark.report.aggregate import scores_of
+from benchmark.report.aggregate import averaged, ranks_of, scores_of
 from benchmark.report.cards import card_of
 from benchmark.report.groups import Entry, Group, declared, group_records
 from benchmark.report.scaling import slope
@@ -49,12 +50,12 @@ def _groups(folder: Path) -> tuple[Group, ...]:
 
 
 def across(results: Path) -> str:
-    """Returns the sentence on the scores across all resolved tables of ``quick``."""
+    """Returns the sentences on the scores across all resolved sites of ``quick``, and on the ranks there."""
     files = read_rates(FOLDER).files
-    resolved = [group for group in _groups(results / "quick") if (card := card_of(group, files)) and card.is_resolved]
-    scores = scores_of(resolved)
-    if scores is None:
-        raise ValueError(f"{results}/quick: too few resolved tables for scores across them")
+    scores = scores_of(averaged((group, card_of(group, files)) for group in _groups(results / "quick")).groups)
+    ranks = None if scores is None else ranks_of(scores)
+    if scores is None or ranks is None:
+        raise ValueError(f"{results}/quick: too few resolved sites for scores across them")
     inexact = [name for name in scores.by_label if not declared(name).get("exact", False)]
     means = {name: stratified_interval(scores.by_label[name], interquartile_mean) for name in inexact}
     listed = [
@@ -62,9 +63,22 @@ def across(results: Path) -> str:
         for name, mean in sorted(means.items(), key=lambda pair: -pair[1].value)
     ]
     return (
-        f"Across the {len(resolved)} resolved tables, with 0 for `none` and 1 for softmax, the interquartile mean with its 95 % interval "
-        f"is {spoken(listed)}."
+        f"Across the {len(scores.tables)} resolved sites, with 0 for `none` and 1 for softmax, the interquartile mean with its 95 % "
+        f"interval is {spoken(listed)}. The intervals are over seeds, for these sites. {_order(dict(zip(scores.by_label, ranks.ranks, strict=True)), inexact, ranks.critical_difference)}"
     )
+
+
+def _order(ranks: Mapping[str, float], compared: Sequence[str], critical_difference: float) -> str:
+    """Returns the sentence on which of the compared attentions the mean ranks over tables tell apart."""
+    ordered = sorted(compared, key=lambda name: ranks[name])
+    apart = [
+        f"{_name(one)} from {_name(other)}"
+        for one, other in combinations(ordered, 2)
+        if ranks[other] - ranks[one] > critical_difference
+    ]
+    listed = spoken([f"{_name(name)} {ranks[name]:.2f}" for name in ordered])
+    verdict = f"tell {spoken(apart)} apart" if apart else "do not tell them apart"
+    return f"The mean ranks over sites ({listed}; critical difference {critical_difference:.2f}) {verdict}."
 
 
 def _name(attention: str) -> str:

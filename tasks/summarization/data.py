@@ -287,7 +287,10 @@ def _limited(data: RealData, name: str, kind: str, settings: DataSettings) -> Te
 
 def _reports(settings: DataSettings) -> Texts:
     parts = reports.make_reports(_limits(settings))
-    details = {"source": "a line for each role", "summary": "four people, for one of four readers"}
+    details = {
+        "source": "what six witnesses said, and which one is believed",
+        "summary": "the three facts of the believed witness",
+    }
     return Texts(parts, "embedded", "reports", reports.fingerprint(parts), details)
 
 

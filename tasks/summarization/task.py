@@ -22,6 +22,7 @@ from tasks.summarization.metrics import TYPES, one_sentence_a_line, rouge, sente
 from tasks.summarization.pairs import Pair
 from tasks.summarization.transformer import Transformer
 
+MOST_COMPARED = 200  # training summaries from which the control `constant` is chosen
 SHOWN_CHARACTERS = 1200  # the record keeps this much of a source
 
 
@@ -199,10 +200,22 @@ class Summarization:
         return Examples(part.pairs, part.source, part.target, is_test=True)
 
     def controls(self) -> Mapping[str, Columns]:
-        """``lead_k``: the first k sentences of each document.  It has no loss, so those columns are NaN."""
-        test = self.data.splits.test
+        """``lead_k``: the first k sentences of each document.  ``constant``: one training summary for all (``most_typical``).
+
+        They have no loss, so those columns are NaN.
+        """
+        test, train = self.data.splits.test, self.data.splits.train
         count = self.settings.eval.lead_sentences or self.data.lead_sentences
-        texts = [lead(example.pair, count) for example in test]
+        targets = [train[index].target[:-1] for index in range(min(len(train), MOST_COMPARED))]
+        typical = self.data.tokenizer.decode(targets[most_typical(targets)]).decode("utf-8", errors="replace")
+        return {
+            f"lead_{count}": self._control([lead(example.pair, count) for example in test]),
+            "constant": self._control([typical] * len(test)),
+        }
+
+    def _control(self, texts: Sequence[str]) -> Columns:
+        """The columns of these summaries of the test examples."""
+        test = self.data.splits.test
         scores = [_scores(text, example.pair.references) for text, example in zip(texts, test, strict=True)]
         columns = {
             f"{name}{end}": np.array([score[name] for score in scores]) for name in TYPES for end in ("", "_forced")
@@ -210,7 +223,7 @@ class Summarization:
         unknown = np.full(len(test), np.nan)
         for name in ("nats", "num_tokens", "length", "length_forced", "cut", "cut_forced"):
             columns[name] = unknown
-        return {f"lead_{count}": columns}
+        return columns
 
     def tokens(self, batch: SummaryBatch) -> int:
         """The number of tokens of sources and targets, without padding."""
@@ -273,6 +286,18 @@ class Summarization:
 def lead(pair: Pair, count: int) -> str:
     """The first ``count`` sentences of each document, one a line, without the question."""
     return "\n".join(sentence for document in pair.documents for sentence in sentences(document)[:count])
+
+
+def most_typical(texts: Sequence[np.ndarray]) -> int:
+    """The number of the text that has most tokens in common with the others: the highest mean F1, the first of equal ones.
+
+    texts: int64 (tokens,) each.
+    """
+    size = 1 + max(int(text.max(initial=0)) for text in texts)
+    counts = np.stack([np.bincount(text, minlength=size) for text in texts])
+    lengths = counts.sum(1)
+    common = np.stack([np.minimum(counts, row).sum(1) for row in counts])
+    return int((common / np.maximum(lengths + lengths[:, None], 1)).mean(0).argmax())
 
 
 def _scores(text: str, references: Sequence[str]) -> dict[str, float]:

@@ -18,6 +18,7 @@ class SpeechBatch(NamedTuple):
     energy: Tensor  # (b, n) float32
     durations: Tensor  # (b, m) int64 frames; zeros if the model's aligner finds them
     numbers: Tensor  # (b,) int64: number of the utterance in all of the data; also the seed of its prenet dropout
+    is_test: bool  # whether its utterances are to be synthesised
 
 
 class TeachingLoss(NamedTuple):

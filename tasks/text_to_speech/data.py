@@ -106,10 +106,10 @@ class _Source(NamedTuple):
     details: dict[str, Any]
 
 
-def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, vocoders: Sequence[Vocoder]) -> Speech:
+def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, vocoder: Vocoder) -> Speech:
     """Recordings from ``tts/`` of ``data_root`` or, without one, embedded speech.
 
-    vocoders: of the validation and of the test part.  Raises ValueError with one line for data that can't be used.
+    vocoder: turns spectrograms into speech.  Raises ValueError with one line for data that can't be used.
     """
     if data_root is None:
         for name in ("folder", "alignments"):
@@ -117,9 +117,9 @@ def load_speech(settings: DataSettings, data_root: Path | None, cache: Path, voc
                 raise ValueError(
                     f"data.{name} {value!r}: it lies in tts/ of a data root, and there is none (--data-root)"
                 )
-        loaded = _load_embedded(settings, cache, vocoders)
+        loaded = _load_embedded(settings, cache, vocoder)
     else:
-        loaded = _load_real(settings, data_root, cache, vocoders)
+        loaded = _load_real(settings, data_root, cache, vocoder)
     source, whole, (references, sounds) = loaded
     parts, num_left_out = _shorter(whole, settings.longest_train_seconds)
     longest_text = max(len(utterance.symbols) for part in parts for utterance in part)
@@ -160,7 +160,7 @@ _Compared = tuple[dict[str, Reference], dict[str, Tensor]]  # references, and re
 _Loaded = tuple[_Source, _Parts, _Compared]
 
 
-def _load_embedded(settings: DataSettings, cache: Path, vocoders: Sequence[Vocoder]) -> _Loaded:
+def _load_embedded(settings: DataSettings, cache: Path, vocoder: Vocoder) -> _Loaded:
     sizes = (settings.num_train, settings.num_validation, settings.num_test)
     chosen = {name: getattr(settings, name) for name in ("name", "voices", "rates", "long", "text", "seed")}
     key = _key("embedded", sizes, chosen, version(SPOKEN_FROM), pitch_method())
@@ -185,7 +185,7 @@ def _load_embedded(settings: DataSettings, cache: Path, vocoders: Sequence[Vocod
         spoken = {s.name: s.spoken.samples for s in sentences or _speak(settings)}
         return [_as_float(spoken[utterance.name]) for utterance in scored]
 
-    references = _references(cache, key, parts, vocoders, recorded)
+    references = _references(cache, key, parts, vocoder, recorded)
     details = {
         "voices": list(settings.voices),
         "rates": {name: synthetic.RATES[name] for name in settings.rates},
@@ -223,7 +223,7 @@ def _from_sentence(sentence: synthetic.Sentence, text: str) -> Utterance:
     return Utterance(sentence.name, sentence.text, symbols, **measured, durations=torch.from_numpy(durations.copy()))
 
 
-def _load_real(settings: DataSettings, data_root: Path, cache: Path, vocoders: Sequence[Vocoder]) -> _Loaded:
+def _load_real(settings: DataSettings, data_root: Path, cache: Path, vocoder: Vocoder) -> _Loaded:
     folder = ljspeech.find_folder(data_root, settings.folder)
     rows = ljspeech.read_table(folder / ljspeech.TABLE)
     empty = [row.name for row in rows if not row.text.strip() and not (row.phonemes or "").strip()]
@@ -249,7 +249,7 @@ def _load_real(settings: DataSettings, data_root: Path, cache: Path, vocoders: S
             raise ValueError(f"tts/{folder.name}: the {part} part has no usable utterance ({reasons})")
     scored = [*parts[1], *parts[2]]
     references = _references(
-        cache, key, parts, vocoders, lambda: [_samples(folder, utterance.name)[0] for utterance in scored]
+        cache, key, parts, vocoder, lambda: [_samples(folder, utterance.name)[0] for utterance in scored]
     )
     left_out = [f"{name}: empty transcript" for name in empty] + notes["left_out"]
     details = {
@@ -318,24 +318,24 @@ def _references(
     cache: Path,
     key: str,
     parts: Sequence[Sequence[Utterance]],
-    vocoders: Sequence[Vocoder],
+    vocoder: Vocoder,
     recorded: Callable[[], list[Tensor]],
 ) -> _Compared:
     """The references of validation and test utterances, and the sounds that a record may keep; from the cache if it has them.
 
     recorded: gives the samples of the validation utterances and then of the test utterances.
     """
-    scored = [(utterance, vocoder) for part, vocoder in zip(parts[1:], vocoders, strict=True) for utterance in part]
-    names = [utterance.name for utterance, _ in scored]
-    path = cache / f"tts-{_key(key, names, *(vocoder.key for vocoder in vocoders))}.reference.npz"
+    scored = [utterance for part in parts[1:] for utterance in part]
+    names = [utterance.name for utterance in scored]
+    path = cache / f"tts-{_key(key, names, vocoder.key)}.reference.npz"
     loaded = load_references(path)
     if loaded is None:
         samples = recorded()
-        made = [make_reference(x, u.mel, vocoder) for (u, vocoder), x in zip(scored, samples, strict=True)]
+        made = [make_reference(x, u.mel, vocoder) for u, x in zip(scored, samples, strict=True)]
         by_name = dict(zip(names, samples, strict=True))
         kept = shortest(parts[2], MOST_SHOWN)
         sounds = {u.name: by_name[u.name] for u in kept}
-        loaded = made, sounds | {vocoded(u.name): vocoders[1](u.mel) for u in kept}
+        loaded = made, sounds | {vocoded(u.name): vocoder(u.mel) for u in kept}
         save_references(path, *loaded)
     references, shown = loaded
     return dict(zip(names, references, strict=True)), shown

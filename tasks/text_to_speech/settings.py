@@ -24,10 +24,7 @@ def _check_odd(name: str, *sizes: int) -> None:
 class EvalSettings(Settings):
     """How spectrograms become speech, and how much of it a record keeps."""
 
-    griffin_lim_iterations: int = Field(default=32, ge=1, description="for the test part")
-    selection_iterations: int = Field(
-        default=8, ge=1, description="for the validation part, which chooses the checkpoint"
-    )
+    griffin_lim_iterations: int = Field(default=32, ge=1)
     vocoder_checkpoint: str | None = Field(
         default=None, description="of a HiFi-GAN generator, which replaces Griffin-Lim"
     )

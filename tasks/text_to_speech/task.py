@@ -43,7 +43,7 @@ class TextToSpeech:
     """Speech from text alone, measured against recordings (PROTOCOL.md)."""
 
     name = "text_to_speech"
-    version = 2
+    version = 3
     backbones = {
         "fastspeech2": ("noncausal_self",),
         "transformer_tts": ("noncausal_self", "causal_self", "causal_cross"),
@@ -93,7 +93,7 @@ class TextToSpeech:
             Sums(lambda columns: with_ones(columns["unstopped"]), lambda sums: sums[..., 0]),
         ),
     }
-    selection = "mcd"
+    selection = "loss"
     floors = ("vocoded_truth",)  # the true spectrogram through the same vocoder: the best possible result, not a rule
 
     def __init__(self, settings: Any, *, backbone: str) -> None:
@@ -112,39 +112,37 @@ class TextToSpeech:
 
         Raises ValueError with one line for data, or files of a vocoder, that can't be used.
         """
-        self.cache, self.vocoders = cache, self._vocoders()
-        self.speech = speech = load_speech(self.settings.data, data_root, cache, self.vocoders)
+        self.cache, self.vocoder = cache, self._vocoder()
+        self.speech = speech = load_speech(self.settings.data, data_root, cache, self.vocoder)
         train, validation, test = speech.parts
+        test = self.as_test(test)
         self.vocabulary = Vocabulary(utterance.symbols for utterance in train)
         frames = torch.cat([utterance.mel for utterance in train]).double()
         self.mean, self.deviation = frames.mean(0).float(), frames.std(0).clamp_min(1e-3).float()
         everyone = [*train, *validation, *test]
         self.numbers = {utterance.name: number for number, utterance in enumerate(everyone)}
         self.everyone = everyone
-        self.test_names = {utterance.name for utterance in test}
         unknown = sum(symbol not in self.vocabulary.symbols for u in everyone[len(train) :] for symbol in u.symbols)
         details = {
             **speech.details,
             "symbols": len(self.vocabulary),
             "unknown_symbols": unknown,
-            "vocoder": {part: vocoder.key for part, vocoder in zip(("validation", "test"), self.vocoders, strict=True)},
+            "vocoder": self.vocoder.key,
             "max_frames": speech.max_frames,
             "positions": "sinusoidal, times a learned factor, whatever the attention",
         }
         # A generator changes the references that speech is compared with, so the fingerprint covers its files.
         fingerprint = speech.fingerprint
-        if isinstance(self.vocoders[1], HifiGan):
-            fingerprint = hashlib.sha256(f"{fingerprint} {self.vocoders[1].key}".encode()).hexdigest()
+        if isinstance(self.vocoder, HifiGan):
+            fingerprint = hashlib.sha256(f"{fingerprint} {self.vocoder.key}".encode()).hexdigest()
         self.splits = Splits(train, validation, test, speech.name, fingerprint, speech.embedded, details)
         return self.splits
 
-    def _vocoders(self) -> tuple[Vocoder, Vocoder]:
-        """The vocoders of the validation part and of the test part."""
+    def _vocoder(self) -> Vocoder:
         options = self.settings.eval
         if options.vocoder_checkpoint is not None:
-            vocoder = HifiGan(Path(options.vocoder_checkpoint), Path(options.vocoder_config))
-            return vocoder, vocoder
-        return GriffinLim(options.selection_iterations), GriffinLim(options.griffin_lim_iterations)
+            return HifiGan(Path(options.vocoder_checkpoint), Path(options.vocoder_config))
+        return GriffinLim(options.griffin_lim_iterations)
 
     def collate(self, examples: Sequence[Utterance]) -> SpeechBatch:
         """A batch of utterances, padded to the longest text and the longest sound; frames are standardised."""
@@ -165,6 +163,7 @@ class TextToSpeech:
             pad([utterance.energy for utterance in examples]),
             pad(durations),
             torch.tensor([self.numbers[utterance.name] for utterance in examples]),
+            all(utterance.is_test for utterance in examples),
         )
 
     def build_model(self, attention_for: AttentionFactory) -> Any:
@@ -187,20 +186,24 @@ class TextToSpeech:
         return [Synthesis((mel.float() * deviation + mean).cpu(), stopped) for mel, stopped in model.synthesise(batch)]
 
     def score(self, model: Backbone, batch: SpeechBatch) -> Mapping[str, Tensor]:
-        """The distortions of each text's synthesis, and its error with the truth given."""
-        made = self.synthesise(model, batch)
-        named = zip(batch.numbers.tolist(), made, strict=True)
-        rows = [self._distortions(self.everyone[number], one.mel) for number, one in named]
-        columns = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+        """The error of each text's frames with the truth given; for test utterances also the distortions of their synthesis."""
         taught = model.teaching_loss(batch, batch.numbers)
-        columns["mel_l1"], columns["loss"] = taught.mel_error.double(), taught.loss.double()
-        columns["unstopped"] = torch.tensor([not one.stopped for one in made], dtype=torch.float64)
+        columns = {"mel_l1": taught.mel_error.double(), "loss": taught.loss.double()}
+        if batch.is_test:
+            made = self.synthesise(model, batch)
+            named = zip(batch.numbers.tolist(), made, strict=True)
+            rows = [self._distortions(self.everyone[number], one.mel) for number, one in named]
+            columns |= {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+            columns["unstopped"] = torch.tensor([not one.stopped for one in made], dtype=torch.float64)
         return columns
+
+    def as_test(self, part: Sequence[Utterance]) -> list[Utterance]:
+        """The same utterances with synthesis: see ``ScoresTestInFull``."""
+        return [utterance._replace(is_test=True) for utterance in part]
 
     def _distortions(self, utterance: Utterance, mel: Tensor) -> dict[str, float]:
         """The columns of one spectrogram.  mel: (frames, NUM_MELS), natural logarithm."""
-        vocoder = self.vocoders[utterance.name in self.test_names]
-        return self._compare(utterance, cepstra(vocoder(mel), SAMPLE_RATE), len(mel))
+        return self._compare(utterance, cepstra(self.vocoder(mel), SAMPLE_RATE), len(mel))
 
     def _compare(self, utterance: Utterance, found: Cepstra, num_frames: int) -> dict[str, float]:
         """The columns of one waveform, given by its cepstra.  num_frames: of its spectrogram."""
@@ -223,7 +226,7 @@ class TextToSpeech:
 
         Neither has a training loss, so that column is NaN.
         """
-        path = self.cache / f"tts-{self.speech.key}.{self.vocoders[1].key.replace(' ', '')}.controls.npz"
+        path = self.cache / f"tts-{self.speech.key}.{self.vocoder.key.replace(' ', '')}.controls.npz"
         rows = load_arrays(path)
         if rows is None:
             found = [self._mean_frame(utterance) for utterance in self.speech.parts[2]]
@@ -252,7 +255,7 @@ class TextToSpeech:
         entries = []
         with evaluating(model):
             for utterance in utterances:
-                batch = SpeechBatch(*(x.to(device) for x in self.collate([utterance])))
+                batch = SpeechBatch(*(x.to(device) for x in self.collate([utterance])[:-1]), is_test=True)
                 mel = self.synthesise(model, batch)[0].mel
                 alignment = None
                 if model.has_alignment:
@@ -260,7 +263,7 @@ class TextToSpeech:
                 sounds = {
                     "truth": self.speech.sounds[utterance.name],
                     "vocoded_truth": self.speech.sounds[vocoded(utterance.name)],
-                    "synthesised": self.vocoders[1](mel),
+                    "synthesised": self.vocoder(mel),
                 }
                 entries.append(shown.entry(utterance, mel, sounds, alignment))
         return {"utterances": entries}

@@ -28,6 +28,7 @@ class Utterance(NamedTuple):
     pitch: Tensor  # float32 (frames,), Hz
     energy: Tensor  # float32 (frames,), L2 norm of the magnitudes
     durations: Tensor  # int64 (symbols,), frames; empty if unknown
+    is_test: bool = False  # speech is synthesised for test utterances; the others need only their loss
 
 
 class Reference(NamedTuple):

@@ -1,5 +1,7 @@
 """The task, called as the engine calls it."""
 
+from collections import Counter
+
 import believable
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from benchmark.settings.resolve import resolve
 from tasks.cross_entropy import PADDED
 from tasks.summarization.exhibits import exhibits
 from tasks.summarization.metrics import TYPES
-from tasks.summarization.task import Summarization, lead
+from tasks.summarization.task import Summarization, lead, most_typical
 
 from .conftest import ATTENTIONS, settings
 
@@ -93,11 +95,29 @@ def test_lead_takes_the_first_sentences_of_each_document(own_task):
     task = own_task(rows, eval={"lead_sentences": 2})
     assert lead(task.data.splits.test[0].pair, 2) == "One cat.\nTwo dogs.\nFour hens.\nFive pigs."
     controls = task.controls()
-    assert set(controls) == {"lead_2"}
+    assert set(controls) == {"lead_2", "constant"}
     figures = measured_metrics(task.metrics, controls["lead_2"])
     assert figures["rouge1"].value == pytest.approx(100 * 2 * (2 / 8) * 1 / (2 / 8 + 1))
     assert {f"{name}_forced" for name in TYPES} <= set(controls["lead_2"])
     assert np.isnan(controls["lead_2"]["nats"]).all()
+
+
+def test_the_constant_summary_is_the_training_summary_most_like_the_others(own_task):
+    texts = [np.array(row) for row in ([7, 7, 7], [1, 2, 3], [1, 2], [4, 1, 2, 5, 6])]
+    by_hand = [
+        [2 * sum((Counter(a) & Counter(b)).values()) / (len(a) + len(b)) for b in map(list, texts)]
+        for a in map(list, texts)
+    ]
+    assert most_typical(texts) == int(np.mean(by_hand, axis=1).argmax()) == 2
+    assert most_typical([np.array([], dtype=np.int64), np.array([3])]) in (0, 1)
+    task = own_task(ROWS)
+    train = [example.pair.references[0] for example in task.data.splits.train]
+    scores = [
+        measured_metrics(task.metrics, task._control([text] * len(task.data.splits.test)))["rouge1"].value
+        for text in train
+    ]
+    constant = measured_metrics(task.metrics, task.controls()["constant"])["rouge1"].value
+    assert min(abs(constant - score) for score in scores) < 1e-9
 
 
 def test_exhibits_put_summaries_beside_references(own_task):

@@ -42,7 +42,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 DATA = {"num_train": 12, "num_validation": 2, "num_test": 5, "voices": ("f",), "rates": ("fast",)}
-QUICK_SOUND = {"griffin_lim_iterations": 2, "selection_iterations": 1, "num_shown": 1}
+QUICK_SOUND = {"griffin_lim_iterations": 2, "num_shown": 1}
 
 
 @pytest.fixture(autouse=True, scope="package")

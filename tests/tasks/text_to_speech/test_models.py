@@ -64,8 +64,8 @@ def test_what_stands_in_padding_changes_nothing(make_task, build, backbone, atte
     batch = some_batch(task, 3)
     number = int(batch.num_frames.argmin())
     alone = task.collate([task.speech.parts[0][number]])
-    wider = [torch.nn.functional.pad(x, (0, 0, 0, 5)) if x.dim() == 3 else x for x in batch]
-    wider = SpeechBatch(*(torch.nn.functional.pad(x, (0, 5)) if x.dim() == 2 else x for x in wider))
+    wider = [torch.nn.functional.pad(x, (0, 0, 0, 5)) if x.dim() == 3 else x for x in batch[:-1]]
+    wider = SpeechBatch(*(torch.nn.functional.pad(x, (0, 5)) if x.dim() == 2 else x for x in wider), batch.is_test)
     with torch.no_grad():
         for other in (batch, wider):
             for one, many in zip(

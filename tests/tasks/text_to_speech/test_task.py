@@ -27,7 +27,7 @@ WIDER = {
 
 def columns_of(task, model, batch_size):
     model.eval()
-    test = task.speech.parts[2]
+    test = task.splits.test
     with torch.no_grad():
         parts = [task.score(model, task.collate(test[i : i + batch_size])) for i in range(0, len(test), batch_size)]
     return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
@@ -42,6 +42,22 @@ def test_no_batch_size_changes_a_figure(make_task, build, backbone):
         for name, metric in TextToSpeech.metrics.items():
             assert metric.n(columns) == 5
             assert metric.value(columns) == pytest.approx(metric.value(found[0]), rel=1e-5), name
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_speech_is_synthesised_for_the_test_part_and_for_trials_alone(make_task, build, backbone):
+    """Validation chooses a checkpoint by its loss, so training waits for no vocoder."""
+    task = make_task(backbone)
+    model = build(task, "softmax", "noncausal_self").eval()
+    validation = task.splits.validation
+    with torch.no_grad():
+        brief = task.score(model, task.collate(validation))
+        full = task.score(model, task.collate(task.as_test(validation)))
+        test = task.score(model, task.collate(task.splits.test))
+    assert set(brief) == {"loss", "mel_l1"}
+    assert task.selection in brief
+    assert set(full) == set(test) > set(brief)
+    assert all(torch.equal(full[name], brief[name]) for name in brief)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -215,7 +231,7 @@ def test_a_hifi_gan_checkpoint_is_loaded_and_used(tmp_path, make_task):
     places = {"vocoder_checkpoint": str(tmp_path / "g.pt"), "vocoder_config": str(tmp_path / "config.json")}
     other = make_task("fastspeech2")
     task = make_task("fastspeech2", eval=places)
-    assert task.vocoders[0].key.startswith("hifi-gan")
+    assert task.vocoder.key.startswith("hifi-gan")
     assert task.splits.fingerprint != other.splits.fingerprint
 
 

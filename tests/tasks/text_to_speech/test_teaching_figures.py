@@ -52,7 +52,7 @@ def by_hand_transformer_tts(task, model, utterance):
 def test_each_utterance_counts_by_its_definition(make_task, build, backbone):
     task = make_task(backbone)
     model = build(task, "softmax", "noncausal_self").eval()
-    test = task.speech.parts[2]
+    test = task.splits.test
     columns = evaluate(task, model, test, batch_size=len(test))
     by_hand = {"fastspeech2": by_hand_fastspeech2, "transformer_tts": by_hand_transformer_tts}[backbone]
     with torch.no_grad():
