@@ -38,7 +38,7 @@ class AttentionLanguageModelConfig(FairseqDataclass):
     )
     decoder_layers: int = field(default=6, metadata={"help": "number of layers"})
     decoder_attention_heads: int = field(default=8, metadata={"help": "number of heads of every attention layer"})
-    positions: ChoiceEnum(["sinusoidal", "learned", "rotary"]) = field(  # type: ignore[valid-type]
+    positions: ChoiceEnum(["sinusoidal", "learned", "rotary", "none"]) = field(  # type: ignore[valid-type]
         default="sinusoidal",
         metadata={"help": "position encoding; ignored if the attention encodes positions itself"},
     )

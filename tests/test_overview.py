@@ -125,10 +125,10 @@ def test_a_degenerate_cell_is_marked_and_leaves_the_averages(tmp_path):
         return folder
 
     some, all_of_them = (build_report([write(count)], tmp_path / f"report-{count}") for count in (11.0, 12.0))
-    assert "All resolved tables together" in some.markdown.read_text()
+    assert "All resolved sites together" in some.markdown.read_text()
     assert "‡" not in some.markdown.read_text()
     text = all_of_them.markdown.read_text()
-    assert "All resolved tables together" not in text  # one table is left, which is no average
+    assert "All resolved sites together" not in text  # one table is left, which is no average
     assert "‡ lavo, seed 1: degenerate, no utterance stopped by itself" in text
     assert re.search(r"^\| lavo \| 3 \| [^|]*‡ \|", text, re.MULTILINE)
 

@@ -174,6 +174,8 @@ def test_slopes_are_those_of_known_laws():
     assert (found.low, found.high) == pytest.approx((expected.slope - half, expected.slope + half))
     assert slope(line("lavo", {4096: 1.0})) is None
     assert str(slope(line("lavo", {4096: 1.0, 8192: 2.0}))) == "1.00"
+    assert "[" not in str(slope(line("lavo", {4096: 1.0, 8192: 2.1, 16384: 4.0})))  # one degree of freedom
+    assert "[" in str(found)
 
 
 def test_slopes_are_per_row_of_the_batch():

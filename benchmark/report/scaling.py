@@ -32,9 +32,12 @@ class Slope(NamedTuple):
     high: float | None
     shortest: int  # the shortest and the longest length used
     longest: int
+    num_lengths: int
 
     def __str__(self) -> str:
-        interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
+        """Writes the slope, with its interval where it has at least two degrees of freedom: with one it tells nothing."""
+        has_none = self.low is None or self.high is None or self.num_lengths < 4
+        interval = "" if has_none else f" [{self.low:.2f}, {self.high:.2f}]"
         return f"{self.value:.2f}{interval}"
 
 
@@ -49,11 +52,11 @@ def slope(points: Sequence[Point], shortest: int = LONG) -> Slope | None:
     centred = x - x.mean()
     value = float(centred @ y / (centred @ centred))
     if len(found) == 2:
-        return Slope(value, None, None, found[0][0], found[-1][0])
+        return Slope(value, None, None, found[0][0], found[-1][0], 2)
     residuals = y - y.mean() - value * centred
     deviation = math.sqrt(float(residuals @ residuals) / (len(found) - 2) / float(centred @ centred))
     half = float(t.ppf(0.975, len(found) - 2)) * deviation
-    return Slope(value, value - half, value + half, found[0][0], found[-1][0])
+    return Slope(value, value - half, value + half, found[0][0], found[-1][0], len(found))
 
 
 def slope_table(sweeps: Sequence[Sweep]) -> Table | None:
@@ -73,7 +76,7 @@ def slope_table(sweeps: Sequence[Sweep]) -> Table | None:
                 values.append({"attention": name, "pattern": sweep.pattern, "mode": sweep.mode} | one._asdict())
     notes = [
         f"Least squares of log seconds against log length over the measured lengths from {numbers.length(LONG)} on, with the 95 % "
-        "interval (Student's t): 1 is linear, 2 quadratic. The CSV file gives the lengths that each slope is made of."
+        "interval (Student's t) where four or more were measured: 1 is linear, 2 quadratic. The CSV file gives the lengths that each slope is made of."
     ]
     columns = ["attention", *(_title(sweep, shown) for sweep in shown)]
     return Table("efficiency-slope", "The power of length with which time grows.", columns, rows, values, notes)
@@ -218,7 +221,7 @@ def share_table(sweep: Sweep, peaks: Peaks) -> Table | None:
     columns = ["attention", "length", "GFLOP/s", "share of peak", "GB/s of least traffic", "share of peak "]
     notes = [
         "Operations are those of matrix products; for a causal kernel, those that it computes. The least traffic reads or writes inputs, "
-        "outputs, gradients and state once each."
+        "outputs, gradients and state once each. A share above 100 %: the machine was slower while its peaks were measured."
     ]
     return Table(f"{sweep.slug}-rates", caption, columns, rows, values, notes)
 

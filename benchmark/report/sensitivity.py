@@ -24,6 +24,7 @@ from benchmark.report.tables import (
     Table,
     escape,
     heading,
+    interval_texts,
     reason_of,
     status_words,
     summary_of,
@@ -214,7 +215,11 @@ def value_table(one: Sensitivity) -> Table:
     validation_places = numbers.decimals([summary for summary in validated.values() if summary is not None])
     chosen = {name: _best_on_validation(one, name, validated) for name in one.attentions}
     columns = [f"attention, {one.varied.key}", "seeds", *(_heading(name, metrics[name]) for name in names)]
-    columns += [f"{names[0]} {numbers.MINUS} default", "95 % over seeds", "95 % over test", "verdict"] if names else []
+    columns += (
+        [f"{names[0]} {numbers.MINUS} default", "95 % over seeds", "one seed, 95 % over test", "verdict"]
+        if names
+        else []
+    )
     columns.append(f"{_selection(one) or 'metric'} on validation")
     rows: list[Row] = []
     for row in one.rows:
@@ -255,20 +260,16 @@ def _against(row: ValueRow, found: Change | None, places: int, higher_is_better:
     """Returns the difference to the default, its two intervals, and whether it is resolved."""
     if found is None:
         return [Printed("default" if row.is_default else numbers.MISSING), *[Printed(numbers.MISSING)] * 3]
-    texts = [numbers.signed(found.over_seeds.difference, places)]
-    for test in (found.over_seeds, found.over_examples):
-        known = test is not None and test.low is not None and test.high is not None
-        texts.append(_interval(test, places) if known and test is not None else numbers.MISSING)
+    texts = [
+        numbers.signed(found.over_seeds.difference, places),
+        *interval_texts(found.over_seeds, found.over_examples, places),
+    ]
     if found.over_seeds.n < 2:
         return [*map(Printed, texts), Printed("test sampling only")]
     if not found.is_resolved:
         return [*map(Printed, texts), Printed("open")]
     better = (found.over_seeds.difference > 0) == higher_is_better
     return [*map(Printed, texts), Printed("better" if better else "worse", shade=1.0 if better else -1.0)]
-
-
-def _interval(test: PairedTest, places: int) -> str:
-    return f"[{numbers.signed(test.low or 0.0, places)}, {numbers.signed(test.high or 0.0, places)}]"
 
 
 def validation_values(entry: Entry) -> list[float]:

@@ -14,7 +14,7 @@ from benchmark.report.degenerate import notes as degenerate_notes
 from benchmark.report.differences import Difference
 from benchmark.report.groups import Entry, Group, learning_rate, task_metrics, words
 from benchmark.results import DataSource, Record
-from benchmark.statistics import Summary, best_outside_spread, summarise
+from benchmark.statistics import PairedTest, Summary, best_outside_spread, summarise
 
 MOST_METRICS = 6  # in one table; the rest go into further tables
 STATUS_WORDS = {"failed": "failed", "out_of_memory": "out of memory", "unsupported": "not supported"}
@@ -113,7 +113,12 @@ def _metric_table(group: Group, names: Sequence[str], part: int, differences: Ma
     columns = ["attention", "seeds"]
     columns += [heading(name, metrics[name].higher_is_better, metrics[name].unit) for name in names]
     if reference is not None:
-        columns += [f"{names[0]} {numbers.MINUS} {reference.label}", "95 % over seeds", "95 % over test", "verdict"]
+        columns += [
+            f"{names[0]} {numbers.MINUS} {reference.label}",
+            "95 % over seeds",
+            "one seed, 95 % over test",
+            "verdict",
+        ]
     summaries = {name: [summary_of(entry, name) for entry in entries] for name in names}
     places = {name: numbers.decimals([s for s in summaries[name] if s is not None]) for name in names}
     best = {
@@ -179,18 +184,29 @@ def _reason(entry: Entry) -> str:
 
 
 def _against(found: Difference | None, places: int) -> list[Printed]:
-    """Returns the mean difference over the seeds that both have, its two intervals, and whether it is resolved."""
+    """Returns the mean difference over the seeds that both have, its interval, that of one seed with its own, and the verdict."""
     if found is None:
         return [Printed(numbers.MISSING)] * 4
-    texts = [numbers.signed(found.over_seeds.difference, places)]
-    for test in (found.over_seeds, found.over_examples):
-        if test is None or test.low is None or test.high is None:
-            texts.append(numbers.MISSING)
-        else:
-            texts.append(f"[{numbers.signed(test.low, places)}, {numbers.signed(test.high, places)}]")
+    texts = [
+        numbers.signed(found.over_seeds.difference, places),
+        *interval_texts(found.over_seeds, found.over_examples, places),
+    ]
     verdict = found.verdict if found.over_seeds.n > 1 else "test sampling only"
     shade = {"better": 1.0, "worse": -1.0, "open": None}[found.verdict]
     return [*map(Printed, texts), Printed(verdict, shade=shade)]
+
+
+def interval_texts(over_seeds: PairedTest, over_examples: PairedTest | None, places: int) -> tuple[str, str]:
+    """Returns the interval over seeds, and the difference in the one seed whose examples were compared, with its interval."""
+    seeds, examples = (
+        f"[{numbers.signed(test.low, places)}, {numbers.signed(test.high, places)}]"
+        if test is not None and test.low is not None and test.high is not None
+        else numbers.MISSING
+        for test in (over_seeds, over_examples)
+    )
+    if over_examples is not None and examples != numbers.MISSING:
+        examples = f"{numbers.signed(over_examples.difference, places)} {examples}"
+    return seeds, examples
 
 
 def difference_note(differences: Mapping[str, Difference]) -> str:

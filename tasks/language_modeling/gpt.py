@@ -31,7 +31,7 @@ class GPT(nn.Module):
 
     context_length  the training length; ``learned`` positions have as many entries
     max_length      the longest length that the model will meet, for attentions that must know it
-    positions       "sinusoidal", "learned" or "rotary": the backbone adds them if the attention encodes none itself
+    positions       "sinusoidal", "learned" or "rotary": the backbone adds them if the attention encodes none itself; "none"
     token_shift     the input of a token also has the embeddings of so many tokens before it, each times a learned vector
     embedding_std   standard deviation of the embeddings at the start, embed_dim**-0.5 if None; the inputs are the
                     embeddings times sqrt(embed_dim)

@@ -59,7 +59,7 @@ class ModelSettings(Settings):
     num_layers: int = Field(ge=1)
     num_heads: int = Field(ge=1)
     feed_forward_dim: int | None = Field(default=None, ge=1)  # 4 embed_dim if left out
-    positions: Literal["sinusoidal", "learned", "rotary"] = "sinusoidal"
+    positions: Literal["sinusoidal", "learned", "rotary", "none"] = "sinusoidal"
     token_shift: int = Field(default=0, ge=0)  # so many tokens before it are in a token's input too
     dropout: float = Field(default=0.0, ge=0, lt=1)
     embedding_std: float | None = Field(default=None, gt=0)  # at the start; embed_dim^-0.5 if left out

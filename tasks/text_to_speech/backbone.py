@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +20,10 @@ class SpeechBatch(NamedTuple):
     durations: Tensor  # (b, m) int64 frames; zeros if the model's aligner finds them
     numbers: Tensor  # (b,) int64: number of the utterance in all of the data; also the seed of its prenet dropout
     is_test: bool  # whether its utterances are to be synthesised
+
+    def to(self, device: torch.device) -> SpeechBatch:
+        """The batch with its tensors on this device."""
+        return self._replace(**{name: x.to(device) for name, x in self._asdict().items() if isinstance(x, Tensor)})
 
 
 class TeachingLoss(NamedTuple):

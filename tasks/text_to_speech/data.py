@@ -214,13 +214,13 @@ def _as_float(samples: np.ndarray) -> Tensor:
 def _from_sentence(sentence: synthetic.Sentence, text: str) -> Utterance:
     samples = _as_float(sentence.spoken.samples)
     measured = measure_frames(samples, pitch_method())
-    phonemes, durations = synthetic.frame_durations(sentence.spoken, len(measured["mel"]), audio.HOP)
+    phonemes, durations = synthetic.frame_durations(sentence.spoken, len(measured.mel), audio.HOP)
     first = speaker_symbol(sentence.speaker)
     if text == "characters":  # espeak-ng gives the times of phonemes only; the aligner finds those of letters
         symbols, durations = (first, *split_characters(sentence.text), END), durations[:0]
     else:
         symbols = (first, *phonemes, END)
-    return Utterance(sentence.name, sentence.text, symbols, **measured, durations=torch.from_numpy(durations.copy()))
+    return Utterance(sentence.name, sentence.text, symbols, *measured, torch.from_numpy(durations.copy()))
 
 
 def _load_real(settings: DataSettings, data_root: Path, cache: Path, vocoder: Vocoder) -> _Loaded:
@@ -292,7 +292,7 @@ def _measure_all(
             else:
                 symbols = split_phonemes(row.phonemes or phonemize(row.text))
             if settings.alignments is not None:
-                num_samples, num_frames = len(recording.samples), len(measured["mel"])
+                num_samples, num_frames = len(recording.samples), len(measured.mel)
                 place = folder / settings.alignments
                 phones, durations = ljspeech.read_alignment(place, row.name, num_samples, num_frames)
                 if phones and settings.text == "characters":
@@ -302,13 +302,13 @@ def _measure_all(
                     raise ValueError(
                         f"{len(durations)} durations for {len(symbols) + 2} symbols, speaker and end included"
                     )
-            elif len(measured["mel"]) < len(symbols) + 2:
-                raise ValueError(f"{len(symbols) + 2} symbols can't be aligned with {len(measured['mel'])} frames")
+            elif len(measured.mel) < len(symbols) + 2:
+                raise ValueError(f"{len(symbols) + 2} symbols can't be aligned with {len(measured.mel)} frames")
         except ValueError as error:
             left_out.append(f"{row.name}: {error}")
             continue
         whole = (speaker_symbol("reader"), *symbols, END)
-        utterances.append(Utterance(row.name, row.text, whole, **measured, durations=torch.from_numpy(durations)))
+        utterances.append(Utterance(row.name, row.text, whole, *measured, torch.from_numpy(durations)))
     if not utterances:
         raise ValueError(f"tts/{folder.name}: no usable utterance; {left_out[0]}")
     return utterances, {"left_out": left_out, "conversions": count_notes(conversions)}

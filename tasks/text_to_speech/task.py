@@ -255,7 +255,7 @@ class TextToSpeech:
         entries = []
         with evaluating(model):
             for utterance in utterances:
-                batch = SpeechBatch(*(x.to(device) for x in self.collate([utterance])[:-1]), is_test=True)
+                batch = self.collate([utterance]).to(device)
                 mel = self.synthesise(model, batch)[0].mel
                 alignment = None
                 if model.has_alignment:

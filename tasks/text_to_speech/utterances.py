@@ -31,6 +31,14 @@ class Utterance(NamedTuple):
     is_test: bool = False  # speech is synthesised for test utterances; the others need only their loss
 
 
+class Frames(NamedTuple):
+    """What is measured of one recording, as ``Utterance`` has it."""
+
+    mel: Tensor
+    pitch: Tensor
+    energy: Tensor
+
+
 class Reference(NamedTuple):
     """The cepstra that the synthesis of a validation or test utterance is compared with."""
 
@@ -38,14 +46,10 @@ class Reference(NamedTuple):
     recorded: Cepstra  # of the recording, for mcd_db
 
 
-def measure_frames(samples: Tensor, pitch_method: str) -> dict[str, Tensor]:
-    """``mel``, ``pitch`` and ``energy``, as ``Utterance`` has them.  samples: (n,)."""
+def measure_frames(samples: Tensor, pitch_method: str) -> Frames:
+    """The frames of these samples, (n,)."""
     magnitude = audio.magnitudes(samples)
-    return {
-        "mel": audio.log_mel(magnitude),
-        "pitch": pitch(samples, pitch_method),
-        "energy": magnitude.norm(dim=1),
-    }
+    return Frames(audio.log_mel(magnitude), pitch(samples, pitch_method), magnitude.norm(dim=1))
 
 
 def make_reference(samples: Tensor, mel: Tensor, vocoder: Callable[[Tensor], Tensor]) -> Reference:

@@ -105,6 +105,8 @@ def test_a_later_token_changes_no_earlier_logit(sites, attention, options):
         ("lavo", "sinusoidal", "attention"),
         ("lavo", "learned", "attention"),
         ("lavo", "rotary", "attention"),
+        ("softmax", "none", "none"),
+        ("lavo", "none", "attention"),
     ],
 )
 def test_an_attention_that_encodes_positions_gets_none_from_the_backbone(sites, attention, asked, used):
@@ -124,6 +126,8 @@ def test_without_any_positions_order_is_invisible_to_softmax_and_with_them_it_is
         for block in model.blocks:
             block.attention.rotary = False
         torch.testing.assert_close(model(tokens)[:, -1], model(swapped)[:, -1])
+    model = build(sites(), num_layers=1, positions="none")
+    torch.testing.assert_close(model(tokens)[:, -1], model(swapped)[:, -1])
 
 
 def test_learned_positions_refuse_what_they_were_not_trained_on(sites):
