@@ -8,7 +8,7 @@ tells of single runs, whose records were not kept, stands between ``<!-- dated -
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,7 @@ import typer
 from benchmark.files import write_bytes
 from benchmark.registry import load_task
 from benchmark.report.cards import Card, card_of
+from benchmark.report.degenerate import MARK, faults
 from benchmark.report.groups import Group, group_records, words
 from benchmark.report.numbers import decimals, fixed, mean_and_deviation
 from benchmark.report.quoted import QUOTED
@@ -39,7 +40,7 @@ def results_table(directory: Path) -> str:
     """
     groups = group_records(records([directory]))
     names = [*dict.fromkeys(entry.label for group in groups for entry in group.entries), BEST_RULE]
-    head = ["task, pattern: metric", "site", *names]
+    head = ["task, pattern: metric", "site", *(_with_seed(name, groups) for name in names)]
     lines = [" | ".join(head), " | ".join(["---", "---", *(["---:"] * len(names))])]
     files = read_rates().files
     judged = [(group, card_of(group, files)) for group in groups]
@@ -47,6 +48,14 @@ def results_table(directory: Path) -> str:
         figures = _figures(group)
         lines.append(" | ".join([_title(group), _verdict(card), *(figures.get(name, "–") for name in names)]))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _with_seed(name: str, groups: Sequence[Group]) -> str:
+    """Returns the column's name, with the seed where it is one alone beside rows of several."""
+    entries = [entry for group in groups for entry in group.entries if entry.label == name]
+    seeds = {record.cell.seed for entry in entries for record in entry.records}
+    is_alone = len(seeds) == 1 and any(len(group.seeds) > 1 for group in groups)
+    return f"{name} (seed {min(seeds)})" if is_alone else name
 
 
 def _verdict(card: Card | None) -> str:
@@ -92,6 +101,9 @@ def _figures(group: Group) -> dict[str, str]:
     summaries = {label: summarise(found) for label, found in values.items() if found}
     places = decimals(list(summaries.values()))
     figures = {label: mean_and_deviation(summary, places) for label, summary in summaries.items()}
+    figures |= {
+        entry.label: figures[entry.label] + MARK for entry in group.entries if entry.label in figures and faults(entry)
+    }
     rules = {name: found[metric][0] for name, found in group.rules().items() if found.get(metric)}
     if rules:
         higher = group.metrics()[metric].higher_is_better

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ class SpeechBatch(NamedTuple):
 
     def to(self, device: torch.device) -> SpeechBatch:
         """The batch with its tensors on this device."""
-        return self._replace(**{name: x.to(device) for name, x in self._asdict().items() if isinstance(x, Tensor)})
+        moved: dict[str, Any] = {name: x.to(device) for name, x in self._asdict().items() if isinstance(x, Tensor)}
+        return self._replace(**moved)
 
 
 class TeachingLoss(NamedTuple):
