@@ -16,6 +16,8 @@ import pytest
 
 from benchmark.measuring.points import Point
 from benchmark.report import build_report
+from benchmark.report.aggregate import averaged
+from benchmark.report.cards import Card
 from benchmark.report.degenerate import fault_of
 from benchmark.report.differences import against_exact
 from benchmark.report.groups import group_records
@@ -131,6 +133,22 @@ def test_a_degenerate_cell_is_marked_and_leaves_the_averages(tmp_path):
     assert "All resolved sites together" not in text  # one table is left, which is no average
     assert "‡ lavo, seed 1: degenerate, no utterance stopped by itself" in text
     assert re.search(r"^\| lavo \| 3 \| [^|]*‡ \|", text, re.MULTILINE)
+
+
+def test_averages_are_over_resolved_sites_without_every_and_without_a_broken_control(tmp_path):
+    """``every`` contains the sites of its backbone; a broken ``none`` is no zero for a score."""
+    for pattern in ("noncausal_self", "causal_self", "noncausal_cross", "every"):
+        for attention in believable.ATTENTIONS:
+            for seed in believable.SEEDS:
+                believable.write_cell(tmp_path, "forecasting", "informer", pattern, attention, seed)
+    (broken,) = tmp_path.glob("forecasting/*.noncausal_cross.none.s1.*.json")
+    record = json.loads(broken.read_text())
+    record["metrics"]["unstopped"] = {"value": 12.0, "n": 12, "higher_is_better": False, "unit": ""}
+    broken.write_text(json.dumps(record))
+    groups = group_records(records([tmp_path]))
+    found = averaged((group, Card("redundant" if group.pattern == "causal_self" else "resolved")) for group in groups)
+    assert [group.pattern for group in found.groups] == ["noncausal_self"]
+    assert [group.pattern for group in found.broken] == ["noncausal_cross"]
 
 
 def calls(folder: Path) -> int:

@@ -209,6 +209,14 @@ def test_the_readme_quotes_the_scores_across_tables():
         assert re.search(rf"{value:.2f} \[{low:.2f}, {high:.2f}\]\s+for {name}", paragraph), name
 
 
+def test_the_readme_counts_the_verdicts_that_the_report_prints():
+    report = (ROOT / "reports" / "quick" / "report.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[2:] for line in report.splitlines() if re.search(r"^\|[^|]*: [^|]*\| resolved \|", line)]
+    inexact = [cell for row in rows for cell in row[1:]]  # the first one is flash
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"settles {sum('**' in cell for cell in inexact)} of the {len(inexact)} differences" in text
+
+
 def test_the_page_on_efficiency_begins_with_the_speeds_that_were_printed():
     text = (ROOT / "docs" / "efficiency.md").read_text(encoding="utf-8")
     quoted = re.findall(r"\d+\.\d+", text.partition("**Speed on a CPU**")[2].partition("\n\n")[0])
