@@ -211,7 +211,11 @@ def test_the_readme_quotes_the_scores_across_tables():
 
 def test_the_readme_counts_the_verdicts_that_the_report_prints():
     report = (ROOT / "reports" / "quick" / "report.md").read_text(encoding="utf-8")
-    rows = [line.split(" | ")[2:] for line in report.splitlines() if re.search(r"^\|[^|]*: [^|]*\| resolved \|.* % (open|worse|better)", line)]
+    rows = [
+        line.split(" | ")[2:]
+        for line in report.splitlines()
+        if re.search(r"^\|[^|]*: [^|]*\| resolved \|.* % (open|worse|better)", line)
+    ]
     inexact = [cell for row in rows for cell in row[1:]]  # the first one is flash
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"settles {sum('**' in cell for cell in inexact)} of the {len(inexact)} differences" in text

@@ -134,6 +134,19 @@ def test_what_was_tried_is_known_without_its_records(tmp_path):
     assert again.started == []
 
 
+def test_values_of_another_metric_are_left_out(tmp_path):
+    """A task whose selection metric changes is tuned anew."""
+    trials = Trials(tmp_path, value=rate_of)
+    trials.tuner.tune(asked("none", patterns=["every"]))
+    path = file_of(trials.folder, "toy", "smoke")
+    path.write_text(path.read_text().replace("metric: mse", "metric: mcd"))
+    again = Trials(tmp_path / "again", value=rate_of)
+    again.folder = again.tuner.folder = trials.folder
+    again.tuner.tune(asked("none", patterns=["every"]))
+    assert again.started
+    assert (read_tuned(path).metric, len(read_tuned(path).chosen)) == ("mse", 1)
+
+
 def test_rows_that_differ_in_options_keep_a_rate_each_and_older_settings_go(tmp_path):
     variants = [{"name": "lavo", "label": f"w{window}", "options": {"window": window}} for window in (4, 8)]
     both = [(RunSettings(tasks=["toy"], attentions=variants, preset="smoke"), [])]

@@ -158,13 +158,12 @@ class Tuner:
         return record.value(metric or load_task(task).selection)
 
     def _file(self, task: str, preset: str) -> TunedFile:
-        path = file_of(self.folder, task, preset)
-        if path.is_file():
-            return read_tuned(path)
-        metric = _selection(task)
-        return TunedFile(
-            task=task, preset=preset, metric=load_task(task).selection, higher_is_better=metric.higher_is_better
-        )
+        """Returns what the file holds, or an empty one if there is none, or if its values are of another metric than the task selects by."""
+        path, selection = file_of(self.folder, task, preset), load_task(task).selection
+        if path.is_file() and (file := read_tuned(path)).metric == selection:
+            return file
+        higher = _selection(task).higher_is_better
+        return TunedFile(task=task, preset=preset, metric=selection, higher_is_better=higher)
 
     def _tried_before(self, contender: Contender) -> dict[float, float | None]:
         for chosen in self._file(contender.one.task, contender.run.preset).chosen:
