@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,14 @@ from torch import nn
 from benchmark import registry, results
 from benchmark.files import machine_digits
 from benchmark.running import runner, workers
-from benchmark.running.claims import Ticket
+from benchmark.running.claims import Claims, Ticket
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import RunSettings
 from benchmark.settings.plan import plan_cells
 from benchmark.settings.yaml_files import parse_assignment
 
-SETTINGS = ["train.steps=40", "train.checkpoint_every=7", "train.eval_every=20"]
+SETTINGS = ["train.steps=40", "train.checkpoint_every=7", "train.eval_every=10"]
 PRESETS = """
 smoke:
   train: {steps: 40, batch_size: 8, learning_rate: 0.01, eval_batch_size: 4}
@@ -122,6 +123,58 @@ def test_a_cell_whose_parent_is_gone_did_not_fail(toy, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         workers._work(_OneCellThenGone((cell, Ticket("0" * 16))), own)
     assert not cell.path(tmp_path).exists()
+
+
+def interrupted(cell: Cell, folder: Path, step: int) -> list[int]:
+    """Runs a cell until Ctrl-C in this step.  Returns the steps that it trained."""
+    steps: list[int] = []
+
+    def listen(event: runner.Event) -> None:
+        if event.phase == "training":
+            steps.append(event.step)
+            if event.step == step:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_cell(cell, place(folder), listen)
+    return steps
+
+
+def write_failed_record(cell: Cell, folder: Path) -> None:
+    record = runner.record_without_figures(cell, place(folder), "failed", "its worker was killed", datetime.now(UTC))
+    results.write_record(cell.path(folder), record)
+
+
+def test_a_failed_cell_starts_anew_and_its_interrupted_second_attempt_goes_on(toy, tmp_path):
+    (cell,) = plan(attentions=["softmax"], seeds=[0])
+    again = runner.Redo(failed=True)
+    runner.run_cell(cell, place(tmp_path / "alone"))
+    interrupted(cell, tmp_path / "out", 20)
+    write_failed_record(cell, tmp_path / "out")
+    runner.clean(tmp_path / "out", [cell], redo=again)
+    assert interrupted(cell, tmp_path / "out", 20)[0] == 1
+    for _ in range(2):
+        runner.clean(tmp_path / "out", [cell], redo=again)
+        assert runner.to_run([cell], tmp_path / "out", again) == [cell]
+        assert interrupted(cell, tmp_path / "out", 20)[0] == 15  # the step after the checkpoint
+    runner.run_cell(cell, place(tmp_path / "out"))
+    alone, found = (results.records([tmp_path / name])[0] for name in ("alone", "out"))
+    assert (found.metrics, found.curves) == (alone.metrics, alone.curves)
+    runner.clean(tmp_path / "out", [cell])
+    assert not (tmp_path / "out" / runner.CHECKPOINTS).exists()
+
+
+def test_checkpoints_stay_while_another_process_runs_the_cell_again(toy, tmp_path):
+    (cell,) = plan(attentions=["softmax"], seeds=[0])
+    write_failed_record(cell, tmp_path)
+    owner = Claims(tmp_path)
+    owner.take(cell.hash)
+    interrupted(cell, tmp_path, 20)
+    runner.clean(tmp_path, [cell])
+    assert len(list((tmp_path / runner.CHECKPOINTS / cell.hash).glob("*.pt"))) == 2
+    owner.release_all()
+    runner.clean(tmp_path, [cell])
+    assert not (tmp_path / runner.CHECKPOINTS).exists()
 
 
 @registry.register_attention("raises_in_forward")

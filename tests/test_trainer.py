@@ -12,6 +12,7 @@ from process_group import free_port, set_rank
 from toy_task import Toy, ToyData, ToyModel, ToySettings
 
 from benchmark.multihead import AttentionSites
+from benchmark.running import checkpoint
 from benchmark.running.schedule import learning_rate
 from benchmark.running.trainer import Diverged, Progress, Trainer, evaluate, measured_metrics
 from benchmark.settings.models import TrainSettings
@@ -113,6 +114,25 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path, when):
     assert training.curve == expected.curve
     assert training.validation == expected.validation
     assert (training.examples, training.best_step) == (expected.examples, expected.best_step)
+
+
+def test_a_resumed_training_keeps_its_best_weights_though_their_file_is_lost(tmp_path):
+    """As when the folder of checkpoints is removed while training goes on from it, and no later weights are better."""
+    worse = {"checkpoint_every": 3, "learning_rate": 3.0, "warmup_steps": 12, "schedule": "constant"}
+    undisturbed = make_trainer(tmp_path / "a", **worse)
+    assert undisturbed.run().best_step == 4
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_trainer(tmp_path / "b", report=kill, **worse).run()
+    resumed = make_trainer(
+        tmp_path / "b", report=lambda _: (tmp_path / "b" / checkpoint.BEST).unlink(missing_ok=True), **worse
+    )
+    assert resumed.run().best_step == 4
+    assert_same_weights(weights(undisturbed), weights(resumed))
 
 
 def test_one_seed_gives_one_training():

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from benchmark.extras import explained
-from benchmark.files import as_machine_fault, is_machine_fault, probe, remove_abandoned
+from benchmark.files import as_machine_fault, is_machine_fault, probe, remove_abandoned, write_bytes
 from benchmark.interface import CLUSTER, Clustered, HasCurves, LearnsRules, ScoresTestInFull, Splits, Task
 from benchmark.measuring import memory
 from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
@@ -28,6 +28,7 @@ from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import TrainSettings
 
 CHECKPOINTS = ".checkpoints"  # folder in the output folder; names that begin with a dot are work in progress
+AFTER = "after"  # file beside checkpoints of a cell that is run again: ``attempt_of`` the record that it had
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,11 @@ class Redo(NamedTuple):
 
     def wants(self, cell: Cell, output: Path) -> bool:
         """Returns whether the cell must be run: it has no readable record, or one that is to be made anew."""
-        if self.everything:
-            return True
-        record = _record_of(cell, output)
-        if record is None:
+        return self.everything or self.wants_after(cell, _record_of(cell, output))
+
+    def wants_after(self, cell: Cell, record: Record | None) -> bool:
+        """Returns whether the cell must be run if this is its record, or None if it has none that can be read."""
+        if self.everything or record is None:
             return True
         if not self.failed or record.status in ("completed", "unsupported"):
             return False
@@ -119,10 +121,11 @@ def to_run(cells: Iterable[Cell], output: Path, redo: Redo = NOTHING_ANEW) -> li
     return [cell for cell in cells if redo.wants(cell, output)]
 
 
-def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None) -> None:
+def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None, redo: Redo = NOTHING_ANEW) -> None:
     """Removes what killed runs left behind: temporary files, and checkpoints of cells that have a record.
 
-    Records whose publication was interrupted are completed.
+    Records whose publication was interrupted are completed.  redo: which cells are run again; checkpoints from which they, or another
+    process that runs them again now, can go on are kept.
     """
     settle(output)
     remove_abandoned(output)
@@ -130,8 +133,14 @@ def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None) -> 
         remove_abandoned(cache, below=False)
     claims = Claims(output)
     for cell in cells:
-        if status_of(cell, output) is not None:
-            remove_checkpoints(cell, output)
+        record = _record_of(cell, output)
+        if record is None:
+            continue
+        is_done = not redo.wants_after(cell, record)
+        folder = output / CHECKPOINTS / cell.hash
+        if folder.exists() and (not _came_after(record, folder) or (is_done and claims.is_free(cell.hash))):
+            checkpoint.remove(folder)
+        if is_done:
             claims.discard(cell.hash)
     claims.release_all()
     remove_if_empty(output)
@@ -140,6 +149,28 @@ def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None) -> 
 def remove_checkpoints(cell: Cell, output: Path) -> None:
     """Removes the checkpoints of a cell, so that it starts anew."""
     checkpoint.remove(output / CHECKPOINTS / cell.hash)
+
+
+def _drop_older_checkpoints(cell: Cell, place: Place) -> None:
+    """Removes checkpoints that are older than the cell's record, and notes that those of this attempt are newer.
+
+    So a cell that has failed starts anew, but if that second attempt is interrupted, a third process goes on with it.  The note
+    names the record, because times of files on several machines can't be compared.
+    """
+    record, folder = _record_of(cell, place.output), _checkpoint_folder(cell, place)
+    if record is not None and not _came_after(record, folder):
+        checkpoint.remove(folder)
+        write_bytes(folder / AFTER, attempt_of(record).encode())
+
+
+def _came_after(record: Record, folder: Path) -> bool:
+    """Returns whether the checkpoints in this folder are of an attempt that began when the cell had this record."""
+    try:
+        return (folder / AFTER).read_bytes() == attempt_of(record).encode()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise as_machine_fault(error, str(folder / AFTER)) from error
 
 
 def remove_if_empty(output: Path) -> None:
@@ -210,6 +241,8 @@ def run_cell(
         status, reason = "unsupported", cell.unsupported
     else:
         try:
+            if not place.rank:  # which alone reads checkpoints
+                _drop_older_checkpoints(cell, place)
             with curve_of(cell, place.output, () if place.rank else place.log) as curve:
                 figures = _measured(cell, place, listen, curve if place.log else None)
         except LostClaim:

@@ -106,7 +106,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(splits.train) / train.batch_size)
         self.num_steps = train.steps if train.steps is not None else (train.epochs or 0) * self.steps_per_epoch
         self.state = Training(self.num_steps)
-        self.best: dict[str, Tensor] | None = None  # weights of the best evaluation since this process began
+        self.best: dict[str, Tensor] | None = None  # weights of the best evaluation so far
         self.num_random_states = 1  # of how many processes the random generators continue from a checkpoint
         self.lost: LostClaim | None = None  # raised by ``report`` while other processes wait for this one
 
@@ -143,10 +143,9 @@ class Trainer:
                 self._validate()
             if self.state.step % self.train.checkpoint_every == 0 and self.state.step < self.num_steps:
                 self._save()
-        if self.best is not None:
+        if self.state.best_step:
+            assert self.best is not None, "the record would name a step whose weights are lost"
             self.way.load_weights(self.best)
-        elif self.state.best_step and (best := self._load(checkpoint.BEST)) is not None:
-            self.way.load_weights(best["model"])
         self.way.finish()
         return self.state
 
@@ -342,6 +341,7 @@ class Trainer:
             random = [saved["random"], *saved.get("random_of_others", [])]
             self._restore(saved["model"], saved["optimizer"], random)
             self.state, self.num_random_states = state, len(random)
+            self.best = best["model"] if state.best_step and best is not None else None
         # Checkpoints of an older version of this code may raise any of these.
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError):
             self._restore(*beginning)

@@ -331,6 +331,7 @@ class _Pool:
         record = record_without_figures(cell, self.place, status, reason, datetime.now(UTC))
         try:
             record = publish(self.place.output, record, worker.ticket, cell.path(self.place.output))
+            remove_checkpoints(cell, self.place.output)
             self.listen(Event("end", cell, record=record))
         except LostClaim:
             self.elsewhere.append(cell)
