@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import registry, results
-from benchmark.running import runner, workers
+from benchmark.running import family, runner, workers
 from benchmark.settings.models import RunSettings
 from benchmark.settings.plan import plan_cells
 from benchmark.settings.yaml_files import parse_assignment
@@ -41,6 +42,26 @@ class IsKilled(Ends):
     def end(self):
         os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+@pytest.mark.skipif(os.name != "posix", reason="reads the environment of processes")
+def test_ending_one_worker_leaves_those_whose_number_begins_with_the_same_digit():
+    mark = secrets.token_hex(8)
+    marks = (mark, f"{mark}.1", f"{mark}.1", f"{mark}.10", f"{mark}0.1")
+    started = [subprocess.Popen(["sleep", "600"], env={**os.environ, family.MARK: own}) for own in marks]
+
+    def alive() -> list[str]:
+        return [own for own, process in zip(marks, started, strict=True) if process.poll() is None]
+
+    try:
+        family.end(f"{mark}.1")
+        assert alive() == [mark, f"{mark}.10", f"{mark}0.1"]
+        family.end(mark)
+        assert alive() == [f"{mark}0.1"]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Finds and kills the processes of a worker: the worker itself, and every process that an attention starts in it.
 
 They are found by a mark, the value of the environment variable ``MARK``, which child processes inherit.  The mark of a worker
-is the mark of the run with a number behind it, so all workers of a run are found by the beginning of their marks.
+is the mark of the run with a point and a number behind it, so all workers of a run are found by what stands before the point.
 
 Run as a script, this file is the guard of a run.  It waits until the process of the run has ended, in whatever way, and then
 kills the workers that are left.
@@ -23,18 +23,19 @@ _PATIENCE_SECONDS = 5.0  # for all processes to end
 
 
 def members(mark: str) -> Iterator[psutil.Process]:
-    """Yields the running processes whose mark begins with ``mark``, except this process."""
+    """Yields the running processes whose mark is ``mark``, or is that with a point and more behind it, except this process."""
     for process in psutil.process_iter():
         try:
-            marked = process.environ().get(MARK, "").startswith(mark)
-            if marked and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            # With the point, because the mark of worker 1 is also the beginning of that of worker 10.
+            is_marked = f"{process.environ().get(MARK, '')}.".startswith(f"{mark}.")
+            if is_marked and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
         except (psutil.Error, OSError):  # another user's process, or one that has just ended
             continue
 
 
 def end(mark: str) -> None:
-    """Kills the processes whose mark begins with ``mark``, and those that they start in the meantime."""
+    """Kills the ``members`` of this mark, and the processes that they start in the meantime."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while (found := list(members(mark))) and time.monotonic() < until:
         for process in found:
