@@ -114,6 +114,17 @@ def _temporary(path: Path) -> tuple[Path, BinaryIO]:
         file.close()
 
 
+def names_in(folder: Path) -> list[str]:
+    """Returns the names in a folder, in order; none if it can't be read, or if there is no such folder.
+
+    ``Path.glob`` raises FileNotFoundError if another process removes a folder in the moment before it is read.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
 def probe(folder: Path) -> None:
     """Creates the folder if it is missing, and a temporary file in it, which it removes.  Raises OSError if that fails."""
     temporary, file = _temporary(folder / "probe")

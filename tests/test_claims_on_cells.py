@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 
 from benchmark import results
-from benchmark.files import remove_abandoned
 from benchmark.running import claims, publish
 from benchmark.running.claims import Claims, LostClaim, Ticket, holds
 
@@ -256,75 +254,6 @@ def test_a_rerun_that_fails_leaves_the_figures_of_the_first(tmp_path):
     assert whole(tmp_path) == 1.0
 
 
-OPERATIONS = ("open", "link", "replace", "rename", "unlink", "mkdir", "rmdir", "fsync", "pwrite", "write", "chmod")
-
-
-def is_killed(attempt: Attempt, number: int, *, after: bool) -> bool:
-    """Claims the cell and publishes in a process of its own, which ends at the number-th system call that changes files.
-
-    Returns False if there are fewer calls.  Nothing after the call runs in that process, as after a kill.
-    """
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    count = itertools.count(1)
-    for name in OPERATIONS:
-        original = getattr(os, name)
-
-        def counting(*arguments, original=original, **named):
-            mine = next(count) == number
-            if mine and not after:
-                os._exit(9)
-            try:
-                return original(*arguments, **named)
-            finally:
-                if mine:
-                    os._exit(9)
-
-        setattr(os, name, counting)
-    try:
-        own = Claims(attempt.output)
-        attempt.publish(attempt.claim(own))
-        own.release_all()
-    finally:
-        os._exit(0)
-
-
-@pytest.mark.parametrize("replaces", [False, True])
-@pytest.mark.parametrize("after", [False, True])
-def test_a_kill_between_any_two_system_calls_loses_and_mixes_nothing(tmp_path, replaces, after):
-    number = 0
-    while True:
-        number += 1
-        output = tmp_path / str(number)
-        if replaces:
-            first, own = Attempt(output, 0.5), Claims(output)
-            first.publish(first.claim(own))
-            own.release_all()
-        killed = is_killed(Attempt(output, 1.0, replaces=replaces), number, after=after)
-        second, clock = Attempt(output, 2.0, replaces=replaces), Clock()
-        own = Claims(output, LEASE, clock)
-        token = own.take(second.hash)
-        if token is None:  # the claim was created and not yet written
-            clock.now = LEASE + 1
-            token = own.take(second.hash)
-        assert token is not None
-        publish.settle(output)
-        is_published = second.path.exists() and results.read_record(second.path).metrics["mse"].value == 1.0
-        assert is_published or killed
-        if not is_published:
-            assert not replaces or whole(output) == 0.5
-            second.publish(Ticket(token, replaces))
-        own.release_all()
-        remove_abandoned(output)
-        assert whole(output) == (1.0 if is_published else 2.0)
-        assert len([path for path in output.rglob("*") if path.is_file()]) == 3
-        assert not (output / claims.FOLDER).exists()
-        if not killed:
-            break
-    assert number > 20
-
-
 def test_without_hard_links_a_record_is_published_all_the_same(tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -335,7 +264,9 @@ def test_without_hard_links_a_record_is_published_all_the_same(tmp_path, monkeyp
     ticket = first.claim(own)
     first.publish(ticket)
     second.publish(ticket)
+    own.release_all()
     assert whole(tmp_path) == 1.0
+    assert not (tmp_path / claims.FOLDER).exists()
 
 
 def test_a_live_attempt_of_another_machine_is_left_alone(tmp_path, machine):

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.files import MachineFault, write_bytes
+from benchmark.files import MachineFault, as_machine_fault, names_in, write_bytes
 from benchmark.results import CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, contents, is_completed, read_record
 from benchmark.running.claims import FOLDER, LostClaim, Ticket, holds
 
@@ -42,12 +42,12 @@ def publish(
     cell = record.cell.hash
     if not holds(output, cell, ticket.token):
         raise LostClaim(record.cell.hash)
-    if ticket.replaces and not record.is_completed and is_completed(path):
-        return record  # a second run that fails leaves the figures of the first
     stage = _stage(output, cell, ticket.token)
     if _finish(output, stage):  # the worker of this attempt was killed after it had published its record
         return read_record(path)
     shutil.rmtree(stage, ignore_errors=True)  # what it left if it was killed before
+    if ticket.replaces and not record.is_completed and is_completed(path):
+        return record  # a second run that fails leaves the figures of the first
     record, files = contents(path, record, columns, curves)
     try:
         for file, content in files.items():
@@ -58,7 +58,6 @@ def publish(
         if not _commit(stage / path.relative_to(output), path, replaces=ticket.replaces):
             shutil.rmtree(stage, ignore_errors=True)
             return read_record(path)
-        _finish(output, stage)
     except FileNotFoundError as error:  # whoever took the cell has removed the stage
         raise LostClaim(record.cell.hash) from error
     except OSError as error:
@@ -67,6 +66,10 @@ def publish(
         if not holds(output, cell, ticket.token):
             raise LostClaim(record.cell.hash) from error
         raise MachineFault(f"{path}: can't be written: {error.strerror or error}") from error
+    try:  # apart, because the record is published: whatever happens now, the claim was not lost
+        _finish(output, stage)
+    except OSError as error:
+        raise as_machine_fault(error, str(path)) from error
     return record
 
 
@@ -75,37 +78,49 @@ def _stage(output: Path, cell: str, token: str) -> Path:
 
 
 def _commit(staged: Path, path: Path, *, replaces: bool) -> bool:
-    """Puts the staged record into its place, in one system call.  Returns False if there is one that may not be replaced."""
+    """Puts the staged record into its place, in one system call.  Returns False if there is one that may not be replaced.
+
+    A network file system repeats a call whose answer was lost, and then tells of the second one, which finds what the first has
+    done.  So after an error the files themselves say whether the record is at its place.
+    """
     second = staged.with_name(f"{staged.name}.link")
     try:
         if replaces:
-            os.link(staged, second)  # the staged name must stay, because ``_finish`` knows the record by it
-            os.replace(second, path)
+            with suppress(FileExistsError):  # only this call can have made it: nobody else writes into the stage
+                os.link(staged, second)  # the staged name must stay, because ``_finish`` knows the record by it
+            try:
+                os.replace(second, path)
+            except FileNotFoundError:
+                if not staged.samefile(path):
+                    raise
         else:
             os.link(staged, path)
     except FileExistsError:
-        return False
+        return staged.samefile(path)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
         if path.exists() and not replaces:
             return False
-        for file in staged.parent.iterdir():  # a file system without hard links: what lies beside the record goes first
-            if file.name.endswith(_BESIDE):
-                os.replace(file, path.with_name(file.name))
+        for name in names_in(staged.parent):  # a file system without hard links: what lies beside the record goes first
+            if name.endswith(_BESIDE):
+                os.replace(staged.with_name(name), path.with_name(name))
         os.replace(staged, path)
+        shutil.rmtree(staged.parents[1], ignore_errors=True)  # ``_finish`` won't, because the staged name is gone
     return True
 
 
 def _finish(output: Path, stage: Path) -> bool:
     """Moves what lies beside a published record to its place, and removes the stage.  Returns False if it isn't published.
 
-    Several processes may do so at once, each finding some files already moved.
+    Several processes may do so at once, each finding some files already moved, or the whole stage removed.
     """
-    published = [file for file in stage.glob("*/*.json") if _is_at_its_place(output, stage, file)]
+    staged = [stage / task / name for task in names_in(stage) for name in names_in(stage / task)]
+    published = [file for file in staged if file.suffix == ".json" and _is_at_its_place(output, stage, file)]
     for record in published:
-        for file in record.parent.iterdir():
-            if file.name.endswith(_BESIDE):
+        for name in names_in(record.parent):
+            if name.endswith(_BESIDE):
+                file = record.with_name(name)
                 with suppress(FileNotFoundError):
                     os.replace(file, output / file.relative_to(stage))
     if published:
@@ -120,10 +135,14 @@ def _is_at_its_place(output: Path, stage: Path, staged: Path) -> bool:
         return False
 
 
-def settle(output: Path, cell: str = "*") -> None:
-    """Completes the publication of attempts that were killed, and removes the stages of those that can't publish any more."""
-    for stage in (output / FOLDER).glob(f"{cell}.*/"):
-        if stage.is_dir() and not _finish(output, stage):
-            name, _, token = stage.name.rpartition(".")
-            if not holds(output, name, token):
-                shutil.rmtree(stage, ignore_errors=True)
+def settle(output: Path, cell: str | None = None) -> None:
+    """Completes the publication of attempts that were killed, and removes the stages of those that can't publish any more.
+
+    cell: the hash of a cell; None for all.
+    """
+    for name in names_in(output / FOLDER):
+        stage, (owner, _, token) = output / FOLDER / name, name.rpartition(".")
+        if not owner or cell not in (None, owner) or not stage.is_dir():
+            continue
+        if not _finish(output, stage) and not holds(output, owner, token):
+            shutil.rmtree(stage, ignore_errors=True)
