@@ -8,11 +8,11 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 try:
     import fcntl
@@ -22,7 +22,10 @@ except ImportError:  # not a POSIX system
 TEMPORARY_SUFFIX = ".tmp"
 # Of a temporary file: digits of the machine that writes it, and mkstemp's eight signs.
 _OUR_NAME = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+_UNREAD = (FileNotFoundError, NotADirectoryError, PermissionError)  # of folders that are passed over
+_TRIES = 100  # to create a file in a folder that others remove when it is empty
 _FOREIGN_SECONDS = 86_400.0  # the age from which on another machine's temporary file is abandoned
+T = TypeVar("T")
 MACHINE_FAULTS = frozenset(
     getattr(errno, name)
     for name in (
@@ -97,10 +100,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def _temporary(path: Path) -> tuple[Path, BinaryIO]:
     """Creates a locked file beside ``path``, because a rename is atomic only within one file system."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name[:80]}.{machine_digits()[:8]}."
+    make = partial(tempfile.mkstemp, dir=path.parent, prefix=prefix, suffix=TEMPORARY_SUFFIX)
     while True:
-        prefix = f".{path.name[:80]}.{machine_digits()[:8]}."
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=TEMPORARY_SUFFIX)
+        handle, name = made_in(path.parent, make)
         file = os.fdopen(handle, "wb")
         try:
             try_lock(file)
@@ -121,8 +124,38 @@ def names_in(folder: Path) -> list[str]:
     """
     try:
         return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+    except _UNREAD:
         return []
+
+
+def files_below(folder: Path, *, hidden: bool = True) -> Iterator[Path]:
+    """Yields the files in a folder and below it, in no order.
+
+    hidden: also those whose names, or the names of whose folders, begin with a dot.  Folders that can't be read, or that another
+    process removes meanwhile, are left out.
+    """
+
+    def is_left_out(error: OSError) -> None:
+        if not isinstance(error, _UNREAD):
+            raise error
+
+    for path, folders, names in os.walk(folder, onerror=is_left_out):
+        folders[:] = [name for name in folders if hidden or not name.startswith(".")]  # those that are looked into next
+        yield from (Path(path, name) for name in names if hidden or not name.startswith("."))
+
+
+def made_in(folder: Path, make: Callable[[], T]) -> T:
+    """Creates the folder if it is missing, and returns what ``make`` returns, which creates a file in it.
+
+    Both are repeated if another process removes the folder, because it is still empty, before the file is there.
+    """
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):
+            with suppress(FileExistsError):  # mkdir raises it too if the folder is removed while it looks
+                folder.mkdir(parents=True, exist_ok=True)
+            return make()
+    folder.mkdir(parents=True, exist_ok=True)
+    return make()
 
 
 def probe(folder: Path) -> None:
@@ -206,9 +239,9 @@ def remove_abandoned(folder: Path, *, below: bool = True) -> None:
     """
     if fcntl is None:
         return
-    for path in (folder.rglob if below else folder.glob)(f".*{TEMPORARY_SUFFIX}"):
+    for path in files_below(folder) if below else map(folder.joinpath, names_in(folder)):
         if (name := _OUR_NAME.fullmatch(path.name)) is not None:
-            with suppress(OSError), path.open("rb") as file:
+            with suppress(OSError), path.open("r+b") as file:  # for writing, because a network's locks ask for that
                 is_ours = name["machine"] == machine_digits()[:8]
                 if (is_ours or time.time() - path.stat().st_mtime > _FOREIGN_SECONDS) and try_lock(file):
                     path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from benchmark.files import write_bytes
+from benchmark.files import files_below, names_in, write_bytes
 from benchmark.interface import Attachment
 
 if TYPE_CHECKING:
@@ -367,13 +367,9 @@ def _refuse_constant(name: str) -> None:
 
 def record_files(directory: Path) -> list[Path]:
     """Returns the record files of a folder of results, in order, without names that begin with a dot (work in progress)."""
-    return _without_dots(directory, directory.glob("*/*.json"))
-
-
-def _without_dots(directory: Path, files: Iterable[Path]) -> list[Path]:
-    return [
-        file for file in sorted(files) if not any(part.startswith(".") for part in file.relative_to(directory).parts)
-    ]
+    folders = [directory / name for name in names_in(directory) if not name.startswith(".")]
+    names = ((folder, name) for folder in folders for name in names_in(folder) if not name.startswith("."))
+    return [folder / name for folder, name in names if name.endswith(".json")]
 
 
 def _warn(line: str) -> None:
@@ -425,8 +421,8 @@ def load(directories: Iterable[str | Path] | str | Path, *, damaged: Callable[[s
         directories = [directories]
     found: list[Record] = []
     for directory in map(Path, directories):
-        files = _without_dots(_existing(directory), directory.rglob("*.json"))
-        found += _read(files, damaged)
+        files = files_below(_existing(directory), hidden=False)
+        found += _read(sorted(file for file in files if file.suffix == ".json"), damaged)
     return as_table(found)
 
 

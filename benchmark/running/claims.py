@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark.files import machine_digits, try_lock
+from benchmark.files import machine_digits, made_in, names_in, try_lock
 
 FOLDER = ".claims"  # in the folder of results; names that begin with a dot are work in progress
 LEASE_SECONDS = 60.0
@@ -84,9 +84,8 @@ class Claims:
 
     def _create(self, cell: str, number: int) -> str | None:
         path = _path(self.folder, cell, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+            descriptor = made_in(self.folder, lambda: os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644))
         except FileExistsError:  # another process was quicker
             return None
         token = secrets.token_hex(8)
@@ -146,8 +145,9 @@ class Claims:
 
     def discard(self, cell: str) -> None:
         """Removes the claims on a cell that has a record, if their owners have ended before they could release them."""
-        if _numbers(self.folder, cell) and self.is_free(cell):
-            for number in _numbers(self.folder, cell):
+        numbers = _numbers(self.folder, cell)
+        if numbers and self.is_free(cell):
+            for number in numbers:  # not those that another process has made since
                 _path(self.folder, cell, number).unlink(missing_ok=True)
 
     def _forget(self, cell: str) -> None:
@@ -172,7 +172,7 @@ def _path(folder: Path, cell: str, number: int) -> Path:
 
 def _numbers(folder: Path, cell: str) -> list[int]:
     """Returns the numbers of the claims on a cell, in order."""
-    found = (_NAME.fullmatch(path.name) for path in folder.glob(f"{cell}*.claim"))
+    found = (_NAME.fullmatch(name) for name in names_in(folder))
     return sorted(int(match["number"] or 0) for match in found if match and match["cell"] == cell)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmark.files import write_bytes
+from benchmark.files import names_in, write_bytes
 from benchmark.results import read_record, record_files
 from benchmark.running.runner import Redo, attempt_of
 from benchmark.settings import Settings
@@ -112,7 +112,7 @@ def write_plan(
 def read_plans(output: Path) -> dict[Path, Plan]:
     """Returns the plans in a folder of results.  Raises ConfigError for a damaged one."""
     plans = {}
-    for path in sorted((output / FOLDER).glob("*.json")):
+    for path in [output / FOLDER / name for name in names_in(output / FOLDER) if name.endswith(".json")]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:  # another worker has just removed it
