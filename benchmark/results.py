@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import hashlib
 import json
-import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from benchmark.files import files_below, names_in, write_bytes
+from benchmark.files import as_machine_fault, files_below, names_in, write_bytes
 from benchmark.interface import Attachment
+from benchmark.plain import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,7 @@ CURVES_SUFFIX = ".curves.json.gz"
 ATTACHMENTS = "attachments"  # folder beside the records for the files to which curves refer; cells may share them
 SOURCES = "sources"  # folder of the results with copies of attentions that were given as Python classes
 
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # what opening a path raises where no file is
 _FINITE = ConfigDict(allow_inf_nan=False)
 # The name of a file beside the record.  It has no slash, so it can't lead to another folder.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=255)]
@@ -271,12 +272,24 @@ def contents(
     return record, files
 
 
-def is_completed(path: Path) -> bool:
-    """Returns whether the file is the record of a completed cell."""
+def record_at(path: Path) -> Record | None:
+    """Returns the record in this file, or None if there is none or it is damaged, so that the cell must be run.
+
+    Raises MachineFault if the file is there and can't be read: it may be the record of a completed cell, whose figures must stay.
+    """
     try:
-        return path.is_file() and read_record(path).is_completed
-    except ValueError:
-        return False
+        return read_record(path)
+    except ValueError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, _NO_FILE):
+            raise as_machine_fault(cause, str(path)) from error
+        return None
+
+
+def is_completed(path: Path) -> bool:
+    """Returns whether the file is the record of a completed cell.  Raises MachineFault as ``record_at`` does."""
+    record = record_at(path)
+    return record is not None and record.is_completed
 
 
 def _attached(value: Any, folder: Path) -> Any:
@@ -299,21 +312,6 @@ def examples_csv(columns: Mapping[str, np.ndarray]) -> bytes:
 
     text = pd.DataFrame(dict(columns)).to_csv(index_label="example", float_format="%.9g", lineterminator="\n")
     return gzip.compress(text.encode(), mtime=0)
-
-
-def plain(value: Any) -> Any:
-    """Converts a value to JSON's own types: tensors and arrays become lists, infinities and NaN become null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, str) or value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None  # float() because numpy.float64 is a subclass
-    if hasattr(value, "tolist"):  # arrays and scalars of numpy and torch
-        return plain(value.tolist())
-    if isinstance(value, Iterable):
-        return [plain(item) for item in value]
-    return str(value)
 
 
 class NotARecord(ValueError):

@@ -162,7 +162,7 @@ class Attempt:
     def __init__(self, output: Path, figure: float, *, replaces: bool = False) -> None:
         made = believable.make_record("forecasting", "informer", "causal_self", "softmax", 0)
         self.output, self.hash = output, made.record.cell.hash
-        self.record = replace(made.record, metrics={"mse": results.MetricValue(figure, 3)})
+        self.record = replace(made.record, metrics={"mse": results.MetricValue(figure, 3)}, seconds=figure)
         self.columns, self.curves = {"mse": np.full(3, figure)}, {"figure": figure}
         cell = self.record.cell
         name = f"{cell.backbone}.{cell.pattern}.{cell.attention}.s{cell.seed}.{cell.hash}.json"

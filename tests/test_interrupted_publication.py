@@ -95,7 +95,7 @@ def test_a_run_whose_worker_is_killed_while_it_replaces_a_record_tells_what_was_
         first.publish(first.claim(own))
         own.release_all()
         worker, run = (Attempt(output, 1.0, replaces=True) for _ in range(2))
-        ticket = worker.claim(own)
+        ticket = worker.claim(own)._replace(before=publish.attempt_of(first.record))
         killed = is_killed(worker, number, after=after, ticket=ticket)
         run.record, run.columns, run.curves = replace(run.record, status="failed", metrics={}), {}, {}
         told = run.publish(ticket)

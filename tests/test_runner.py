@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -15,9 +16,10 @@ import toy_task
 from torch import nn
 
 from benchmark import registry, results
-from benchmark.files import machine_digits
+from benchmark.files import MachineFault, machine_digits
 from benchmark.running import runner, workers
 from benchmark.running.claims import Claims, Ticket
+from benchmark.running.publish import publish
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import RunSettings
@@ -298,3 +300,34 @@ def test_every_attention_starts_from_the_same_backbone(toy, tmp_path):
     for name in able:
         for key, value in backbone(name).items():
             assert torch.equal(value, expected[key]), (name, key)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_record_that_cannot_be_read_is_neither_run_again_nor_replaced(toy, tmp_path, monkeypatch, error):
+    """It may be that of another member of the group, or the file server is away for a moment."""
+    (cell,) = plan(attentions=["none"], seeds=[0])
+    runner.run_cell(cell, place(tmp_path))
+    path = cell.path(tmp_path)
+    before, read_text = path.read_bytes(), Path.read_text
+
+    def refused(self, *arguments, **named):
+        if self == path:
+            raise OSError(error, os.strerror(error), str(path))
+        return read_text(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    claims = Claims(tmp_path)
+    ticket = Ticket(claims.take(cell.hash), replaces=True)
+    failed = runner.record_without_figures(cell, place(tmp_path), "failed", "no reason", datetime.now(UTC))
+    line = f"{path}: {os.strerror(error)}"
+    for use in (
+        lambda: runner.to_run([cell], tmp_path),
+        lambda: runner.clean(tmp_path, [cell]),
+        lambda: runner.status_of(cell, tmp_path),
+        lambda: publish(tmp_path, failed, ticket, path),
+        lambda: results.write_record(path, failed),
+    ):
+        with pytest.raises(MachineFault) as fault:
+            use()
+        assert str(fault.value) == line
+    assert path.read_bytes() == before

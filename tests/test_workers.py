@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import secrets
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +64,33 @@ def test_ending_one_worker_leaves_those_whose_number_begins_with_the_same_digit(
         for process in started:
             process.kill()
             process.wait()
+
+
+def test_a_run_that_was_stopped_takes_no_silent_worker_for_hung(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: now))
+    place = runner.Place(tmp_path, tmp_path, cell_timeout=60.0)
+    pool, (ours, theirs) = workers._Pool([], place, lambda _: None, runner.NOTHING_ANEW), multiprocessing.Pipe()
+    ended: list[float] = []
+    monkeypatch.setattr(pool, "_replace", lambda *_: ended.append(now))
+    pool.workers.append(workers._Worker(None, ours, place, "mark", cell=SimpleNamespace(), last_message_time=now))
+
+    def pass_time(seconds: int, at_a_time: int = 1) -> None:
+        nonlocal now
+        for _ in range(0, seconds, at_a_time):
+            now += at_a_time
+            pool._look_for_hung_cells()
+
+    pass_time(30)
+    pass_time(3600, at_a_time=3600)  # stopped for an hour, and its workers with it
+    pass_time(30)
+    assert not ended
+    theirs.send("a message that was not read yet")
+    pass_time(30)
+    assert not ended
+    ours.recv()
+    pass_time(1)
+    assert ended == [now]
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ class Ticket(NamedTuple):
     replaces: bool = (
         False  # whether the cell has a record that may be replaced (--rerun, --retry-failed, a damaged one)
     )
+    before: str | None = None  # ``attempt_of`` that record, if it can be read
 
 
 class _Held(NamedTuple):

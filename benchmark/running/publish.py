@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.files import MachineFault, as_machine_fault, names_in, write_bytes
-from benchmark.results import CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, contents, is_completed, read_record
+from benchmark.results import CURVES_SUFFIX, EXAMPLES_SUFFIX, Record, contents, read_record, record_at
 from benchmark.running.claims import FOLDER, LostClaim, Ticket, holds
 
 _BESIDE = (EXAMPLES_SUFFIX, CURVES_SUFFIX)
@@ -46,8 +46,10 @@ def publish(
     if _finish(output, stage):  # the worker of this attempt was killed after it had published its record
         return read_record(path)
     shutil.rmtree(stage, ignore_errors=True)  # what it left if it was killed before
-    if ticket.replaces and not record.is_completed and is_completed(path):
-        return record  # a second run that fails leaves the figures of the first
+    if ticket.replaces and not record.is_completed and (found := record_at(path)) is not None and found.is_completed:
+        # A second run that fails leaves the figures of the first.  But they may be its own already: its worker was killed after it
+        # had published them, and this record only says that it was killed.
+        return found if ticket.before not in (None, attempt_of(found)) else record
     record, files = contents(path, record, columns, curves)
     try:
         for file, content in files.items():
@@ -71,6 +73,11 @@ def publish(
     except OSError as error:
         raise as_machine_fault(error, str(path)) from error
     return record
+
+
+def attempt_of(record: Record) -> str:
+    """Returns a text by which the attempt that made a record is told from another attempt at the same cell."""
+    return f"{record.started} {record.seconds}"
 
 
 def _stage(output: Path, cell: str, token: str) -> Path:

@@ -18,11 +18,11 @@ from benchmark.extras import explained
 from benchmark.files import as_machine_fault, is_machine_fault, probe, remove_abandoned, write_bytes
 from benchmark.interface import CLUSTER, Clustered, HasCurves, LearnsRules, ScoresTestInFull, Splits, Task
 from benchmark.measuring import memory
-from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, read_record, write_record
+from benchmark.results import CellConfig, DataSource, Efficiency, MetricValue, Record, Status, record_at, write_record
 from benchmark.running import checkpoint, provenance
 from benchmark.running.claims import LEASE_SECONDS, Claims, LostClaim, Ticket
 from benchmark.running.logs import Curve, curve_of
-from benchmark.running.publish import publish, settle
+from benchmark.running.publish import attempt_of, publish, settle
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import TrainSettings
@@ -101,7 +101,10 @@ class Redo(NamedTuple):
     seen: Mapping[str, str] | None = None
 
     def wants(self, cell: Cell, output: Path) -> bool:
-        """Returns whether the cell must be run: it has no readable record, or one that is to be made anew."""
+        """Returns whether the cell must be run: it has no record, a damaged one, or one that is to be made anew.
+
+        Raises MachineFault if the record is there and can't be read.
+        """
         return self.everything or self.wants_after(cell, _record_of(cell, output))
 
     def wants_after(self, cell: Cell, record: Record | None) -> bool:
@@ -195,17 +198,8 @@ def attempts_that_failed(cells: Iterable[Cell], output: Path) -> dict[str, str]:
     }
 
 
-def attempt_of(record: Record) -> str:
-    """Returns a text by which the attempt that made a record is told from another attempt at the same cell."""
-    return f"{record.started} {record.seconds}"
-
-
 def _record_of(cell: Cell, output: Path) -> Record | None:
-    path = cell.path(output)
-    try:
-        return read_record(path) if path.is_file() else None
-    except ValueError:
-        return None
+    return record_at(cell.path(output))
 
 
 class Figures(NamedTuple):

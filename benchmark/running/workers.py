@@ -27,10 +27,10 @@ from typing import Any
 from benchmark.files import MachineFault
 from benchmark.measuring import memory
 from benchmark.registry import is_built_in
-from benchmark.results import Status, read_record
+from benchmark.results import Status, read_record, record_at
 from benchmark.running import family, fresh
 from benchmark.running.claims import BEATS_IN_A_LEASE, Claims, LostClaim, Ticket, holds
-from benchmark.running.publish import publish, settle
+from benchmark.running.publish import attempt_of, publish, settle
 from benchmark.running.runner import (
     NOTHING_ANEW,
     Event,
@@ -45,6 +45,7 @@ from benchmark.settings.cell import Cell
 
 REPORT_SECONDS = 0.2  # the shortest time between two messages about progress
 LOOK_SECONDS = 2.0  # between two looks at the cells that other processes have claimed
+AWAY_SECONDS = 10.0  # between two looks for hung cells, from which on nobody has looked in between
 SILENCE_SECONDS = 30.0  # without a message, after which the display says that a cell shows no progress
 SIGTERM_SECONDS = 1.0  # between the end of a worker by SIGTERM and that of this process, if both were sent it
 NO_TICKET = Ticket("")
@@ -168,7 +169,7 @@ class _Pool:
         self.mark = secrets.token_hex(8)  # the marks of this run's workers begin with it
         self.workers: list[_Worker] = []
         self._num_started = 0
-        self._last_look_elsewhere = time.monotonic()
+        self._last_look_elsewhere = self._last_look_for_hung = time.monotonic()
 
     def run(self, jobs: int) -> None:
         """Runs all cells.  Afterwards no worker is left, nor any process that a worker has started, nor a claim of this process."""
@@ -238,7 +239,9 @@ class _Pool:
         if self.redo.wants(cell, self.place.output):
             if self.redo.everything:
                 remove_checkpoints(cell, self.place.output)
-            return Ticket(token, replaces=cell.path(self.place.output).exists())
+            path = cell.path(self.place.output)
+            before = record_at(path)
+            return Ticket(token, path.exists(), None if before is None else attempt_of(before))
         self.claims.release(cell.hash)
         self._end_elsewhere(cell)
         return None
@@ -310,11 +313,17 @@ class _Pool:
     def _look_for_hung_cells(self) -> None:
         """Reports cells without progress, and ends those that show none for ``cell_timeout`` seconds."""
         now = time.monotonic()
+        away, self._last_look_for_hung = now - self._last_look_for_hung, now
+        if (
+            away > AWAY_SECONDS
+        ):  # this process was stopped, or its terminal was blocked; the workers may have been stopped with it
+            for worker in self.workers:
+                worker.last_message_time = min(now, worker.last_message_time + away)
         for number, worker in enumerate(self.workers):
             silent = now - worker.last_message_time
             if worker.cell is None or silent < SILENCE_SECONDS:
                 continue
-            if silent > self.place.cell_timeout:
+            if silent > self.place.cell_timeout and not worker.pipe.poll():
                 self._replace(
                     number, "failed", f"no progress for {silent:.0f} s; --cell-timeout says how long is allowed"
                 )
