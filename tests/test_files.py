@@ -23,7 +23,7 @@ CELL = "0123456789ab"
         (f"{claims.FOLDER}/{CELL}.0123", publish.settle),
         ("recall", results.record_files),
         ("recall", results.load),
-        (plans.FOLDER, plans.read_plans),
+        (plans.FOLDER, plans.plan_files),
     ],
 )
 def test_a_folder_that_vanishes_just_before_it_is_read_counts_as_empty(tmp_path, monkeypatch, folder, look):

@@ -42,7 +42,11 @@ def start(*arguments: str, output: Path) -> subprocess.Popen[str]:
 
 
 def run_options(folder: Path, cache: Path) -> list[str]:
-    return ["run", *CELLS, *SETTINGS, "--cache", str(cache), "-o", str(folder), "--jobs", "1"]
+    return [*plan_options(folder, cache)[:-1], "--jobs", "1"]
+
+
+def plan_options(folder: Path, cache: Path) -> list[str]:
+    return ["run", *CELLS, *SETTINGS, "--cache", str(cache), "-o", str(folder), "--plan-only"]
 
 
 def trained(*printed: Path) -> int:
@@ -75,7 +79,7 @@ def test_two_runs_of_the_same_cells_share_them(tmp_path, alone):
 def test_workers_run_what_was_planned(tmp_path, alone):
     expected, cache = alone
     folder = tmp_path / "results"
-    assert start(*run_options(folder, cache), "--plan-only", output=tmp_path / "planned").wait(timeout=300) == 0
+    assert start(*plan_options(folder, cache), output=tmp_path / "planned").wait(timeout=300) == 0
     assert not list(folder.glob("[!.]*/*.json"))
     printed = [tmp_path / f"worker{number}" for number in range(3)]
     processes = [start("work", str(folder), "--jobs", "1", output=path) for path in printed]
@@ -111,7 +115,7 @@ def test_a_scheduler_that_ends_all_processes_of_a_worker_makes_no_cell_fail(tmp_
     """SIGTERM reaches the workers of ``work`` first; the cells must not be recorded as failed, and no claim may stay."""
     _, cache = alone
     folder = tmp_path / "results"
-    assert start(*run_options(folder, cache), "--plan-only", output=tmp_path / "planned").wait(timeout=300) == 0
+    assert start(*plan_options(folder, cache), output=tmp_path / "planned").wait(timeout=300) == 0
     process = start("work", str(folder), "--jobs", "1", output=tmp_path / "worker")
     until = time.monotonic() + 300
     while not list(folder.glob(".checkpoints/*/last.pt")):
@@ -128,14 +132,14 @@ def test_a_scheduler_that_ends_all_processes_of_a_worker_makes_no_cell_fail(tmp_
 
 
 def test_a_worker_whose_code_or_data_differ_refuses_to_work(tmp_path):
-    process = start(*run_options(tmp_path / "r", tmp_path / "cache"), "--plan-only", output=tmp_path / "planned")
+    process = start(*plan_options(tmp_path / "r", tmp_path / "cache"), output=tmp_path / "planned")
     assert process.wait(timeout=300) == 0
     (path,) = (tmp_path / "r" / plans.FOLDER).iterdir()
-    (plan,) = plans.read_plans(tmp_path / "r").values()
+    plan = plans.read_plan(path)
     path.write_text(plan.model_copy(update={"cells": ["0" * 12, *plan.cells[1:]]}).model_dump_json())
     assert start("work", str(tmp_path / "r"), output=tmp_path / "worker").wait(timeout=300) == 2
     said = (tmp_path / "worker").read_text().strip()
-    assert said.splitlines()[-1].startswith("lavo-bench: plan: 1 of 6 cells have another hash here")
+    assert said.splitlines()[-1].startswith(f"lavo-bench: {path}: 1 of 6 cells have another hash here")
     path.write_text("{")
     assert start("work", str(tmp_path / "r"), output=tmp_path / "worker").wait(timeout=300) == 2
     assert "not a plan" in (tmp_path / "worker").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,8 @@ import typer
 
 from benchmark.cli.bare import version_line
 from benchmark.cli.options import (
+    CELL_TIMEOUT,
+    LEASE,
     Assignments,
     Attentions,
     Backbones,
@@ -33,7 +34,9 @@ from benchmark.cli.options import (
     Seeds,
     Tuned,
     Workers,
+    is_debugging,
     processes_together,
+    refuse_with_plan_only,
 )
 from benchmark.cli.preparing import data, prepare
 from benchmark.cli.printing import console, progress, report_progress, say, say_left_out, say_report
@@ -130,8 +133,8 @@ def run(
     include_path: Include = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Run finished cells again.")] = False,
     retry_failed: RetryFailed = False,
-    cell_timeout: CellTimeout = 3600.0,
-    lease: Lease = 60.0,
+    cell_timeout: CellTimeout = CELL_TIMEOUT,
+    lease: Lease = LEASE,
     tuned: Tuned = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="Write the plan for lavo-bench work, and train nothing.")
@@ -166,11 +169,15 @@ def run(
         "data_root": data_root,
     }
     runs = runs_of(config, chosen, set_ or [])
-    rank, processes = processes_together()
+    rank, processes = processes_together(jobs)
+    if plan_only:
+        given = {"--device": device is not None, "--jobs": jobs is not None, "--log": log is not None}
+        given |= {"--cell-timeout": cell_timeout != CELL_TIMEOUT, "--lease": lease != LEASE}
+        refuse_with_plan_only([name for name, is_given in given.items() if is_given])
     place = runner.Place(
         output=output or output_of(runs, config),
         cache=cache_folder(cache),
-        device=device_of(device, here=launch is None),
+        device=device_of(device, here=launch is None or report),  # a report measures here
         include=include,
         debug=debug or is_debugging(),
         cell_timeout=cell_timeout,
@@ -369,8 +376,3 @@ def validate(
     runs = read_run_file(run_file(config))
     count = check_runs(runs)
     say(f"{config}: valid; {len(runs)} run{'s' if len(runs) != 1 else ''}, {count} cells")
-
-
-def is_debugging() -> bool:
-    """Returns whether the command line has ``--debug``, wherever in it."""
-    return "--debug" in sys.argv

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 import benchmark.cli.sweeps  # noqa: F401  # adds its commands to the app
+from benchmark.cli.printing import say_fault
 from benchmark.cli.sharing import app  # with the commands of commands.py and of sharing.py
 from benchmark.extras import explained
 
@@ -67,7 +68,5 @@ def _usage_fault(error: Any, arguments: list[str]) -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    from benchmark.settings.messages import one_line
-
-    typer.echo(f"lavo-bench: {one_line(message)}", err=True)
+    say_fault(message)
     sys.exit(status)

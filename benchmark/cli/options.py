@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+CELL_TIMEOUT, LEASE = 3600.0, 60.0  # seconds, if the options are left out
 
 Attentions = Annotated[str | None, typer.Option("-a", "--attention", help="Names separated by commas, or all.")]
 DataRoot = Annotated[
@@ -106,7 +109,45 @@ LauncherOptions = Annotated[
 ]
 
 
-def processes_together() -> tuple[int, int]:
-    """Returns this process's rank and the number of processes; (0, 1) unless a launcher, such as torchrun, started several to train a cell."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ["RANK"]), processes) if processes > 1 else (0, 1)
+def refuse_with_plan_only(given: list[str]) -> None:
+    """Raises ConfigError if options were given that a plan doesn't hold, because they say how cells are run."""
+    from benchmark.settings.messages import ConfigError
+
+    if given:
+        raise ConfigError(f"--plan-only: not with {', '.join(given)}; lavo-bench work takes that when it runs the plan")
+
+
+def processes_together(jobs: int | None = None) -> tuple[int, int]:
+    """Returns this process's rank and the number of processes; (0, 1) unless a launcher, such as torchrun, started several to train a cell.
+
+    jobs: of ``--jobs``.  Raises ConfigError if the launcher's variables don't fit together, or if --jobs is given with several processes.
+    """
+    from benchmark.settings.messages import ConfigError
+
+    processes = _launchers_number("WORLD_SIZE", 1)
+    if processes <= 1:
+        return 0, 1
+    rank = _launchers_number("RANK", -1)
+    if not 0 <= rank < processes:
+        raise ConfigError(
+            f"WORLD_SIZE={processes} with RANK={os.environ.get('RANK', '')}: a rank from 0 to {processes - 1} is wanted; torchrun and "
+            "accelerate launch set both; unset WORLD_SIZE if this process is alone"
+        )
+    if jobs is not None:
+        raise ConfigError("--jobs: not with torchrun, whose processes train one cell at a time together")
+    return rank, processes
+
+
+def _launchers_number(name: str, default: int) -> int:
+    from benchmark.settings.messages import ConfigError, shown
+
+    text = os.environ.get(name) or str(default)
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"{name}={shown(text)}: not a number; torchrun and accelerate launch set it") from None
+
+
+def is_debugging() -> bool:
+    """Returns whether the command line has ``--debug``, wherever in it."""
+    return "--debug" in sys.argv

@@ -22,6 +22,13 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
+def say_fault(message: str) -> None:
+    """Prints on standard error what is wrong, as one line that begins with the name of the program."""
+    from benchmark.settings.messages import one_line
+
+    typer.echo(f"lavo-bench: {one_line(message)}", err=True)
+
+
 @contextmanager
 def progress(title: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
     """Shows what is being done while the block runs, if standard error is a terminal.  Yields the function that says it.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.commands import app, is_debugging
+from benchmark.cli.commands import app
 from benchmark.cli.options import (
     Assignments,
     Attentions,
@@ -26,6 +26,7 @@ from benchmark.cli.options import (
     RetryFailed,
     Seeds,
     Tuned,
+    is_debugging,
 )
 from benchmark.cli.printing import console, say, say_report
 

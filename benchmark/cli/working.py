@@ -8,8 +8,19 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import Cache, CellTimeout, Device, Jobs, Lease, Log, processes_together
-from benchmark.cli.printing import console, say
+from benchmark.cli.options import (
+    CELL_TIMEOUT,
+    LEASE,
+    Cache,
+    CellTimeout,
+    Device,
+    Jobs,
+    Lease,
+    Log,
+    is_debugging,
+    processes_together,
+)
+from benchmark.cli.printing import console, say, say_fault
 
 
 def work(
@@ -20,8 +31,8 @@ def work(
         Path | None, typer.Option("--data-root", help="Folder of real data on this machine, if it is elsewhere.")
     ] = None,
     cache: Cache = None,
-    cell_timeout: CellTimeout = 3600.0,
-    lease: Lease = 60.0,
+    cell_timeout: CellTimeout = CELL_TIMEOUT,
+    lease: Lease = LEASE,
     log: Log = None,
     plan: Annotated[
         str | None,
@@ -31,34 +42,44 @@ def work(
     """Claims and runs cells of planned runs until none is left; any number of processes on any machines."""
     from benchmark.running import command, runner
     from benchmark.running.logs import kinds_in
-    from benchmark.running.plans import read_plans
+    from benchmark.running.plans import plan_files, read_plan
     from benchmark.settings.command import cache_folder, device_of, include_files
     from benchmark.settings.messages import ConfigError
 
     if not results.is_dir():
         raise ConfigError(f"{results}: no such folder of results")
-    kinds = kinds_in(log)
-    rank, processes = processes_together()
-    plans = {path: one for path, one in read_plans(results).items() if plan in (None, path.stem)}
-    if not plans:
+    kinds, device = kinds_in(log), device_of(device)
+    own_cache = None if cache is None else cache_folder(cache)
+    rank, processes = processes_together(jobs)
+    paths = [path for path in plan_files(results) if plan in (None, path.stem)]
+    if not paths:
         say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
         raise typer.Exit(0)
     runner.probe_output(results)
     _stop_at_sigterm()
     status = 0
-    for planned in plans.values():
-        place = runner.Place(
-            output=results,
-            cache=cache_folder(cache or (planned.cache if planned.cache.is_dir() else None)),
-            device=device_of(device),
-            include=include_files(planned.include),
-            cell_timeout=cell_timeout,
-            lease=lease,
-            rank=rank,
-            processes=processes,
-            log=kinds,
-        )
-        cells = planned.planned(place.cache, data_root)
+    for path in paths:
+        try:
+            planned = read_plan(path)
+            if planned is None:
+                continue
+            place = runner.Place(
+                output=results,
+                cache=own_cache or cache_folder(planned.cache if planned.cache.is_dir() else None),
+                device=device,
+                include=include_files(planned.include),
+                debug=is_debugging(),
+                cell_timeout=cell_timeout,
+                lease=lease,
+                rank=rank,
+                processes=processes,
+                log=kinds,
+            )
+            cells = planned.planned(place.cache, data_root)
+        except ValueError as error:  # a fault of this plan, which must not keep the others from being run
+            say_fault(f"{path}: {error}; delete this file if that run isn't wanted any more")
+            status = 2
+            continue
         status = max(status, command.run_cells_of(cells, place, console(), say, jobs=jobs, redo=planned.redo))
     raise typer.Exit(status)
 

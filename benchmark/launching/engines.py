@@ -93,6 +93,8 @@ def _arguments(
     arguments += ["--cell-timeout", str(place.cell_timeout), "--lease", str(place.lease)]
     if place.log:
         arguments += ["--log", ",".join(place.log)]
+    if place.debug:
+        arguments.append("--debug")
     if wanted.device is not None:
         arguments += ["--device", wanted.device]
     jobs = wanted.jobs

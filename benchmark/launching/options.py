@@ -87,5 +87,7 @@ def options_in(model: type[Settings], texts: Sequence[str]) -> Any:
             raise ConfigError(f"{FLAG} {shortened(text)!r}: must be key=value, as in {FLAG} cpus=4")
         group, dot, name = key.partition(".")
         inside = values.setdefault(group, {}) if dot else values
+        if not isinstance(inside, dict):
+            raise ConfigError(f"{FLAG} {shortened(text)!r}: {group} has the value {shortened(inside)!r} already")
         inside[name if dot else key] = value
     return validate(model, values, lambda key: f"{FLAG} {key}")

@@ -19,7 +19,8 @@ from pydantic import Field
 
 from benchmark.files import names_in, write_bytes
 from benchmark.results import read_record, record_files
-from benchmark.running.runner import Redo, attempt_of
+from benchmark.running.publish import attempt_of
+from benchmark.running.runner import Redo
 from benchmark.settings import Settings
 from benchmark.settings.cell import Cell
 from benchmark.settings.command import Run
@@ -64,13 +65,13 @@ class Plan(Settings):
             values = dict(run.settings)
             if data_root is not None and values.get("data_root"):
                 values["data_root"] = data_root
-            settings = validate(RunSettings, values, lambda key: f"plan: {key}")
+            settings = validate(RunSettings, values, lambda _: "settings")
             runs.append((settings, [Override(*one) for one in run.overrides]))
         cells = plan_cells(runs, cache, read_rates(self.tuned))
         missing = set(self.cells) - {cell.hash for cell in cells}
         if missing:
             raise ConfigError(
-                f"plan: {len(missing)} of {len(self.cells)} cells have another hash here, so this machine's code, tuned rates or data "
+                f"{len(missing)} of {len(self.cells)} cells have another hash here, so this machine's code, tuned rates or data "
                 "differ from those with which the run was planned"
             )
         return [cell for cell in cells if cell.hash in self.cells]
@@ -91,12 +92,7 @@ def write_plan(
     retry: of ``--retry-failed``, what ``attempts_that_failed`` returned; else None.
     """
     plan = Plan(
-        runs=[
-            PlannedRun(
-                settings=settings.model_dump(mode="json", exclude_unset=True), overrides=[tuple(one) for one in own]
-            )
-            for settings, own in runs
-        ],
+        runs=[PlannedRun(settings=_stored(settings), overrides=[tuple(one) for one in own]) for settings, own in runs],
         tuned=None if tuned is None else tuned.resolve(),
         cache=cache.resolve(),
         include=list(include),
@@ -109,28 +105,46 @@ def write_plan(
     return path
 
 
-def read_plans(output: Path) -> dict[Path, Plan]:
-    """Returns the plans in a folder of results.  Raises ConfigError for a damaged one."""
-    plans = {}
-    for path in [output / FOLDER / name for name in names_in(output / FOLDER) if name.endswith(".json")]:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:  # another worker has just removed it
-            continue
-        except ValueError as error:
-            raise ConfigError(f"{path}: not a plan: {error}") from None
-        plans[path] = validate(Plan, content, lambda key, path=path: f"{path}: {key}")  # type: ignore[misc]
-    return plans
+def _stored(settings: RunSettings) -> dict[str, Any]:
+    """Returns the settings of a run as a plan holds them: workers may be started in other folders, so places are absolute."""
+    stored = settings.model_dump(mode="json", exclude_unset=True)
+    if settings.data_root is not None:
+        stored["data_root"] = str(settings.data_root.resolve())
+    return stored
+
+
+def plan_files(output: Path) -> list[Path]:
+    """Returns the files of plans in a folder of results, in order."""
+    return [output / FOLDER / name for name in names_in(output / FOLDER) if name.endswith(".json")]
+
+
+def read_plan(path: Path) -> Plan | None:
+    """Returns the plan in this file, or None if another worker has just removed it.
+
+    Raises ConfigError, without the name of the file, for one that is damaged or can't be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not a plan: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError("not a plan: a JSON object is wanted")
+    plan: Plan = validate(Plan, content, lambda _: "not a plan")
+    return plan
 
 
 def remove_done(output: Path) -> None:
     """Removes the plans whose cells all have the record that was asked for, and the folder of plans if none is left."""
     recorded = {path.name.split(".")[-2]: path for path in record_files(output)}
-    for path, plan in read_plans(output).items():
-        if recorded.keys() >= set(plan.cells) and not any(
-            _is_attempt(recorded[cell], attempt) for cell, attempt in (plan.retry or {}).items() if cell in recorded
-        ):
-            path.unlink(missing_ok=True)
+    for path in plan_files(output):
+        with suppress(ConfigError):  # one that can't be read stays, and ``lavo-bench work`` tells of it
+            plan = read_plan(path)
+            if plan is not None and _is_done(plan, recorded):
+                path.unlink(missing_ok=True)
     with suppress(OSError):
         (output / FOLDER).rmdir()
 
@@ -139,6 +153,13 @@ def remove_jobs(output: Path) -> None:
     """Removes what workers have printed, if nothing is planned any more."""
     if not (output / FOLDER).exists():
         shutil.rmtree(output / JOBS, ignore_errors=True)
+
+
+def _is_done(plan: Plan, recorded: Mapping[str, Path]) -> bool:
+    """Returns whether no cell of the plan is left to run.  recorded: hash of a cell -> the file of its record."""
+    return recorded.keys() >= set(plan.cells) and not any(
+        _is_attempt(recorded[cell], attempt) for cell, attempt in (plan.retry or {}).items() if cell in recorded
+    )
 
 
 def _is_attempt(path: Path, attempt: str) -> bool:

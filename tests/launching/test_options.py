@@ -76,3 +76,48 @@ def test_the_device_need_not_be_on_the_machine_that_launches(tmp_path):
     answer = lavo_bench("run", "lm", "--launcher", "slurm", "--device", "cuda:99", "--rerun", "-o", tmp_path / "out")
     assert "--launcher: not with --rerun" in answer.err
     assert "--device tpu" in lavo_bench("run", "lm", "--launcher", "slurm", "--device", "tpu").err
+
+
+def test_a_report_asks_for_the_device_on_the_machine_that_launches(tmp_path):
+    """Afterwards efficiency is measured there, which must not fail when all cells are done."""
+    options = ["--launcher", "slurm", "--device", "cuda:99", "--report", "-o", tmp_path / "out"]
+    answer = lavo_bench("run", "lm", *options)
+    assert answer.status == 2
+    assert answer.err.startswith("lavo-bench: --device cuda:99: this machine has ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_show_tracebacks_if_the_command_is_asked_to(tmp_path):
+    place = Place(tmp_path, tmp_path, debug=True)
+    assert "--debug" in _arguments(Wanted("ray"), RayOptions(), tmp_path / "abc.json", [], place)
+
+
+@pytest.mark.parametrize("texts", [["sbatch=a", "sbatch.b=c"], ["sbatch.b=c", "sbatch=a"], ["gpus=1", "gpus.b=c"]])
+def test_an_option_that_is_a_value_and_a_group_is_refused(texts):
+    with pytest.raises(ValueError, match=f"^--launcher-option .*{texts[1].split('=')[0].split('.')[0]}"):
+        options_in(SlurmOptions, texts)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 with RANK=: a rank from 0 to 1 is wanted"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE=2 with RANK=2: a rank from 0 to 1 is wanted"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE='x': not a number"),
+        ({"WORLD_SIZE": "2", "RANK": "first"}, "RANK='first': not a number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "--jobs: not with torchrun"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "work"])
+def test_what_torchrun_sets_must_fit_together_and_is_not_mixed_with_jobs(
+    tmp_path, monkeypatch, command, variables, words
+):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    arguments = ["work", tmp_path] if command == "work" else ["run", "lm", "-o", tmp_path]
+    answer = lavo_bench(*arguments, "--jobs", "2", "--device", "cpu")
+    assert answer.status == 2
+    assert answer.err.startswith(f"lavo-bench: {words}")
+    assert answer.err.count("\n") == 1
