@@ -83,7 +83,8 @@ class SlurmCrew:
         self._jobs, self._queue, self._in_process = list(jobs), executor == "slurm", executor == "debug"
         self._array = str(jobs[0].job_id).partition("_")[0]
         self._told: set[str] = set()
-        self._states: dict[str, str] = {}  # of the jobs in the queue
+        # Of the jobs in the queue.  They are there from the beginning, whether or not the controller answers the first question.
+        self._states: dict[str, str] = {job.job_id: "PENDING" for job in jobs}
         self.seconds = QUEUE_SECONDS if self._queue else LOCAL_SECONDS
         self.name = f"slurm, job {self._array}" if self._queue else f"submitit, {executor}"
 

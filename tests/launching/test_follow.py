@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import believable
 import pytest
 
 from benchmark import results
 from benchmark.launching import follow as module
+from benchmark.launching import slurm
 from benchmark.launching.follow import Left, follow
 from benchmark.launching.worker import STOP
 from benchmark.running.plans import JOBS
@@ -168,3 +171,17 @@ def test_a_cell_that_is_run_again_has_ended_when_its_record_is_another(tmp_path,
     follow(cells, Place(tmp_path, tmp_path), events.append, redo, lambda line: None, start=crew.start)
     assert [event.record.started for event in events if event.record] == [again.record.started]
     assert not redo.wants(cells[0], tmp_path)  # no other worker tries it a third time
+
+
+def test_jobs_whose_first_question_is_not_answered_are_there_all_the_same(tmp_path, monkeypatch):
+    """squeue fails while SLURM's controller is busy; later it answers, and says of a job that it is gone."""
+    answers = iter([(1, "", "slurm_load_jobs error: Unable to contact slurm controller"), (0, "7_1 RUNNING\n", "")])
+    monkeypatch.setattr(slurm, "_command", lambda *words: subprocess.CompletedProcess(words, *next(answers)))
+    jobs = [
+        SimpleNamespace(job_id=f"7_{number}", paths=SimpleNamespace(result_pickle=tmp_path / "no")) for number in (0, 1)
+    ]
+    crew = slurm.SlurmCrew(jobs, "slurm")
+    assert crew.left() == Left(running=0, waiting=2)
+    assert crew.losses() == []
+    assert crew.left() == Left(running=1, waiting=0)
+    assert crew.losses() == ["worker 0 ended before its work was done"]
