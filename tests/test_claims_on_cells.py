@@ -263,6 +263,7 @@ def test_without_hard_links_a_record_is_published_all_the_same(tmp_path, monkeyp
     first, second = Attempt(tmp_path, 1.0), Attempt(tmp_path, 2.0)
     ticket = first.claim(own)
     first.publish(ticket)
+    assert [path.name for path in (tmp_path / claims.FOLDER).iterdir()] == [f"{first.hash}.claim"]
     second.publish(ticket)
     own.release_all()
     assert whole(tmp_path) == 1.0

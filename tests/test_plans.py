@@ -94,7 +94,15 @@ def test_a_plan_with_a_relative_data_root_is_run_from_any_folder(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    "option", [("--device", "cpu"), ("--jobs", "2"), ("--lease", "9"), ("--cell-timeout", "9"), ("--log", "trackio")]
+    "option",
+    [
+        ("--device", "cpu"),
+        ("--jobs", "2"),
+        ("--lease", "9"),
+        ("--cell-timeout", "9"),
+        ("--log", "tensorboard"),
+        ("--report",),
+    ],
 )
 def test_an_option_that_a_plan_does_not_hold_is_refused(tmp_path, option):
     answer = lavo_bench("run", "toy", "--plan-only", *option, "-o", tmp_path / "out")

@@ -172,7 +172,7 @@ def run(
     rank, processes = processes_together(jobs)
     if plan_only:
         given = {"--device": device is not None, "--jobs": jobs is not None, "--log": log is not None}
-        given |= {"--cell-timeout": cell_timeout != CELL_TIMEOUT, "--lease": lease != LEASE}
+        given |= {"--cell-timeout": cell_timeout != CELL_TIMEOUT, "--lease": lease != LEASE, "--report": report}
         refuse_with_plan_only([name for name, is_given in given.items() if is_given])
     place = runner.Place(
         output=output or output_of(runs, config),

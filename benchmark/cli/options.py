@@ -110,11 +110,13 @@ LauncherOptions = Annotated[
 
 
 def refuse_with_plan_only(given: list[str]) -> None:
-    """Raises ConfigError if options were given that a plan doesn't hold, because they say how cells are run."""
+    """Raises ConfigError if options were given that a plan doesn't hold, because they say how cells are run, or what comes afterwards."""
     from benchmark.settings.messages import ConfigError
 
     if given:
-        raise ConfigError(f"--plan-only: not with {', '.join(given)}; lavo-bench work takes that when it runs the plan")
+        raise ConfigError(
+            f"--plan-only: not with {', '.join(given)}; a plan says which cells are run, and lavo-bench work is told how"
+        )
 
 
 def processes_together(jobs: int | None = None) -> tuple[int, int]:

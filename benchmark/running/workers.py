@@ -314,9 +314,8 @@ class _Pool:
         """Reports cells without progress, and ends those that show none for ``cell_timeout`` seconds."""
         now = time.monotonic()
         away, self._last_look_for_hung = now - self._last_look_for_hung, now
-        if (
-            away > AWAY_SECONDS
-        ):  # this process was stopped, or its terminal was blocked; the workers may have been stopped with it
+        if away > AWAY_SECONDS:
+            # This process was stopped, or its terminal was blocked.  The workers may have been stopped with it.
             for worker in self.workers:
                 worker.last_message_time = min(now, worker.last_message_time + away)
         for number, worker in enumerate(self.workers):
