@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from benchmark import registry, results
 from benchmark.files import MachineFault, machine_digits
 from benchmark.running import runner, workers
-from benchmark.running.claims import Claims, Ticket
+from benchmark.running.claims import FOLDER, Claims, Ticket
 from benchmark.running.publish import publish
 from benchmark.settings.cell import Cell, without_places
 from benchmark.settings.messages import ConfigError
@@ -331,3 +332,24 @@ def test_a_record_that_cannot_be_read_is_neither_run_again_nor_replaced(toy, tmp
             use()
         assert str(fault.value) == line
     assert path.read_bytes() == before
+
+
+def test_a_worker_that_dies_costs_its_checkpoints_but_not_what_it_has_published(toy, tmp_path, monkeypatch):
+    (cell,) = plan(attentions=["softmax"], seeds=[0])
+    write_failed_record(cell, tmp_path)
+    told: list[runner.Event] = []
+    pool = workers._Pool([cell], place(tmp_path), told.append, runner.Redo(failed=True))
+    monkeypatch.setattr(pool, "_start_anew", lambda _: None)
+
+    def dies(run: Callable[[Ticket], object]) -> str:
+        """Runs the cell under a claim of the pool, whose worker is then found dead.  Returns the status that is told."""
+        ticket = pool._claim(cell)
+        run(ticket)
+        pool.workers = [workers._Worker(None, None, place(tmp_path), "no process", cell=cell, ticket=ticket)]
+        pool._replace(0, "out_of_memory", "the worker was killed")
+        return told[-1].record.status
+
+    assert dies(lambda _: interrupted(cell, tmp_path, 20)) == "out_of_memory"
+    assert not (tmp_path / runner.CHECKPOINTS / cell.hash).exists()
+    assert dies(lambda ticket: runner.run_cell(cell, place(tmp_path), ticket=ticket)) == "completed"
+    assert not list((tmp_path / FOLDER).iterdir())
