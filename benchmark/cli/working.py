@@ -29,7 +29,7 @@ def work(
     ] = None,
 ) -> None:
     """Claims and runs cells of planned runs until none is left; any number of processes on any machines."""
-    from benchmark.running import command, runner
+    from benchmark.running import command, runner, together
     from benchmark.running.logs import kinds_in
     from benchmark.running.plans import read_plans
     from benchmark.settings.command import cache_folder, device_of, include_files
@@ -39,18 +39,23 @@ def work(
         raise ConfigError(f"{results}: no such folder of results")
     kinds = kinds_in(log)
     rank, processes = processes_together()
-    plans = {path: one for path, one in read_plans(results).items() if plan in (None, path.stem)}
+    on = device_of(device)
+    # Only the first process reads the plans: another worker may remove one before the next process looks.
+    plans = [] if rank else [one for path, one in read_plans(results).items() if plan in (None, path.stem)]
+    if processes > 1:
+        plans = together.from_first(plans, on)
     if not plans:
-        say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
+        if not rank:
+            say(f"{results}: no planned run is left (lavo-bench run … --plan-only writes a plan)")
         raise typer.Exit(0)
     runner.probe_output(results)
     _stop_at_sigterm()
     status = 0
-    for planned in plans.values():
+    for planned in plans:
         place = runner.Place(
             output=results,
             cache=cache_folder(cache or (planned.cache if planned.cache.is_dir() else None)),
-            device=device_of(device),
+            device=on,
             include=include_files(planned.include),
             cell_timeout=cell_timeout,
             lease=lease,

@@ -60,17 +60,31 @@ def check_start(cells: Sequence[Cell], processes: int) -> None:
             )
 
 
+def from_first(content: Any, device: str) -> Any:
+    """Returns the content that the first process gave, in all processes, each of which must call this before any cell is run."""
+    import torch.distributed as dist
+
+    box = [content]
+    dist.broadcast_object_list(box, src=0, group=_new_channel(device))
+    return box[0]
+
+
+def _new_channel(device: str) -> Any:
+    """Begins torch's default process group, if that has not been done, and returns a group of its own for decisions."""
+    import torch.distributed as dist
+
+    from benchmark.running.parallel import make_accelerator
+
+    make_accelerator("float32", device)  # Accelerate begins the default group
+    return dist.new_group(backend="gloo")
+
+
 class _Group:
     """The processes of this run, with a channel for decisions that no gradient passes through."""
 
     def __init__(self, place: Place) -> None:
-        import torch.distributed as dist
-
-        from benchmark.running.parallel import make_accelerator
-
-        make_accelerator("float32", place.device)  # Accelerate begins torch's default process group
         self.place = place
-        self.channel: Any = dist.new_group(backend="gloo")
+        self.channel = _new_channel(place.device)
         self.alone: str | None = None  # what to say if this process's cell has failed, and not that of the others
 
     def check_plan(self, cells: Sequence[Cell]) -> None:
