@@ -13,14 +13,19 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def variables_of(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Returns the environment variables by which a process knows its place among the others."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+
+
 def set_rank(rank: int, world_size: int, port: int) -> None:
-    """Sets the environment variables by which this process knows its place among the others."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_WORLD_SIZE=str(world_size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        ACCELERATE_USE_CPU="true",
-    )
+    """Sets these variables for this process."""
+    os.environ.update(variables_of(rank, world_size, port))

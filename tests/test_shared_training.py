@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import together_ranks
@@ -14,6 +15,7 @@ from process_group import free_port
 
 from benchmark.running import checkpoint
 from benchmark.running.norms import shared_norms
+from benchmark.running.parallel import ByExamples
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import AttentionSpec, TrainSettings
 from benchmark.settings.resolve import check_parallel
@@ -160,6 +162,22 @@ def test_half_precision_is_refused_for_shares():
     with pytest.raises(ConfigError, match=r"train.parallel = 'fsdp': not with train.precision = 'float16'; allowed: "):
         check_parallel("language_modeling", "gpt", "causal_self", "lavo", train, [override])
     assert AttentionSpec(name="lavo")
+
+
+@pytest.mark.parametrize(
+    ("norms", "size", "want"),
+    [
+        ([], 2, [[(0, 2), (4, 6)], [(1, 3), (5,)]]),  # two processes need half as many micro-batches as one
+        (["a norm"], 2, [[(0,), (2,), (4,), (6,)], [(1,), (3,), (5,), None]]),  # those of one process, shared
+        ([], None, [[(0, 2, 4, 6)], [(1, 3, 5)]]),
+        (["a norm"], None, [[(0, 2, 4, 6)], [(1, 3, 5)]]),
+    ],
+)
+def test_processes_share_micro_batches_only_where_batch_norms_see_them(norms, size, want):
+    for rank, micro_batches in enumerate(want):
+        way = SimpleNamespace(norms=norms, world=2, rank=rank)
+        shares = ByExamples.shares(way, range(7), size)
+        assert [tuple(share.indices) if share.weight else None for share in shares] == micro_batches
 
 
 def test_a_model_without_batch_norm_needs_no_group_of_processes():

@@ -13,10 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import lavo_bench
+from process_group import free_port, variables_of
 
 from benchmark.results import read_record
-from benchmark.running import checkpoint
-from benchmark.running.claims import Claims
+from benchmark.running import checkpoint, together
+from benchmark.running.claims import Claims, Ticket
+from benchmark.running.runner import Event, Place
+from benchmark.settings.models import RunSettings
+from benchmark.settings.plan import plan_cells
 
 ROOT = Path(__file__).parents[1]
 CELL = ["run", "lm", "-a", "lavo", "--preset", "smoke", "--seeds", "0", "--set", "train.steps=8"]
@@ -98,9 +102,9 @@ def long(tmp_path_factory):
 class Torchrun:
     """Two processes that train together, in a group of their own; stopped and killed as a whole or one by one."""
 
-    def __init__(self, folder, *options, errors):
+    def __init__(self, folder, *options, errors, steps=STEPS):
         self.mark = secrets.token_hex(8)
-        settings = [part for setting in STEPS for part in ("--set", setting)]
+        settings = [part for setting in steps for part in ("--set", setting)]
         places = ["-o", str(folder), "--cache", str(folder.parent / "cache"), "--lease", str(LEASE)]
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         with errors.open("w") as file:
@@ -200,6 +204,124 @@ def test_only_the_first_process_claims_and_all_leave_a_cell_that_another_run_tak
     assert not list(folder.glob(".*/*"))
 
 
+TAKEN = """
+import os, time
+from pathlib import Path
+import psutil
+from baselines.softmax import SoftmaxAttention
+from benchmark.registry import register_attention
+from benchmark.running.claims import Claims
+
+FOLDER = Path({folder!r})
+TAKEN = FOLDER.parent / "taken"
+
+def take_over():
+    seconds = 0.0
+    other = Claims(FOLDER, lease=1, clock=lambda: seconds)
+    (claim,) = FOLDER.glob(".claims/*.claim")
+    while not other.take(claim.name.partition(".")[0]):
+        seconds += 2
+    while any(Path(file.path).name == claim.name for file in psutil.Process().open_files()):
+        time.sleep(0.02)  # until this process has noticed
+    time.sleep(0.2)
+    TAKEN.touch()
+    other.release_all()
+
+@register_attention("taken")
+class Taken(SoftmaxAttention):
+    def forward(self, *arguments, **options):
+        if not self.training and os.environ["RANK"] == "0" and not TAKEN.exists():
+            take_over()
+        return super().forward(*arguments, **options)
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_leave_a_cell_that_another_run_takes_after_the_last_step(tmp_path):
+    """During the only validation, after which no step follows, the attention plays the other run in the first process."""
+    folder = tmp_path / "out"
+    (tmp_path / "taken.py").write_text(TAKEN.format(folder=str(folder)), encoding="utf-8")
+    options = ["-a", "taken", "--include-path", str(tmp_path / "taken.py")]
+    started = Torchrun(folder, *options, errors=tmp_path / "errors", steps=("train.eval_every=8",))
+    try:
+        assert started.process.wait(timeout=300) == 0, (tmp_path / "errors").read_text()
+    finally:
+        started.end()
+    record = record_of(folder)
+    assert (record.status, record.environment.processes) == ("completed", 2)
+    assert (tmp_path / "taken").exists()
+    assert not list(folder.glob(".*/*"))
+
+
+class Turns:
+    """Time that passes only while a watch waits.  turns: by how many seconds each wait lasts too long; after them the cell has ended."""
+
+    def __init__(self, turns):
+        self.turns, self.now = list(turns), 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def wait(self, seconds):
+        if not self.turns:
+            return True
+        self.now += seconds + self.turns.pop(0)
+        return False
+
+
+def make_watch(folder, monkeypatch, turns, listen=lambda _: None):
+    """A watch that takes a turn every 5 seconds, and allows a cell 20 seconds without progress.  SystemExit stands for the end of the process."""
+    run = RunSettings(tasks=["forecasting"], attentions=["lavo"], patterns=["causal_self"], preset="smoke")
+    (cell,) = plan_cells([(run, [])], folder)
+    clock = Turns(turns)
+    monkeypatch.setattr(together, "time", clock)
+    monkeypatch.setattr(together, "_end", sys.exit)
+    claims = Claims(folder, 60.0, clock.monotonic)
+    place = Place(output=folder, cache=folder, cell_timeout=20.0, lease=60.0)
+    watch = together._Watch(cell, place, claims, Ticket(claims.take(cell.hash)), listen)
+    watch._done = clock
+    return watch
+
+
+def test_a_cell_without_progress_is_recorded_as_failed_and_ends_the_process(tmp_path, monkeypatch):
+    watch = make_watch(tmp_path, monkeypatch, [0] * 9)
+    with pytest.raises(SystemExit, match="no progress for 25 s"):
+        watch._renew()
+    assert read_record(watch.cell.path(tmp_path)).reason.startswith("no progress for 25 s")
+    assert not list(tmp_path.glob(".*/*"))
+
+
+def test_time_in_which_the_process_was_stopped_is_no_silence_of_the_cell(tmp_path, monkeypatch):
+    watch = make_watch(tmp_path, monkeypatch, [0, 3600, 0])
+    watch._renew()
+    watch._done.turns = [0, 3600, 0]
+    with pytest.raises(SystemExit, match="no progress for 25 s"):  # six turns, and 5 seconds of each count
+        watch._renew()
+
+
+def test_a_display_that_a_stopped_terminal_holds_up_is_no_silence_of_the_cell(tmp_path, monkeypatch):
+    watch = make_watch(tmp_path, monkeypatch, [0] * 9, listen=lambda _: watch._renew())
+    watch.heard(Event("progress", watch.cell, phase="training"))
+    watch._done.turns = [0] * 4
+    watch._renew()  # the silence begins when the display goes on
+    watch._done.turns = [0]
+    with pytest.raises(SystemExit, match="no progress for 25 s"):
+        watch._renew()
+
+
+def test_a_file_system_that_fails_does_not_end_the_watch(tmp_path, monkeypatch):
+    """Neither when the claim is renewed, nor when the record of the cell that hangs is written."""
+    watch = make_watch(tmp_path, monkeypatch, [0] * 9)
+
+    def fails():
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(watch.claims, "beat", fails)
+    watch.cell.path(tmp_path).parent.touch()  # a file where the folder of the record belongs
+    with pytest.raises(SystemExit, match=r"no progress for 25 s; .*can't be written: "):
+        watch._renew()
+
+
 FAILING = """
 import os
 from baselines.softmax import SoftmaxAttention
@@ -238,6 +360,32 @@ def test_a_cell_that_fails_in_all_processes_is_recorded_and_one_that_fails_in_on
         "process 1: language_modeling/gpt.causal_self.b_broken_in_one.s0: RuntimeError: b_broken_in_one is broken"
         in said
     )
+
+
+@pytest.mark.slow
+def test_all_processes_of_work_run_the_plans_that_the_first_one_reads(tmp_path):
+    """The second process sees a folder without plans, as if another worker had meanwhile removed the last one."""
+    folders, cache = (tmp_path / "out", tmp_path / "out of the second"), tmp_path / "cache"
+    assert lavo_bench(*CELL, "--plan-only", "-o", folders[0], "--cache", cache).status == 0
+    folders[1].mkdir()
+    command, port = [sys.executable, "-m", "benchmark.cli", "work"], free_port()
+    processes = [
+        subprocess.Popen(
+            [*command, str(folder), "--cache", str(cache)],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", **variables_of(rank, 2, port)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank, folder in enumerate(folders)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=300)[0] for process in reversed(processes)]
+        assert [process.returncode for process in processes] == [0, 0], said
+    finally:
+        for process in processes:
+            process.kill()
+    assert record_of(folders[0]).environment.processes == 2
+    assert not list(folders[0].glob(".*/*"))
+    assert not list(folders[1].iterdir())
 
 
 @pytest.mark.parametrize(

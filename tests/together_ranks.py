@@ -55,6 +55,10 @@ CASES = {
     "accumulated, one process without an example": Case(
         "language_modeling", "gpt", "causal_self", {"batch_size": 5, "micro_batch_size": 1}
     ),
+    # Three micro-batches, of which batch norms take the statistics; in the last one a process has no example.
+    "accumulated, with batch norms": Case(
+        "text_to_speech", "transformer_tts", "causal_self", {"batch_size": 5, "micro_batch_size": 2}
+    ),
     "adam": Case("language_modeling", "gpt", "causal_self", {"optimizer": "adam", "clip_norm": None}),
 }
 WITH_THREE = ("gpt", "informer", "accumulated, one process without an example")  # cases that three processes train

@@ -1,4 +1,4 @@
-"""Batch norms whose statistics are those of the whole batch, although each process has only some of its examples."""
+"""Batch norms whose statistics are those of the whole batch or micro-batch, although each process has only some of its examples."""
 
 from __future__ import annotations
 

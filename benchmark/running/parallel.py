@@ -7,7 +7,6 @@ whole tensors, so any number of processes may continue, in any way.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -53,12 +52,15 @@ class ByExamples:
     def shares(self, indices: Sequence[int], size: int | None) -> list[Share]:
         """Returns this process's micro-batches of a batch.  All processes have the same number of them.
 
-        size: the most examples in one; None for all of the process's examples.
+        size: the most examples in one; None for all of the process's examples.  In a model with batch norms it is the most examples of
+        all processes together.
         """
-        own = list(indices[self.rank :: self.world])
-        most = math.ceil(len(indices) / self.world)
-        size = size or most
-        chunks = [own[first : first + size] for first in range(0, most, size)]
+        size = size or len(indices)
+        # Batch norms take the statistics of a micro-batch, which must therefore be the same examples for any number of processes.
+        # Without them each process computes micro-batches of its own, so that more processes need fewer.
+        shared = size if self.norms else size * self.world
+        groups = [indices[first : first + shared] for first in range(0, len(indices), shared)]
+        chunks = [list(group[self.rank :: self.world]) for group in groups]
         return [Share(chunk, 1) if chunk else Share([indices[0]], 0) for chunk in chunks]
 
     @contextmanager

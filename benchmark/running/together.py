@@ -38,6 +38,7 @@ from benchmark.settings.messages import ConfigError
 
 LOOK_SECONDS = 2.0  # between two looks at the cells that other runs have claimed
 PATIENCE_SECONDS = 120.0  # for which a process whose cell has failed waits for the others to fail as well
+LEFT_TOGETHER = ("training", "evaluating")  # phases in which the trainer passes LostClaim on to all processes
 _FOREVER = timedelta(days=1)  # the launcher ends a process that waits for a dead one much earlier
 _END, _WAIT = -1, -2  # decisions other than the number of a cell
 
@@ -59,17 +60,31 @@ def check_start(cells: Sequence[Cell], processes: int) -> None:
             )
 
 
+def from_first(content: Any, device: str) -> Any:
+    """Returns the content that the first process gave, in all processes, each of which must call this before any cell is run."""
+    import torch.distributed as dist
+
+    box = [content]
+    dist.broadcast_object_list(box, src=0, group=_new_channel(device))
+    return box[0]
+
+
+def _new_channel(device: str) -> Any:
+    """Begins torch's default process group, if that has not been done, and returns a group of its own for decisions."""
+    import torch.distributed as dist
+
+    from benchmark.running.parallel import make_accelerator
+
+    make_accelerator("float32", device)  # Accelerate begins the default group
+    return dist.new_group(backend="gloo")
+
+
 class _Group:
     """The processes of this run, with a channel for decisions that no gradient passes through."""
 
     def __init__(self, place: Place) -> None:
-        import torch.distributed as dist
-
-        from benchmark.running.parallel import make_accelerator
-
-        make_accelerator("float32", place.device)  # Accelerate begins torch's default process group
         self.place = place
-        self.channel: Any = dist.new_group(backend="gloo")
+        self.channel = _new_channel(place.device)
         self.alone: str | None = None  # what to say if this process's cell has failed, and not that of the others
 
     def check_plan(self, cells: Sequence[Cell]) -> None:
@@ -198,14 +213,8 @@ def _lead(
 def _lead_cell(cell: Cell, place: Place, group: _Group, claims: Claims, listen: Listener, ticket: Ticket) -> bool:
     """Runs a claimed cell with the other processes.  Returns False if another run has taken it meanwhile."""
     listen(Event("start", cell))
-    with _Watch(cell, place, claims, ticket) as watch:
-
-        def heard(event: Event) -> None:
-            """Displays the event.  Raises LostClaim if the claim is lost."""
-            watch.heard(event)
-            listen(event)
-
-        record = _run(cell, place, group, heard, ticket)
+    with _Watch(cell, place, claims, ticket, listen) as watch:
+        record = _run(cell, place, group, watch.heard, ticket)
     claims.release(cell.hash)
     if record is None:
         return False
@@ -228,10 +237,11 @@ def _run(cell: Cell, place: Place, group: _Group, listen: Listener, ticket: Tick
 class _Watch:
     """A thread of the first process that renews the claim while the cell is trained, and ends a cell that hangs."""
 
-    def __init__(self, cell: Cell, place: Place, claims: Claims, ticket: Ticket) -> None:
-        self.cell, self.place, self.claims, self.ticket = cell, place, claims, ticket
+    def __init__(self, cell: Cell, place: Place, claims: Claims, ticket: Ticket, listen: Listener) -> None:
+        self.cell, self.place, self.claims, self.ticket, self.listen = cell, place, claims, ticket, listen
         self.lost = threading.Event()
         self._done = threading.Event()
+        self._is_displaying = False
         self._last_progress = time.monotonic()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
@@ -244,23 +254,51 @@ class _Watch:
         self._thread.join()
 
     def heard(self, event: Event) -> None:
-        """Notes that the cell makes progress.  Raises LostClaim if another run has taken it."""
+        """Displays the event, and notes that the cell makes progress.  Raises LostClaim if another run has taken the cell.
+
+        It is raised only in phases in which the trainer makes all processes leave the cell in the same step.  In any other phase this process
+        would leave alone.  That is not needed either, because ``publish`` looks at the claim when all processes have ended the cell.
+        """
+        self._is_displaying = True
+        self.listen(event)
         self._last_progress = time.monotonic()
-        if self.lost.is_set():
+        self._is_displaying = False
+        if self.lost.is_set() and event.phase in LEFT_TOGETHER:
             raise LostClaim(event.cell.hash)
 
     def _renew(self) -> None:
-        while not self._done.wait(self.place.lease / BEATS_IN_A_LEASE / 2):
-            if self.claims.beat():
+        period = self.place.lease / BEATS_IN_A_LEASE / 2
+        while True:
+            due = time.monotonic() + period
+            if self._done.wait(period):
+                return
+            lost: list[str] = []
+            with suppress(OSError):  # the file system may answer again before the claim expires
+                lost = self.claims.beat()
+            if lost:
                 self.lost.set()
                 return
-            silent = time.monotonic() - self._last_progress
-            if silent > self.place.cell_timeout:
-                self._give_up(f"no progress for {silent:.0f} s; --cell-timeout says how long is allowed")
+            self._give_up_if_hung(due)
+
+    def _give_up_if_hung(self, due: float) -> None:
+        """Ends the cell if it is silent for too long.  due: when this turn of the thread should have ended.
+
+        If the turn ended later, this process was stopped (Ctrl-Z, a scheduler) or its file system did not answer.  Neither is the cell's
+        fault, and nor is a terminal that was stopped (Ctrl-S) and holds up the display.
+        """
+        now = time.monotonic()
+        self._last_progress = min(self._last_progress + max(now - due, 0), now)
+        silent = now - self._last_progress
+        if silent > self.place.cell_timeout and not self._is_displaying:
+            self._give_up(f"no progress for {silent:.0f} s; --cell-timeout says how long is allowed")
 
     def _give_up(self, reason: str) -> None:
+        """Records that the cell has failed, and ends this process, even if the record can't be written."""
         record = record_without_figures(self.cell, self.place, "failed", reason, datetime.now(UTC))
-        with suppress(LostClaim):
-            publish(self.place.output, record, self.ticket, self.cell.path(self.place.output))
-        self.claims.release(self.cell.hash)
+        try:
+            with suppress(LostClaim):
+                publish(self.place.output, record, self.ticket, self.cell.path(self.place.output))
+            self.claims.release(self.cell.hash)
+        except OSError as error:
+            reason = f"{reason}; {error}"
         _end(f"{self.cell.title}: {reason}")

@@ -253,7 +253,9 @@ class Trainer:
         except LostClaim as lost:
             if self.way.world == 1:
                 raise
-            self.lost = lost  # raised in the next step, in all processes, because they wait for each other
+            # Raised in the next step, in all processes, because they wait for each other.  After the last step nothing raises it:
+            # all of them end the cell, and ``publish`` finds that the claim is lost.
+            self.lost = lost
 
     def _add_to(self, curve: Curve, loss: float, tokens_per_second: float) -> None:
         """Adds the figures of the last step to the curve."""

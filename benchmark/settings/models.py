@@ -24,7 +24,8 @@ class TrainSettings(Settings):
     steps: int | None = Field(default=None, ge=1)
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int = Field(ge=1)  # examples in a step, summed over all processes and micro-batches
-    micro_batch_size: int | None = Field(default=None, ge=1)  # examples computed at once; changes memory, not results
+    # Examples computed at once, to save memory.  Batch norms take the statistics of these examples; no other result depends on it.
+    micro_batch_size: int | None = Field(default=None, ge=1)
     eval_batch_size: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = Field(gt=0)
