@@ -57,7 +57,7 @@ def test_a_plan_of_other_code_and_a_damaged_one_keep_no_other_from_being_run(tmp
     answer = lavo_bench("work", tmp_path / "out", "--device", "cpu")
     assert answer.status == 2
     assert [cells for cells, _ in worked] == [cells]
-    first, second = answer.err.splitlines()
+    first, second = sorted(answer.err.splitlines())
     assert first.startswith(f"lavo-bench: {foreign}: 1 of 1 cells have another hash here")
     assert second.startswith(f"lavo-bench: {damaged}: not a plan: ")
     assert all("delete this file if that run isn't wanted any more" in line for line in (first, second))
