@@ -45,7 +45,7 @@ SETTINGS = {
     "value that isn't YAML": ("train.betas=[0.9", "not valid YAML"),
     "width that heads don't divide": ("model.embed_dim=33", "embed_dim 33 is not a multiple of num_heads 2"),
     "dropout of everything": ("model.dropout=1", "model.dropout = 1", "less than 1"),
-    "unknown positions": ("model.positions=alibi", "'alibi'", "'sinusoidal', 'learned' or 'rotary'"),
+    "unknown positions": ("model.positions=alibi", "'alibi'", "'sinusoidal', 'learned', 'rotary' or 'none'"),
     "unknown tokens": ("data.tokens=letters", "'letters'", "'auto', 'bytes', 'words', 'bpe', 'gpt2'"),
     "tokens that need a data root": ("data.tokens=gpt2", "data.tokens gpt2", "data root", "bytes, bpe"),
     "blocks longer than any text": ("data.context_length=100000", "data.context_length 100000", "data.excerpt_bytes"),
