@@ -7,6 +7,7 @@ group of their own.  If a process dies, the launcher ends all; the claim is then
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import sys
@@ -66,6 +67,7 @@ def from_first(content: Any, device: str) -> Any:
 
     box = [content]
     dist.broadcast_object_list(box, src=0, group=_new_channel(device))
+    atexit.register(_leave)
     return box[0]
 
 
@@ -77,6 +79,17 @@ def _new_channel(device: str) -> Any:
 
     make_accelerator("float32", device)  # Accelerate begins the default group
     return dist.new_group(backend="gloo")
+
+
+def _leave() -> None:
+    """Ends all process groups.  If their threads still run when Python ends, now and then they abort a process whose work is done.
+
+    Registered with ``atexit`` only while this process waits for no other one: ending a group waits for its messages.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class _Group:
@@ -158,6 +171,7 @@ def run_together(
     cells: the whole plan, the same in all processes.  waiting: those that must be run; only the first process's count.  Other runs may work on the
     same cells.  Raises MachineFault if the machine fails.
     """
+    atexit.unregister(_leave)
     memory.keep_freed_memory()
     group = _Group(place)
     group.check_plan(cells)
@@ -165,6 +179,7 @@ def run_together(
         _follow(cells, place, group)
     else:
         _lead(cells, place, group, waiting, listen, redo)
+    atexit.register(_leave)
 
 
 def _follow(cells: Sequence[Cell], place: Place, group: _Group) -> None:
