@@ -77,6 +77,11 @@ def test_an_edge_is_extended_up_to_a_number_of_rates():
     assert next_rates(falling, [1.0, 10.0], higher_is_better=False, most=7) == [1e6]
 
 
+def test_a_single_rate_written_by_hand_has_no_edges():
+    assert next_rates({0.1: 5.0}, [], **LOWER) == []
+    assert next_rates({}, [], **LOWER) == []
+
+
 def test_rates_at_which_training_diverged_are_never_chosen():
     assert best_rate({0.1: 2.0, 0.3: None, 1.0: float("nan")}, higher_is_better=False) == 0.1
     assert best_rate({0.1: None, 0.3: None}, higher_is_better=False) is None

@@ -191,7 +191,7 @@ def next_rates(
     most: number of rates after which an edge is no longer extended.  Returns an empty list when the choice is made.
     """
     waiting = [rate for rate in grid if rate not in tried]
-    if waiting or len(tried) >= most:
+    if waiting or len(tried) >= most or len(tried) < 2:  # a single rate, written by hand, has no edges
         return waiting
     best, ordered = best_rate(tried, higher_is_better=higher_is_better), sorted(tried)
     if best is None:
