@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import believable
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from benchmark.report.cards import DEVIATIONS, MEANING, card_of, card_table, judge, sentence
 from benchmark.report.groups import group_records
 from benchmark.results import records
-from benchmark.settings.tuned import TunedFile, Verified
+from benchmark.settings.tuned import TunedFile, Verified, settings_of_site
 
 SOFTMAX = {0: 1.0, 1: 1.1, 2: 0.9}
 FAR = {0: 2.0, 1: 2.2, 2: 1.8}  # gaps 1.0, 1.1, 0.9: mean 1.0, deviation 0.1
@@ -66,6 +66,21 @@ def test_a_gap_survives_if_its_interval_over_seeds_is_above_zero():
     assert card(doubled=(SOFTMAX, worse)).verdict == "transient"
 
 
+def test_one_seed_at_twice_the_steps_verifies_nothing():
+    for softmax, none in (({0: 1.0}, {0: 0.2}), ({0: 1.0}, {0: 9.0}), ({}, {})):
+        found = card(doubled=(softmax, none))
+        assert found.verdict == "resolved"
+        assert not found.is_verified
+        assert "not verified at twice the steps" in sentence(found, "mse")
+
+
+def test_a_site_at_which_none_is_ahead_says_so():
+    worse = {seed: value - 1 for seed, value in SOFTMAX.items()}
+    assert card(none=worse, rules={}).verdict == "redundant"
+    assert "none is ahead" in sentence(card(none=worse, rules={}), "mse")
+    assert "none is ahead" not in sentence(card(none=NEAR), "mse")
+
+
 def test_seeds_are_paired():
     """The seeds differ by far more than softmax from none, but always in the same way."""
     softmax = {0: 1.0, 1: 11.0, 2: 21.0}
@@ -98,22 +113,36 @@ def test_a_table_takes_what_was_verified_for_its_own_site_data_and_steps(tmp_pat
         steps=2 * steps,
         metric=metric,
         higher_is_better=False,
+        settings=settings_of_site(asdict(group.reference.completed[0].config)),
+        learning_rates=(3e-4, 3e-4),
         seeds=(0, 1, 2),
         softmax=tuple(SOFTMAX.values()),
         none=tuple(NEAR.values()),
     )
 
-    def verdict(**changes):
+    def file(**changes):
         one = verified.model_copy(update=changes)
-        file = TunedFile(task="forecasting", preset="quick", metric=metric, higher_is_better=False, verified=(one,))
-        return card_of(group, [file]).verdict
+        return TunedFile(task="forecasting", preset="quick", metric=metric, higher_is_better=False, verified=(one,))
+
+    def verdict(**changes):
+        return card_of(group, [file(**changes)]).verdict
 
     group = replace(group, entries=tuple(entry for entry in group.entries if entry.attention in ("softmax", "none")))
     assert card_of(group, []).verdict == "resolved"
     assert not card_of(group, []).is_verified
     assert verdict() == "transient"
-    for other in ({"site": "every"}, {"data": "f" * 64}, {"steps": steps}, {"metric": "mae"}, {"backbone": "gpt"}):
+    others = ({"site": "every"}, {"data": "f" * 64}, {"steps": steps}, {"metric": "mae"}, {"backbone": "gpt"})
+    for other in (*others, {"settings": ""}, {"learning_rates": (3e-4, 1e-3)}):
         assert verdict(**other) == "resolved"
+    # The files of the current folder come last, and win.
+    assert card_of(group, [file(), file(none=tuple(FAR.values()))]).verdict == "resolved"
+    assert card_of(group, [file(none=tuple(FAR.values())), file()]).verdict == "transient"
+    dropout = {**group.reference.completed[0].config.model, "dropout": 0.3}
+    other_model = [
+        replace(entry, records=tuple(replace(r, config=replace(r.config, model=dropout)) for r in entry.records))
+        for entry in group.entries
+    ]
+    assert not card_of(replace(group, entries=tuple(other_model)), [file()]).is_verified
 
 
 def test_a_card_is_written_above_its_table():

@@ -10,9 +10,10 @@ import toy_task
 import yaml
 from command_line import lavo_bench
 
-from benchmark import results
+from benchmark import registry, results
 from benchmark.running import runner, workers
 from benchmark.running.tune import GRID, Tuner
+from benchmark.settings import tuned
 from benchmark.settings.cell import Cell
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import RunSettings
@@ -21,6 +22,14 @@ from benchmark.settings.tuned import Rates, best_rate, file_of, next_rates, read
 from benchmark.settings.yaml_files import parse_assignment
 
 PRESETS = "smoke:\n  train: {steps: 6, batch_size: 8, learning_rate: 0.01}\n  seeds: [4, 5]\n"
+INCLUDED = """
+from benchmark.registry import register_attention
+from correct_attentions import Softmax
+
+@register_attention("mine")
+class Mine(Softmax):
+    exact = False
+"""
 LOWER = {"higher_is_better": False, "most": 6}
 
 
@@ -44,7 +53,8 @@ class Trials:
         self.value = value
 
     def run(self, cells) -> None:
-        for cell in runner.to_run(cells, self.place.output):
+        missing = runner.without_result(cells, self.place.output)
+        for cell in runner.to_run(cells, self.place.output, missing):
             self.started.append(cell)
             if self.value is None:
                 runner.run_cell(cell, self.place)
@@ -52,7 +62,9 @@ class Trials:
             value = self.value(cell)
             status = "failed" if value is None else "completed"
             metrics = {} if value is None else {"mse": results.MetricValue(value, 9)}
-            results.write_record(cell.path(self.place.output), results.Record(cell.name, status, metrics=metrics))
+            reason = "Diverged: the loss is nan at step 3" if value is None else None
+            record = results.Record(cell.name, status, reason=reason, metrics=metrics)
+            results.write_record(cell.path(self.place.output), record)
 
 
 def rate_of(cell: Cell) -> float:
@@ -173,6 +185,52 @@ def test_an_attention_that_always_diverges_has_no_rate(tmp_path):
     assert len(trials.started) == 6
     assert read_tuned(file_of(trials.folder, "toy", "smoke")).chosen == ()
     assert any("no rate works" in line for line in trials.said)
+
+
+def test_a_trial_that_failed_is_no_result_and_is_tried_again(tmp_path, monkeypatch):
+    """Only training that diverged says something of a rate."""
+    trials, original = Trials(tmp_path), toy_task.TwoSites.score
+    is_broken = True
+
+    def score(self, *rest):
+        if is_broken and rate_of(trials.started[-1]) == 0.00333:
+            raise NameError("name 'Sums' is not defined")
+        return original(self, *rest)
+
+    monkeypatch.setattr(toy_task.TwoSites, "score", score)
+    assert trials.tuner.tune(asked("none", patterns=["every"])) == 1
+    assert any("NameError" in line for line in trials.said)
+    (chosen,) = read_tuned(file_of(trials.folder, "toy", "smoke")).chosen
+    assert [rate for rate, _ in chosen.tried] == [0.01, 0.03]
+    assert chosen.grid == (0.00333, 0.01, 0.03)
+    assert read_rates(trials.folder).chosen("toy", chosen.key) is None
+    is_broken = False
+    trials.started.clear()
+    assert trials.tuner.tune(asked("none", patterns=["every"])) == 0
+    assert 0.00333 in {rate_of(cell) for cell in trials.started}
+    (chosen,) = read_tuned(file_of(trials.folder, "toy", "smoke")).chosen
+    assert 0.00333 in dict(chosen.tried)
+    assert read_rates(trials.folder).chosen("toy", chosen.key) == chosen.learning_rate
+
+
+def test_a_rate_that_was_chosen_on_few_examples_does_not_count_for_all(tmp_path):
+    """Nor one for an included file that has changed since."""
+    trials, path = Trials(tmp_path, value=rate_of), tmp_path / "mine.py"
+
+    def keys():
+        return {chosen.key for chosen in read_tuned(file_of(trials.folder, "toy", "smoke")).chosen}
+
+    trials.tuner.tune(asked("none", patterns=["every"], limit=2))
+    part = keys()
+    trials.tuner.tune(asked("none", patterns=["every"]))
+    assert not part & keys()
+    found = []
+    for extra in ("", "# edited\n"):
+        path.write_text(INCLUDED + extra, encoding="utf-8")
+        registry.include_file(path)
+        trials.tuner.tune(asked("mine", patterns=["every"]))
+        found += [key for key in keys() if key.attention == "mine"]
+    assert len(set(found)) == 2
 
 
 def test_a_trial_never_sees_test_data(tmp_path, monkeypatch):
@@ -311,6 +369,29 @@ def test_the_command_writes_rates_that_run_then_uses(tmp_path, monkeypatch):
     (record,) = results.records([tmp_path / "out"])
     assert record.config.train["learning_rate"] == rate
     assert record.config.learning_rate_from == "tuned"
+
+
+def test_an_installation_verifies_with_its_own_rates_and_those_that_came_with_it(tmp_path, monkeypatch):
+    seen = []
+
+    def here(cells, place, **_options):
+        seen.extend(map(rate_of, cells))
+        for cell in cells:
+            runner.run_cell(cell, place)
+
+    monkeypatch.setattr(workers, "run_cells", here)
+    shipped = Trials(tmp_path / "shipped", value=lambda cell: abs(rate_of(cell) - 0.03))
+    shipped.tuner.tune(asked("softmax", "none", patterns=["every"]))
+    own = Trials(tmp_path / "own", value=lambda cell: abs(rate_of(cell) - 0.00333))
+    own.tuner.tune(asked("none", patterns=["every"]))
+    monkeypatch.setattr(tuned, "FOLDER", shipped.folder)
+    monkeypatch.setattr(tuned, "OWN", own.folder)
+    monkeypatch.setattr(tuned, "IS_INSTALLED", True)
+    places = ["--cache", tmp_path / "cache", "-o", tmp_path / "trials", "--jobs", "1"]
+    assert lavo_bench("tune", "toy", "--preset", "smoke", "--pattern", "every", "--verify", *places).status == 0
+    assert sorted(seen) == [0.00333, 0.00333, 0.03, 0.03]
+    (verified,) = read_tuned(file_of(own.folder, "toy", "smoke")).verified
+    assert verified.learning_rates == (0.03, 0.00333)
 
 
 @pytest.mark.parametrize("grid", ["1", "1,1", "0,1", "-1,1", "a,b", "1/0,1", ","])

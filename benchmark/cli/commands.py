@@ -270,7 +270,7 @@ def tune(
     runner.probe_output(place.output)
     folder = tuned or writing_folder()
     tuner = Tuner(place, folder, lambda cells: command.train_missing(cells, place, console(), jobs=jobs), say)
-    status = tuner.verify(runs, read_rates(folder)) if verify else tuner.tune(runs, factors)
+    status = tuner.verify(runs, read_rates(tuned)) if verify else tuner.tune(runs, factors)
     say(f"written: {folder}")
     raise typer.Exit(status)
 
@@ -322,6 +322,7 @@ def report(
             "--claims", help="YAML file of claims to judge, as configs/claims.yaml, which counts if it is left out."
         ),
     ] = None,
+    tuned: Tuned = None,
 ) -> None:
     """Makes a report from records: markdown, HTML, figures and tables."""
     from benchmark.report import build_report
@@ -331,7 +332,7 @@ def report(
     check_folders(chosen)
     folder = output or Path("reports") / chosen[0].resolve().name
     with report_progress():
-        built = build_report(chosen, folder, force=force, for_paper=for_paper, claims=claims)
+        built = build_report(chosen, folder, force=force, for_paper=for_paper, claims=claims, tuned=tuned)
     raise typer.Exit(say_report(built))
 
 

@@ -156,7 +156,6 @@ def sweep(
         output_of,
         runs_of,
     )
-    from benchmark.settings.tuned import FOLDER as TUNED
     from benchmark.settings.vary import parse_vary
 
     include = include_files(include_path)
@@ -184,7 +183,7 @@ def sweep(
     )
     runner.probe_output(place.output)
     trials = Path("results") / ".tuning" / output_of(runs, None).name
-    sweeper = Sweeper(place, tuned or TUNED, trials, console(), say)
+    sweeper = Sweeper(place, tuned, trials, console(), say)
     factors = factors_in(grid) if tune else None
     status = sweeper.sweep(settings, overrides, varies, jobs=jobs, retry_failed=retry_failed, grid=factors)
     if report:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Literal, NamedTuple
 
 from benchmark.report import numbers
 from benchmark.report.groups import Group, words
 from benchmark.report.tables import Printed, Row, Table, escape
-from benchmark.settings.tuned import TunedFile, Verified
+from benchmark.settings.tuned import TunedFile, Verified, settings_of_site
 from benchmark.statistics import Summary, summarise, t_half_width
 
 Verdict = Literal["resolved", "transient", "redundant", "not_learnt"]
@@ -20,7 +21,8 @@ DEVIATIONS = 3.0
 MEANING: Mapping[Verdict, str] = {
     "resolved": "softmax is ahead of none by at least three deviations",
     "transient": "softmax is ahead of none, but after twice the steps the 95 % interval of the gap has zero in it",
-    "redundant": "softmax is not ahead of none by three deviations: the rest of the model does this attention's work",
+    "redundant": "softmax is not ahead of none by three deviations, so the table can't rank attentions: as far as it shows, the "
+    "rest of the model does this attention's work",
     "not_learnt": "a trivial rule is at least as good as softmax",
 }
 
@@ -60,7 +62,7 @@ def judge(
     not_learnt   a rule is at least as good as the mean of softmax
     redundant    the mean gap of softmax to none, paired by seed, is below DEVIATIONS standard deviations
     transient    it is not, but after twice the steps its 95 % interval over seeds has zero in it
-    resolved     it is not, and after twice the steps, where that was run, the interval is above zero
+    resolved     it is not, and after twice the steps, where that was run with two seeds or more, the interval is above zero
     """
     sign = 1 if higher_is_better else -1
     gap = _gap(softmax, none, sign)
@@ -75,7 +77,9 @@ def judge(
     if not _is_clear(gap):
         return Card("redundant", gap=gap, rule=best)
     after = None if doubled is None else _gap(*doubled, sign)
-    if after is not None and after.deviation is not None and not _survives(after):
+    if after is not None and after.deviation is None:
+        after = None  # one seed has no interval, so it verifies nothing
+    if after is not None and not _survives(after):
         return Card("transient", gap=gap, doubled=after, rule=best)
     return Card("resolved", gap=gap, doubled=after, rule=best)
 
@@ -117,13 +121,24 @@ def card_of(group: Group, files: Iterable[TunedFile]) -> Card | None:
 
 
 def _verified(group: Group, metric: str, files: Iterable[TunedFile]) -> Verified | None:
-    """Returns what was run at twice the steps for this task, preset, site, data and number of steps."""
-    train = group.settings.train
-    steps = train.get("steps") or train.get("epochs")
-    wanted = (group.backbone, group.pattern, group.data.sha256, metric, 2 * steps if isinstance(steps, int) else None)
-    for file in files:
+    """Returns what was run at twice the steps for this task, preset, site and data, with the table's settings and learning rates.
+
+    Of several files the last one counts, as for learning rates.
+    """
+    entries = (group.reference, group.nothing)
+    configs = [asdict(entry.completed[0].config) for entry in entries if entry is not None]
+    if len(configs) < 2:
+        return None
+    steps = configs[0]["train"].get("steps") or configs[0]["train"].get("epochs")
+    wanted = (
+        *(group.backbone, group.pattern, group.data.sha256, metric),
+        *(2 * steps if isinstance(steps, int) else None, settings_of_site(configs[0])),
+        tuple(config["train"].get("learning_rate") for config in configs),
+    )
+    for file in reversed(list(files)):
         for one in file.verified if (file.task, file.preset) == (group.task, group.preset) else ():
-            if (one.backbone, one.site, one.data, one.metric, one.steps) == wanted:
+            found = (one.backbone, one.site, one.data, one.metric, one.steps, one.settings, one.learning_rates)
+            if found == wanted:
                 return one
     return None
 
@@ -137,6 +152,8 @@ def sentence(card: Card, metric: str) -> str:
         text += f" ({escape(card.rule)})"
     if card.gap is not None:
         text += f". Gap in {escape(metric)}: {_gap_words(card.gap)}"
+        if card.gap.deviation is not None and _survives(card.gap._replace(mean=-card.gap.mean)):
+            text += " (none is ahead: the 95 % interval is below zero)"
     if card.doubled is not None:
         text += f"; after twice the steps, on validation data, {_gap_words(card.doubled)}"
     elif card.verdict == "resolved":

@@ -90,7 +90,7 @@ def read_state(output: Path) -> State | None:
         return None
 
 
-def digests(directories: Sequence[Path], claims: Path | None = None) -> dict[str, str]:
+def digests(directories: Sequence[Path], claims: Path | None = None, tuned: Path | None = None) -> dict[str, str]:
     """Returns the SHA-256 of every file on which the report depends: records, files beside them, sweeps, tuning, claims, and code.
 
     Raises ValueError for a folder that isn't there.
@@ -108,7 +108,7 @@ def digests(directories: Sequence[Path], claims: Path | None = None) -> dict[str
     for file in sorted(Path(__file__).parent.rglob("*")):
         if file.suffix in (".py", ".jinja", ".css", ".js"):
             files[f"benchmark/report/{file.relative_to(Path(__file__).parent).as_posix()}"] = file
-    files |= {f"configs/tuned/{file.name}": file for file in tuned_files()}
+    files |= {f"configs/tuned/{file.name}": file for file in tuned_files(tuned)}
     beside_code = {"claims": claims or claims_file, "published figures": ledger_file}
     files |= {name: file for name, file in beside_code.items() if file.is_file()}
     for task in TASKS:

@@ -48,11 +48,13 @@ def build_report(
     force: bool = False,
     for_paper: bool = False,
     claims: Path | None = None,
+    tuned: Path | None = None,
 ) -> Built:
     """Writes ``report.md`` and ``report.html`` into ``output``, with ``figures/`` and ``tables/``.
 
     for_paper: also writes ``paper/``, a LaTeX document; a report that has this folder keeps it up to date.
     claims: a file of claims, whose verdicts the report shows; None for the paper's, about LAVO.
+    tuned: a folder of files by ``lavo-bench tune``; None for those that ``run`` uses.
 
     If nothing has changed since a complete report was built, it does nothing, unless ``force`` is set.  Figures that fail and
     damaged records are left out, and the report names them.  Raises ValueError for a folder that isn't there, and ConfigError for
@@ -61,7 +63,7 @@ def build_report(
     directories = [Path(directory) for directory in directories]
     read_claims(claims)  # a damaged file ends the command before anything is drawn
     markdown, page = output / "report.md", output / "report.html"
-    digests = inputs.digests(directories, claims)
+    digests = inputs.digests(directories, claims, tuned)
     notes = () if parquet.is_available() else (parquet.MISSING_EXTRA,)
     paper = output / "paper" / "main.tex"
     whole = page.exists() and markdown.exists() and (paper.exists() or not for_paper)
@@ -70,11 +72,11 @@ def build_report(
         return Built(markdown, page, [], changed=False, damaged=before.damaged, notes=notes)
     names = [shown_path(directory) for directory in directories]
     repeat = f"lavo-bench report {' '.join(names)} -o {shown_path(output)}"
+    repeat += "" if tuned is None else f" --tuned {shown_path(tuned)}"
     for_paper = for_paper or paper.exists()
     gallery = Gallery(output / "figures", repeat, outlines=paper.parent / "figures" if for_paper else None)
     found = inputs.read(directories)
-    verified = read_rates().files
-    builder = _Builder(output / "tables", gallery, verified, claims)
+    builder = _Builder(output / "tables", gallery, read_rates(tuned).files, claims)
     blocks = builder.blocks(found, directories, names, shown_path(output))
     title = f"Attention benchmark: {output.name}"
     write_bytes(markdown, render_markdown(title, blocks).encode())
@@ -103,8 +105,8 @@ class _Shown(NamedTuple):
 class _Builder:
     """Collects the blocks of the page, view by view, and writes the files of the tables."""
 
-    def __init__(self, tables: Path, gallery: Gallery, verified: Sequence[TunedFile], claims: Path | None) -> None:
-        self.tables, self.gallery, self.verified, self.claims = tables, gallery, verified, claims
+    def __init__(self, tables: Path, gallery: Gallery, tuned: Sequence[TunedFile], claims: Path | None) -> None:
+        self.tables, self.gallery, self.tuned, self.claims = tables, gallery, tuned, claims
 
     def blocks(
         self, found: inputs.Readable, directories: Sequence[Path], names: Sequence[str], output: str
@@ -118,7 +120,7 @@ class _Builder:
         varied = read_all_varied(directories)
         groups, sweeps = group_records(without_varied(found.records, varied)), read_sweeps(directories)
         differences = {id(group): against_exact(group) for group in groups}
-        cards = [(group, card) for group in groups if (card := card_of(group, self.verified)) is not None]
+        cards = [(group, card) for group in groups if (card := card_of(group, self.tuned)) is not None]
         shown = _Shown(found, groups, sweeps, differences, cards)
         # Tables are written before any figure is drawn, because figures take long.
         written = {id(group): self._written(self._tables(shown, group)) for group in groups}
@@ -149,7 +151,7 @@ class _Builder:
 
     def _tables(self, shown: _Shown, group: Group) -> list[Table]:
         cost = cost_table(group)
-        return [*metric_tables(group, shown.differences[id(group)]), *([] if cost is None else [cost])]
+        return [*metric_tables(group, shown.differences[id(group)], self.tuned), *([] if cost is None else [cost])]
 
     def _overview(self, shown: _Shown) -> list[Block]:
         """Returns the first view: one row an attention and one a site side by side, and below what all tables say together."""

@@ -12,8 +12,10 @@ from benchmark.report import numbers
 from benchmark.report.degenerate import MARK, faults
 from benchmark.report.degenerate import notes as degenerate_notes
 from benchmark.report.differences import Difference
-from benchmark.report.groups import Entry, Group, learning_rate, task_metrics, words
+from benchmark.report.groups import Entry, Group, task_metrics, words
+from benchmark.report.rates import rate_notes
 from benchmark.results import DataSource, Record
+from benchmark.settings.tuned import TunedFile
 from benchmark.statistics import PairedTest, Summary, best_outside_spread, summarise
 
 MOST_METRICS = 6  # in one table; the rest go into further tables
@@ -95,14 +97,17 @@ def heading(metric: str, higher_is_better: bool, unit: str) -> str:
     return f"{metric} {arrow} ({unit})" if unit else f"{metric} {arrow}"
 
 
-def metric_tables(group: Group, differences: Mapping[str, Difference]) -> list[Table]:
+def metric_tables(group: Group, differences: Mapping[str, Difference], files: Sequence[TunedFile] = ()) -> list[Table]:
     """Returns tables of mean ± deviation over seeds, of up to six metrics each: attentions, and controls below.
 
     differences: of the first metric from that of the exact attention, by label.
+    files: those of ``lavo-bench tune``, which say how learning rates were chosen.
     """
     names = list(group.metrics())
     parts = [names[start : start + MOST_METRICS] for start in range(0, len(names), MOST_METRICS)] or [[]]
-    return [_metric_table(group, part, index, differences) for index, part in enumerate(parts)]
+    tables = [_metric_table(group, part, index, differences) for index, part in enumerate(parts)]
+    tables[0].notes += map(escape, rate_notes(group, files))
+    return tables
 
 
 def _metric_table(group: Group, names: Sequence[str], part: int, differences: Mapping[str, Difference]) -> Table:
@@ -262,7 +267,6 @@ def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bol
         *_noise_floor(group, names),
         *_incomplete(entries, names),
         *map(escape, degenerate_notes(entries)),
-        *_tuning(group),
     ]
     sizes = {f"{name} {numbers.count(group.metrics()[name].n)}" for name in names}
     examples = {group.metrics()[name].n for name in names}
@@ -349,26 +353,6 @@ def _incomplete(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
         if any(_mark(entry, name) for name in names):
             notes.append(f"† {escape(entry.label)}: the mean leaves out seeds without a finite value.")
     return notes
-
-
-def _tuning(group: Group) -> list[str]:
-    """Returns a note on the learning rates at which the attentions were trained."""
-    rates: dict[str, list[str]] = {}
-    untuned: list[str] = []
-    for entry in group.entries:
-        for record in entry.completed[:1]:
-            rate = learning_rate(record)
-            if rate is not None and (not entry.is_control or record.config.learning_rate_from == "tuned"):
-                rates.setdefault(f"{rate:g}", []).append(entry.label)
-                untuned += [entry.label] if record.config.learning_rate_from != "tuned" else []
-    shown = [label for labels in rates.values() for label in labels]
-    if len(rates) == 1 and len(untuned) == len(shown):
-        return [f"All at one learning rate, {next(iter(rates))}: no attention was tuned."]
-    chosen = "; ".join(f"{rate}: {escape(', '.join(labels))}" for rate, labels in rates.items())
-    if len(untuned) == len(shown):
-        return [f"Learning rates: {chosen}."] if rates else []
-    exceptions = f" Not tuned: {escape(', '.join(untuned))}." if untuned else ""
-    return [f"Learning rates, chosen on validation data from one grid for all: {chosen}.{exceptions}"]
 
 
 def data_words(data: DataSource) -> str:

@@ -51,7 +51,10 @@ def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Sa
         raise ConfigError(
             "--launcher: not with --rerun, --plan-only or torchrun; its workers run cells without a record"
         )
-    cells = plan_cells(runs, place.cache, read_rates(asked.tuned))
+    rates = read_rates(asked.tuned)
+    cells = plan_cells(runs, place.cache, rates)
+    if asked.tuned is not None and not rates.files and not place.rank:
+        say(f"{asked.tuned}: holds no learning rates by `tune`, so those of the preset are used")
     if place.rank:
         return run_cells_of(cells, place, console, say, jobs=asked.jobs, redo=asked.redo)
     waiting = waiting_cells(cells, place, asked.redo)
@@ -152,8 +155,8 @@ def train(
 
 
 def train_missing(cells: Sequence[Cell], place: runner.Place, console: Console, *, jobs: int | None = None) -> None:
-    """Runs those of these cells that have no record yet."""
-    train(waiting_cells(cells, place, runner.NOTHING_ANEW), place, console, jobs=jobs)
+    """Runs those of these cells that have no record yet, or failed for another reason than that training diverged."""
+    train(waiting_cells(cells, place, runner.without_result(cells, place.output)), place, console, jobs=jobs)
     runner.remove_if_empty(place.output)
 
 

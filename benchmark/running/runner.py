@@ -119,6 +119,16 @@ class Redo(NamedTuple):
 NOTHING_ANEW = Redo()
 
 
+def without_result(cells: Iterable[Cell], output: Path) -> Redo:
+    """Returns which of these cells to run again where a training that diverged counts as a result, and other failures don't."""
+    failed = {
+        cell.hash: attempt_of(record)
+        for cell in cells
+        if (record := _record_of(cell, output)) is not None and not has_diverged(record)
+    }
+    return Redo(failed=True, seen=failed)
+
+
 def to_run(cells: Iterable[Cell], output: Path, redo: Redo = NOTHING_ANEW) -> list[Cell]:
     """Returns the cells that must be run."""
     return [cell for cell in cells if redo.wants(cell, output)]
@@ -293,6 +303,11 @@ def _verdict(error: Exception) -> tuple[Status, str]:
     line = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
     status: Status = "out_of_memory" if memory.is_out_of_memory(error) else "failed"
     return status, f"{type(error).__name__}: {line}"
+
+
+def has_diverged(record: Record) -> bool:
+    """Returns whether its training diverged.  That is a result; any other failure says nothing of the cell's settings."""
+    return record.status == "failed" and (record.reason or "").startswith("Diverged:")
 
 
 def _checkpoint_folder(cell: Cell, place: Place) -> Path:

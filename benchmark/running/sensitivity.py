@@ -14,7 +14,7 @@ from benchmark.running.tune import Tuner
 from benchmark.settings.choices import choose_tasks
 from benchmark.settings.messages import ConfigError, shown
 from benchmark.settings.models import Override, RunSettings
-from benchmark.settings.tuned import Rates, file_of, read_rates
+from benchmark.settings.tuned import Rates, file_of, read_rates, tuned_files
 from benchmark.settings.varied import add_varied
 from benchmark.settings.vary import SweepPlan, SweepRuns, Vary, plan_sweep, sweep_runs
 
@@ -25,11 +25,11 @@ class Sweeper:
     """Plans and trains a sweep.
 
     place    for the records, which are ordinary ones
-    rates    folder of tuned learning rates
+    rates    folder of tuned learning rates; None for those that ``run`` uses
     trials   folder for the records of ``--tune``, and for the rates that it chooses
     """
 
-    def __init__(self, place: runner.Place, rates: Path, trials: Path, console: Console, say: Say) -> None:
+    def __init__(self, place: runner.Place, rates: Path | None, trials: Path, console: Console, say: Say) -> None:
         self.place, self.rates, self.trials, self.console, self.say = place, rates, trials, console, say
 
     def sweep(
@@ -78,9 +78,10 @@ class Sweeper:
     def _begin_with_known_rates(self, folder: Path, task: str, preset: str) -> None:
         """Copies the file with the rates of the defaults, so that their trials are not repeated."""
         for name in choose_tasks([task]):
-            known, own = file_of(self.rates, name, preset), file_of(folder, name, preset)
-            if known.is_file() and not own.exists():
-                write_bytes(own, known.read_bytes())
+            own = file_of(folder, name, preset)
+            known = [file for file in tuned_files(self.rates) if file.name == own.name]
+            if known and not own.exists():
+                write_bytes(own, known[-1].read_bytes())
 
 
 RULES = {

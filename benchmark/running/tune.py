@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from benchmark.interface import NOTHING, REFERENCE
 from benchmark.registry import load_task
 from benchmark.results import Record, read_record
 from benchmark.running import runner
+from benchmark.running.runner import has_diverged
 from benchmark.settings.cell import Cell
 from benchmark.settings.command import Run
 from benchmark.settings.models import RunSettings
@@ -26,6 +27,7 @@ from benchmark.settings.tuned import (
     next_rates,
     read_tuned,
     rounded,
+    settings_of_site,
     write_tuned,
 )
 
@@ -34,6 +36,8 @@ GRID = (1 / 3, 1.0, 3.0)
 
 RunCells = Callable[[Sequence[Cell]], None]
 Say = Callable[[str], None]
+Tried = dict[RateKey, dict[float, float | None]]
+"""The rates that were tried for each attention, with the value on validation data, or None where training diverged."""
 
 
 class Contender(NamedTuple):
@@ -42,6 +46,10 @@ class Contender(NamedTuple):
     run: RunSettings
     one: Planned
     key: RateKey
+
+    def grid(self, factors: Sequence[float]) -> list[float]:
+        """Returns the rates that are tried first."""
+        return [rounded(self.one.settings.train.learning_rate * factor) for factor in factors]
 
 
 class Site(NamedTuple):
@@ -53,6 +61,7 @@ class Site(NamedTuple):
     name: str
     data: str
     steps: int
+    settings: str  # ``settings_of_site``
 
 
 class Tuner:
@@ -74,32 +83,42 @@ class Tuner:
         """
         contenders = list(self._contenders(runs))
         tried = {one.key: self._tried_before(one) for one in contenders}
-        while waiting := self._next_trials(contenders, tried, factors):
+        failed: set[RateKey] = set()  # a trial has no result, so the search can't go on
+        while waiting := self._next_trials([one for one in contenders if one.key not in failed], tried, factors):
             self.run_cells([cell for _, _, cell in waiting])
             for contender, rate, cell in waiting:
-                tried[contender.key][rate] = self._value(cell, contender.one.task)
-            self._write(contenders, tried)
-        self._write(contenders, tried)
-        return self._sum_up(contenders, tried)
+                record = self._record(cell)
+                if record is None or not (record.is_completed or has_diverged(record)):
+                    failed.add(contender.key)
+                else:
+                    tried[contender.key][rate] = record.value(load_task(contender.one.task).selection)
+            self._write(contenders, tried, factors)
+        self._write(contenders, tried, factors)
+        return self._sum_up(contenders, tried, failed)
 
     def verify(self, runs: Sequence[Run], rates: Rates) -> int:
         """Trains softmax and the control at each site for twice the steps, over all seeds, and stores what they gave."""
         doubled = [(contender, self._doubled(contender, rates)) for contender in self._for_verification(runs)]
         self.run_cells([cell for _, cell in doubled])
         values: dict[Site, dict[str, dict[int, float]]] = {}
+        learning_rates: dict[tuple[Site, str], float] = {}
         is_missing = False
         for contender, cell in doubled:
             one, train = contender.one, cell.config["train"]
-            value = self._value(cell, one.task, headline(one.task))
+            record = self._record(cell)
+            value = None if record is None else record.value(headline(one.task))
             if value is None:
                 is_missing = True
                 continue
             for name in one.sites:
                 steps = train["steps"] or train["epochs"]
-                site = Site(one.task, contender.run.preset, one.backbone, name, contender.key.data, steps)
+                settings = settings_of_site(cell.config)
+                site = Site(one.task, contender.run.preset, one.backbone, name, contender.key.data, steps, settings)
                 values.setdefault(site, {}).setdefault(one.spec.name, {})[one.seed] = value
+                learning_rates[site, one.spec.name] = train["learning_rate"]
         for site, found in values.items():
-            self._store(site, found)
+            if len(found) == 2:
+                self._store(site, found, (learning_rates[site, REFERENCE], learning_rates[site, NOTHING]))
         return 1 if is_missing else 0
 
     def _contenders(self, runs: Sequence[Run]) -> Iterable[Contender]:
@@ -124,16 +143,15 @@ class Tuner:
     def _next_trials(
         self,
         contenders: Sequence[Contender],
-        tried: Mapping[RateKey, Mapping[float, float | None]],
+        tried: Tried,
         factors: Sequence[float],
     ) -> list[tuple[Contender, float, Cell]]:
         waiting = []
         for contender in contenders:
             one = contender.one
-            base = one.settings.train.learning_rate
             rates = next_rates(
                 tried[contender.key],
-                [rounded(base * factor) for factor in factors],
+                contender.grid(factors),
                 higher_is_better=_selection(one.task).higher_is_better,
                 most=max(MOST_RATES, len(factors)),
             )
@@ -148,14 +166,13 @@ class Tuner:
         rate = rates.chosen(one.task, contender.key)
         return self.planner.cell(one._replace(settings=settings), contender.run, learning_rate=rate)
 
-    def _value(self, cell: Cell, task: str, metric: str | None = None) -> float | None:
-        """Returns the trial's value on validation data, or None if it failed."""
+    def _record(self, cell: Cell) -> Record | None:
+        """Returns the record of a trial, or None if it was not run; says why it has no value."""
         path = cell.path(self.place.output)
         record: Record | None = read_record(path) if path.is_file() else None
         if record is None or not record.is_completed:
             self.say(f"{cell.title}: {record.reason if record is not None else 'not run'}")
-            return None
-        return record.value(metric or load_task(task).selection)
+        return record
 
     def _file(self, task: str, preset: str) -> TunedFile:
         """Returns what the file holds, or an empty one if there is none, or if its values are of another metric than the task selects by."""
@@ -171,7 +188,7 @@ class Tuner:
                 return dict(chosen.tried)
         return {}
 
-    def _write(self, contenders: Sequence[Contender], tried: Mapping[RateKey, Mapping[float, float | None]]) -> None:
+    def _write(self, contenders: Sequence[Contender], tried: Tried, factors: Sequence[float]) -> None:
         """Writes what was tried so far.
 
         Entries of other settings for the same attention, sites and data are left out, unless they are among these
@@ -188,13 +205,17 @@ class Tuner:
                 values = tried[contender.key]
                 rate = best_rate(values, higher_is_better=file.higher_is_better)
                 if rate is not None:
-                    pairs = tuple(sorted(values.items()))
-                    chosen = Chosen(**contender.key._asdict(), learning_rate=rate, seed=contender.one.seed, tried=pairs)
-                    entries[contender.key] = chosen
+                    entries[contender.key] = Chosen(
+                        **contender.key._asdict(),
+                        learning_rate=rate,
+                        seed=contender.one.seed,
+                        grid=tuple(sorted(contender.grid(factors))),
+                        tried=tuple(sorted(values.items())),
+                    )
             write_tuned(file_of(self.folder, task, preset), file.model_copy(update={"chosen": tuple(entries.values())}))
 
-    def _store(self, site: Site, found: Mapping[str, Mapping[int, float]]) -> None:
-        softmax, nothing = found.get(REFERENCE, {}), found.get(NOTHING, {})
+    def _store(self, site: Site, found: Mapping[str, Mapping[int, float]], learning_rates: tuple[float, float]) -> None:
+        softmax, nothing = found[REFERENCE], found[NOTHING]
         seeds = tuple(seed for seed in softmax if seed in nothing)
         metric = headline(site.task)
         verified = Verified(
@@ -204,23 +225,27 @@ class Tuner:
             steps=site.steps,
             metric=metric,
             higher_is_better=load_task(site.task).metrics[metric].higher_is_better,
+            settings=site.settings,
+            learning_rates=learning_rates,
             seeds=seeds,
             softmax=tuple(softmax[seed] for seed in seeds),
             none=tuple(nothing[seed] for seed in seeds),
         )
         file = self._file(site.task, site.preset)
-        mine = (site.backbone, site.name, site.data)
-        others = [one for one in file.verified if (one.backbone, one.site, one.data) != mine]
+        mine = (site.backbone, site.name, site.data, site.settings)
+        others = [one for one in file.verified if (one.backbone, one.site, one.data, one.settings) != mine]
         path = file_of(self.folder, site.task, site.preset)
         write_tuned(path, file.model_copy(update={"verified": (*others, verified)}))
 
-    def _sum_up(self, contenders: Sequence[Contender], tried: Mapping[RateKey, Mapping[float, float | None]]) -> int:
+    def _sum_up(self, contenders: Sequence[Contender], tried: Tried, failed: Collection[RateKey]) -> int:
         without = 0
         for contender in contenders:
             one, values = contender.one, tried[contender.key]
             rate = best_rate(values, higher_is_better=_selection(one.task).higher_is_better)
-            without += rate is None
+            without += rate is None or contender.key in failed
             shown = "no rate works" if rate is None else f"{rate:g} of {', '.join(f'{r:g}' for r in sorted(values))}"
+            if contender.key in failed:
+                shown = "a trial failed, so no rate is chosen; the same command tries it again"
             self.say(f"{one.task}/{one.backbone}.{one.pattern}.{one.spec.label or one.spec.name}: {shown}")
         return 1 if without else 0
 

@@ -167,11 +167,13 @@ class Planner:
         attention = REFERENCE if exact else one.spec.name
         settings = one.settings._replace(options={}) if exact else one.settings
         versions = [loaded.version, load_attention(attention).version]
+        # Left out where they are not set, so that the keys of before stay.
+        others = {"limit": run.limit, "included": included_digest(attention)}
         return RateKey.of(
             backbone=one.backbone,
             sites=one.sites,
             attention=attention,
-            config={**settings.plain(), "versions": versions},
+            config={**settings.plain(), "versions": versions, **{k: v for k, v in others.items() if v is not None}},
             fingerprint=splits.fingerprint,
         )
 

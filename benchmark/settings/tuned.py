@@ -68,6 +68,7 @@ class Chosen(Settings):
     settings: str
     seed: int
     learning_rate: float = Field(gt=0)
+    grid: tuple[float, ...] = ()  # the rates of the grid before it was extended; empty in a file written by hand
     tried: tuple[tuple[float, float | None], ...]  # rate and value on validation data
 
     @property
@@ -85,6 +86,8 @@ class Verified(Settings):
     steps: int = Field(ge=1)  # twice those of the preset, or its epochs
     metric: str
     higher_is_better: bool
+    settings: str = ""  # ``settings_of_site``
+    learning_rates: tuple[float, ...] = ()  # of softmax and of none
     seeds: tuple[int, ...]
     softmax: tuple[float, ...]
     none: tuple[float, ...]
@@ -124,11 +127,13 @@ def read_rates(folder: Path | None = None) -> Rates:
     Without a folder, they are the rates that ``run`` uses unless it is told otherwise: those that came with this code and,
     in an installation, those of the current folder, which win.  Raises ConfigError for a damaged file.
     """
-    return Rates(read_tuned(path) for path in (tuned_files() if folder is None else _files_in(folder)))
+    return Rates(read_tuned(path) for path in tuned_files(folder))
 
 
-def tuned_files() -> list[Path]:
-    """Returns the files that are read if no folder is named."""
+def tuned_files(folder: Path | None = None) -> list[Path]:
+    """Returns the files of a folder, or those that are read if none is named: where two differ, the later one counts."""
+    if folder is not None:
+        return _files_in(folder)
     return [*_files_in(FOLDER), *(_files_in(OWN) if IS_INSTALLED else [])]
 
 
@@ -176,6 +181,13 @@ def _sequence(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
 _Compact.add_representer(list, _sequence)
 
 
+def settings_of_site(config: Mapping[str, Any]) -> str:
+    """Returns a digest of the settings that softmax and ``none`` share at a site, whatever the steps and learning rates."""
+    train = {k: v for k, v in config["train"].items() if k not in ("steps", "epochs", "learning_rate")}
+    parts = {name: config[name] for name in ("data", "model", "eval")}
+    return digest(without_places({**parts, "train": train, "limit": config.get("limit")}))
+
+
 def best_rate(tried: Mapping[float, float | None], *, higher_is_better: bool) -> float | None:
     """Returns the rate with the best value, the lower of two equal ones; None if training diverged at every rate."""
     sign = -1 if higher_is_better else 1
@@ -203,7 +215,8 @@ def next_rates(
 
 def _is_made(chosen: Chosen, *, higher_is_better: bool) -> bool:
     """Returns whether the choice is final.  The best rate so far of a tuning that was cut off may lie at the edge of its grid."""
-    return not next_rates(dict(chosen.tried), (), higher_is_better=higher_is_better, most=MOST_RATES)
+    most = max(MOST_RATES, len(chosen.grid))
+    return not next_rates(dict(chosen.tried), chosen.grid, higher_is_better=higher_is_better, most=most)
 
 
 def rounded(rate: float) -> float:

@@ -148,8 +148,8 @@ def _faults_of_attentions(pack: Pack) -> Iterator[str]:
 def _page(packs: Sequence[Verified], refused: Sequence[str], output: Path) -> list[Block]:
     groups = group_records(_labelled(packs))
     differences = {id(group): against_exact(group) for group in groups}
-    verified = read_rates().files
-    cards = {id(group): card for group in groups if (card := card_of(group, verified)) is not None}
+    tuned = read_rates().files
+    cards = {id(group): card for group in groups if (card := card_of(group, tuned)) is not None}
     summary = summary_table(groups, differences, cards)
     count = sum(len(pack.records) for pack in packs)
     blocks: list[Block] = [
@@ -174,7 +174,7 @@ def _page(packs: Sequence[Verified], refused: Sequence[str], output: Path) -> li
         if group.task != task:
             task = group.task
             blocks.append(Heading(2, words(task).capitalize()))
-        blocks += [Heading(3, group.title), *metric_tables(group, differences[id(group)])]
+        blocks += [Heading(3, group.title), *metric_tables(group, differences[id(group)], tuned)]
     blocks.append(Heading(2, "To run the cells again"))
     for pack in packs:
         blocks.append(Folded(escape(pack.manifest.name), "\n".join(["```bash", *_commands_of(pack, output), "```"])))
