@@ -114,8 +114,9 @@ def sizes(results: Path) -> str:
         sorted(value for record in found if (value := getattr(record.efficiency, name)))
         for name in ("parameters", "steps")
     )
-    # Those that the tables' metrics are made of: recall has further texts, for its curves.
-    examples = {group.task: next(iter(group.metrics().values())).n for group in _groups(results / "quick")}
+    # Of the further texts of recall only curves are made, and a metric of language modelling is made of bytes.
+    n = {group.task: next(iter(group.metrics().values())).n for group in _groups(results / "quick")}
+    examples = {record.cell.task: min(n[record.cell.task], record.data.details["examples"]["test"]) for record in found}
     listed = spoken(
         [f"{number:,} in {words(task)}" for task, number in sorted(examples.items(), key=lambda pair: pair[1])]
     )
