@@ -21,7 +21,7 @@ from benchmark.report.across import (
     stratified_interval,
 )
 from benchmark.report.cards import Card
-from benchmark.report.degenerate import is_degenerate
+from benchmark.report.degenerate import has_broken_scale
 from benchmark.report.groups import Entry, Group
 from benchmark.report.style import PAGE_WIDTH, style_of
 from benchmark.report.summary import headline
@@ -36,13 +36,18 @@ class Averaged(NamedTuple):
     """The resolved tables, by whether they enter the averages."""
 
     groups: list[Group]
-    broken: list[Group]  # in which a cell is degenerate
+    broken: list[Group]  # in which softmax or none is degenerate
 
 
 def averaged(cards: Iterable[tuple[Group, Card | None]]) -> Averaged:
-    """Returns the resolved sites.  The pattern ``every`` is none of its own: it contains the sites of its backbone."""
+    """Returns the resolved sites without the pattern ``every``, which contains the other sites of its backbone.
+
+    A table in which softmax or ``none`` is degenerate has no scale, so it is left out for every attention.  A degenerate cell of another
+    attention is scored as it stands: if its table were left out, an attention would rise by diverging where it is weak, and if the
+    attention were, its bad figures would be hidden.
+    """
     resolved = [group for group, card in cards if card is not None and card.is_resolved and group.pattern != EVERY]
-    broken = [group for group in resolved if is_degenerate(group)]
+    broken = [group for group in resolved if has_broken_scale(group)]
     return Averaged([group for group in resolved if group not in broken], broken)
 
 

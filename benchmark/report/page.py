@@ -172,7 +172,7 @@ class _Builder:
         across = aggregate_table(scores, intervals)
         if across is not None:
             across.notes += [
-                f"{escape(group.title)} is left out: a cell of it is degenerate." for group in entering.broken
+                f"{escape(group.title)} is left out: softmax or none is degenerate in it." for group in entering.broken
             ]
             below = "Left: the share of runs above each score. Right: mean ranks; a bar joins those that don't differ at 5 %."
             drawn = self.gallery.draw("across", below, partial(across_figure, scores))
