@@ -13,8 +13,9 @@ from benchmark.report.across import (
     performance_profile,
     probability_of_improvement,
     rank_test,
-    stratified_interval,
+    seed_interval,
 )
+from benchmark.statistics import t_interval
 
 GENERATOR = np.random.default_rng(11)
 A, B, C = (GENERATOR.normal(mean, 0.3, (3, 7)) for mean in (0.6, 0.5, 0.2))
@@ -39,24 +40,73 @@ def test_interquartile_mean_is_scipys_trimmed_mean(shape):
     assert interquartile_mean(values) == pytest.approx([stats.trim_mean(one, 0.25, axis=None) for one in values])
 
 
-def test_the_interval_is_that_of_rliable():
-    found = stratified_interval(A, interquartile_mean, draws=20000)
-    assert found.value == interquartile_mean(A)
-    assert (found.low, found.high) == pytest.approx((0.5463932610838749, 0.7239469662268401), abs=0.005)
+BACKBONES = np.repeat(np.arange(7), [1, 1, 1, 3, 2, 1, 4])
+"""The 13 resolved sites of ``quick``: how many each backbone has."""
 
 
-def test_the_interval_covers_the_mean_in_95_per_cent_of_draws():
-    generator, covered = np.random.default_rng(3), 0
-    for number in range(300):
-        scores = generator.normal(0.5, 0.2, (20, 6))
-        found = stratified_interval(scores, interquartile_mean, draws=400, seed=number)
-        covered += found.low <= 0.5 <= found.high
-    assert 0.92 <= covered / 300 <= 0.98
+class World:
+    """Attentions, ``none`` and softmax with true means and deviations, from which cells are drawn as a run would give them."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        tables = len(BACKBONES)
+        self.mean = np.clip(generator.normal(0.7, 0.35, tables), -0.05, 1.1)
+        self.deviation = generator.choice([0.02, 0.05, 0.1, 0.3, 0.5], tables)
+        self.of_none = generator.choice([0.01, 0.03, 0.06, 0.1, 0.2], tables)
+        self.of_softmax = generator.choice([0.002, 0.04, 0.08, 0.12, 0.2], 7)[BACKBONES]
+
+    def draw(self, generator: np.random.Generator, runs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns what the attention, ``none`` and softmax have, (runs, tables); the tables of a backbone share softmax."""
+        own, none = generator.standard_normal((2, runs, len(BACKBONES)))
+        shared = generator.standard_normal((runs, 7))[:, BACKBONES]
+        return self.mean + self.deviation * own, self.of_none * none, 1 + self.of_softmax * shared
 
 
-def test_runs_of_one_table_are_not_mixed_with_those_of_another():
+def test_the_interval_covers_the_mean_of_many_seeds_with_estimated_and_shared_ends():
+    """Three seeds, 13 tables.  Intervals that take the ends as known, and tables as independent, cover about 80 %."""
+    generator, covered = np.random.default_rng(3), []
+    for _ in range(50):
+        world = World(generator)
+        true = interquartile_mean(world.draw(generator, 3001)[0])  # softmax is 1 and none 0 on average
+        for _ in range(8):
+            values, none, softmax = world.draw(generator, 3)
+            found = seed_interval(values, none=none, softmax=softmax, backbones=BACKBONES, draws=60)
+            covered.append(found.low <= true <= found.high)
+    assert 0.90 <= np.mean(covered) <= 0.98
+
+
+def test_the_interval_of_one_table_with_known_ends_is_students():
+    values = np.array([[0.2], [0.5], [0.9]])
+    ends = {"none": np.zeros((3, 1)), "softmax": np.ones((3, 1))}
+    found = seed_interval(values, **ends, backbones=np.zeros(1), draws=40_000)
+    assert (found.low, found.high) == pytest.approx(t_interval(values[:, 0].tolist()), abs=0.02)
+
+
+def test_the_ends_of_the_scale_are_drawn_with_the_attention():
+    softmax, none = np.array([[0.8], [1.0], [1.2]]), np.zeros((3, 1))
+    one = {"none": none, "softmax": softmax, "backbones": np.zeros(1)}
+    same = seed_interval(softmax, **one)  # as flash is: seed by seed what softmax is
+    assert same == pytest.approx((1, 1, 1))
+    steady = seed_interval(np.full((3, 1), 0.5), **one)
+    assert steady.low < 0.4 < steady.value == 0.5 < 0.6 < steady.high
+
+
+def test_tables_of_one_backbone_have_the_same_draw_of_softmax():
+    softmax, none = np.repeat([[0.8], [1.0], [1.2]], 2, axis=1), np.zeros((3, 2))
+    values = np.full((3, 2), 0.5)
+    variances = []
+    for backbones in ([0, 0], [0, 1]):
+        found = seed_interval(values, none=none, softmax=softmax, backbones=np.array(backbones), draws=4000)
+        freedom = 2 if backbones == [0, 0] else 4
+        variances.append(((found.high - found.value) / stats.t.ppf(0.975, freedom)) ** 2)
+    assert variances[0] / variances[1] == pytest.approx(2, rel=0.15)
+
+
+def test_seeds_that_agree_leave_an_interval_without_width():
     scores = np.stack([np.zeros(3), np.full(3, 5.0)], axis=1)
-    assert stratified_interval(scores, lambda x: x.mean((-2, -1))) == (2.5, 2.5, 2.5)
+    found = seed_interval(
+        scores, none=np.zeros((3, 2)), softmax=np.full((3, 2), 10.0), backbones=np.array([0, 1]), draws=10
+    )
+    assert found == (0.25, 0.25, 0.25)
 
 
 def test_probability_of_improvement_is_that_of_rliable():

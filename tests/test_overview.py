@@ -16,9 +16,9 @@ import pytest
 
 from benchmark.measuring.points import Point
 from benchmark.report import build_report
-from benchmark.report.aggregate import averaged
+from benchmark.report.aggregate import averaged, score_intervals, scores_of
 from benchmark.report.cards import Card
-from benchmark.report.degenerate import fault_of
+from benchmark.report.degenerate import MARK, fault_of, notes
 from benchmark.report.differences import against_exact
 from benchmark.report.groups import group_records
 from benchmark.report.overview import costs_of, overview_table, pareto
@@ -66,7 +66,7 @@ def test_costs_are_those_of_records_and_sweep(results):
         ratios.append(own / exact)
     assert costs.by_label["performer"].speed == pytest.approx(float(np.prod(ratios)) ** (1 / len(ratios)))
     assert costs.by_label["lavo"].decode_seconds is None
-    table = overview_table(groups, {id(group): against_exact(group) for group in groups}, {}, costs)
+    table = overview_table(groups, [against_exact(group) for group in groups], {}, costs)
     rows = {row.label: [one.text for one in row.printed] for row in table.rows}
     assert rows["softmax"][0] == "reference"
     assert sum(map(int, rows["lavo"][0].split(" · "))) == len(groups)
@@ -86,7 +86,7 @@ def test_a_decoding_time_that_is_missing_says_why(results):
         if point.length == 8192
     )
     costs = costs_of(groups, [sweep._replace(mode="decode", points=points)])
-    table = overview_table(groups, {id(group): against_exact(group) for group in groups}, {}, costs)
+    table = overview_table(groups, [against_exact(group) for group in groups], {}, costs)
     column = table.columns.index("decoding a token at 8K") - 1
     shown = {row.label: row.printed[column].text for row in table.rows}
     assert shown["softmax"] == "over budget"
@@ -108,47 +108,108 @@ def test_a_cell_that_shows_nothing_is_degenerate():
     assert fault_of(completed(training={"loss": rising[:5]})) is None  # too short to tell
     assert fault_of(completed(examples=[{"summary": ""}, {"summary": " "}])) == "every summary is empty"
     assert fault_of(completed(examples=[{"summary": ""}, {"summary": "a"}])) is None
+    for unstopped, is_degenerate in ((11.0, False), (12.0, True)):
+        spoken = replace(completed(), metrics={"unstopped": MetricValue(unstopped, 12)})
+        assert fault_of(spoken) == ("no utterance stopped by itself" if is_degenerate else None)
     failed = replace(completed(training={"loss": rising}), status="failed")
     assert fault_of(failed) is None  # it says so itself
 
 
-def test_a_degenerate_cell_is_marked_and_leaves_the_averages(tmp_path):
-    def write(unstopped: float) -> Path:
-        folder = tmp_path / str(unstopped)
-        for attention in believable.ATTENTIONS:
+def make_degenerate(folder: Path, pattern: str) -> None:
+    """No utterance stops in the cells whose files match the pattern."""
+    files = list(folder.glob(f"{pattern}.*.json"))
+    assert files
+    for file in files:
+        record = json.loads(file.read_text())
+        record["metrics"]["unstopped"] = {"value": 12.0, "n": 12, "higher_is_better": False, "unit": ""}
+        file.write_text(json.dumps(record))
+
+
+def write_sites(folder: Path, *sites: tuple[str, str, str], attentions=believable.ATTENTIONS) -> Path:
+    for site in sites:
+        for attention in attentions:
             for seed in believable.SEEDS:
-                for task, backbone in (("forecasting", "informer"), ("language_modeling", "gpt")):
-                    believable.write_cell(folder, task, backbone, "causal_self", attention, seed)
-        for file in folder.glob("forecasting/*.lavo.s1.*.json"):
-            record = json.loads(file.read_text())
-            record["metrics"]["unstopped"] = {"value": unstopped, "n": 12, "higher_is_better": False, "unit": ""}
-            file.write_text(json.dumps(record))
-        assert list(records([folder]))
-        return folder
-
-    some, all_of_them = (build_report([write(count)], tmp_path / f"report-{count}") for count in (11.0, 12.0))
-    assert "All resolved sites together" in some.markdown.read_text()
-    assert "‡" not in some.markdown.read_text()
-    text = all_of_them.markdown.read_text()
-    assert "All resolved sites together" not in text  # one table is left, which is no average
-    assert "‡ lavo, seed 1: degenerate, no utterance stopped by itself" in text
-    assert re.search(r"^\| lavo \| 3 \| [^|]*‡ \|", text, re.MULTILINE)
+                believable.write_cell(folder, *site, attention, seed)
+    return folder
 
 
-def test_averages_are_over_resolved_sites_without_every_and_without_a_broken_control(tmp_path):
-    """``every`` contains the sites of its backbone; a broken ``none`` is no zero for a score."""
-    for pattern in ("noncausal_self", "causal_self", "noncausal_cross", "every"):
-        for attention in believable.ATTENTIONS:
-            for seed in believable.SEEDS:
-                believable.write_cell(tmp_path, "forecasting", "informer", pattern, attention, seed)
-    (broken,) = tmp_path.glob("forecasting/*.noncausal_cross.none.s1.*.json")
-    record = json.loads(broken.read_text())
-    record["metrics"]["unstopped"] = {"value": 12.0, "n": 12, "higher_is_better": False, "unit": ""}
-    broken.write_text(json.dumps(record))
+def all_resolved(groups):
+    return averaged((group, Card("resolved")) for group in groups)
+
+
+def test_a_degenerate_cell_is_marked_and_only_an_end_of_the_scale_takes_its_table_out(tmp_path):
+    sites = ("forecasting", "informer", "causal_self"), ("language_modeling", "gpt", "causal_self")
+    every = ("forecasting", "informer", "every")
+    texts = {}
+    for attention in ("lavo", "softmax"):
+        folder = write_sites(tmp_path / attention, *sites)
+        write_sites(folder, every, attentions=("softmax", "lavo", "none"))
+        make_degenerate(folder, f"forecasting/informer.causal_self.{attention}.s1")
+        texts[attention] = build_report([folder], tmp_path / f"report-{attention}").markdown.read_text()
+        assert f"‡ {attention}, seed 1: degenerate, no utterance stopped by itself" in texts[attention]
+    assert re.search(r"^\| lavo \| 3 \| [^|]*‡ \|", texts["lavo"], re.MULTILINE)
+    assert "All resolved sites together" in texts["lavo"]
+    assert "its figure enters averages across tables as it stands" in texts["lavo"]
+    counts = re.search(r"^\| lavo \| [^|]* \| (\d) · (\d) · (\d) \|", texts["lavo"], re.MULTILINE)
+    assert sum(map(int, counts.groups())) == 2  # every, which contains the other sites, is not counted
+    assert "All resolved sites together" not in texts["softmax"]  # one table is left, which is no average
+    assert "its scale is undefined" in texts["softmax"]
+
+
+def test_an_attention_gains_nothing_by_diverging_where_it_is_weak(tmp_path):
+    """Leaving its weak tables out for everybody would make LAVO the best."""
+    patterns = ("noncausal_self", "causal_self", "noncausal_cross", "causal_cross")
+    sites = [("forecasting", "informer", pattern) for pattern in patterns]
+    write_sites(tmp_path, *sites, attentions=("softmax", "performer", "my_att", "none"))
+    for site in sites:
+        for seed in believable.SEEDS:
+            error = 0.6 + 0.01 * seed if site[2].endswith("cross") else 0.39 + 0.001 * seed
+            believable.write_cell(tmp_path, *site, "lavo", seed, metrics={"mse": MetricValue(error, 200)})
+    healthy = scores_of(all_resolved(group_records(records([tmp_path]))).groups)
+    make_degenerate(tmp_path, "forecasting/informer.*_cross.lavo.s*")
+    groups = group_records(records([tmp_path]))
+    assert sum(len(notes(group.entries)) for group in groups) == 2
+    diverged = scores_of(all_resolved(groups).groups)
+    assert diverged.tables == healthy.tables
+    assert len(diverged.tables) == 4
+    assert score_intervals(diverged) == score_intervals(healthy)
+    strong = scores_of([group for group in groups if group.pattern.endswith("self")])
+    best = {label: found.value for label, found in score_intervals(strong).items()}
+    assert max(best, key=best.get) == "lavo"  # what it would be without its weak tables
+
+
+@pytest.mark.parametrize("end", ["none", "softmax"])
+def test_averages_are_over_resolved_sites_without_every_and_without_a_broken_scale(tmp_path, end):
+    """``every`` contains the sites of its backbone; a broken ``none`` is no zero for a score, nor is a broken softmax a one."""
+    patterns = ("noncausal_self", "causal_self", "noncausal_cross", "every")
+    write_sites(tmp_path, *(("forecasting", "informer", pattern) for pattern in patterns))
+    make_degenerate(tmp_path, f"forecasting/informer.noncausal_cross.{end}.s1")
     groups = group_records(records([tmp_path]))
     found = averaged((group, Card("redundant" if group.pattern == "causal_self" else "resolved")) for group in groups)
     assert [group.pattern for group in found.groups] == ["noncausal_self"]
     assert [group.pattern for group in found.broken] == ["noncausal_cross"]
+    assert any(MARK in note and "its scale is undefined" in note for note in notes(found.broken[0].entries))
+
+
+def test_verdicts_are_counted_where_there_was_a_test(tmp_path):
+    """flash has one seed, so there is no test of it, which is not the same as an open difference."""
+    patterns = ("noncausal_self", "causal_self")
+    write_sites(
+        tmp_path,
+        *(("forecasting", "informer", pattern) for pattern in patterns),
+        attentions=("softmax", "lavo", "none"),
+    )
+    for pattern in patterns:
+        believable.write_cell(tmp_path, "forecasting", "informer", pattern, "flash", 0)
+    groups = group_records(records([tmp_path]))
+    table = overview_table(groups, [against_exact(groups[0])], {}, costs_of(groups, []))
+    rows = {row.label: row.printed[0].text for row in table.rows}
+    assert rows["softmax"] == "reference"
+    assert rows["flash"] == "–"
+    assert sum(map(int, rows["lavo"].split(" · "))) == 1
+    values = {row["attention"]: row for row in table.values}
+    assert values["flash"]["open"] is None
+    assert "of 1, without every" in table.notes[0]
 
 
 def calls(folder: Path) -> int:

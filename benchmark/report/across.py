@@ -7,17 +7,13 @@ for each seed, one column for each table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-Aggregate = Callable[[np.ndarray], np.ndarray]
-"""scores (..., runs, tables) -> (...)"""
-
 
 class Interval(NamedTuple):
-    """A figure and its bootstrap interval."""
+    """A figure and its interval."""
 
     value: float
     low: float
@@ -27,7 +23,7 @@ class Interval(NamedTuple):
 def normalised(values: np.ndarray, *, none: np.ndarray, softmax: np.ndarray) -> np.ndarray:
     """Returns scores in which 0 is the mean of ``none`` and 1 that of softmax, whichever direction is better.
 
-    values: (runs, tables).  none, softmax: (tables,), means over seeds, which must differ.
+    values: (..., runs, tables).  none, softmax: (tables,) or (..., 1, tables), means over seeds, which must differ.
     """
     return (values - none) / (softmax - none)
 
@@ -43,16 +39,46 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     return ordered[..., cut : count - cut].mean(-1)
 
 
-def stratified_interval(
-    scores: np.ndarray, aggregate: Aggregate, *, draws: int = 2000, seed: int = 0, confidence: float = 0.95
+def seed_interval(
+    values: np.ndarray,
+    *,
+    none: np.ndarray,
+    softmax: np.ndarray,
+    backbones: np.ndarray,
+    draws: int = 500,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> Interval:
-    """Returns an aggregate and its percentile interval; the runs of each table are resampled by themselves."""
-    runs, tables = scores.shape
-    rows = np.random.default_rng(seed).integers(0, runs, (draws, runs, tables))
-    found = aggregate(scores[rows, np.arange(tables)])
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(found, [tail, 1 - tail])
-    return Interval(float(aggregate(scores)), float(low), float(high))
+    """Returns the interquartile mean of the scores, and its interval for other seeds in the same tables.
+
+    values, none, softmax: (runs, tables), the metric by seed, two runs or more; run i of a backbone is the same seed in all three.
+    backbones: (tables,), a number for each backbone.
+
+    The seeds of one backbone at a time are drawn anew, for the attention, ``none`` and softmax in all of its tables together, because its
+    tables share the models of softmax, and because both ends of the scale are known from as few seeds as the attention.  The variances
+    over the draws add up.  That of n seeds drawn with replacement is too small by n / (n - 1), and an estimate from n - 1 degrees of
+    freedom a backbone asks for Student's t, with the degrees of freedom of the sum by Welch and Satterthwaite.
+    """
+    from scipy.stats import t
+
+    runs, tables = values.shape
+    scores = normalised(values, none=none.mean(0), softmax=softmax.mean(0))
+    value = float(interquartile_mean(scores))
+    generator = np.random.default_rng(seed)
+    variances = []
+    for backbone in np.unique(backbones):
+        own = backbones == backbone
+        rows = generator.integers(0, runs, (draws, runs))
+        drawn = np.broadcast_to(scores, (draws, runs, tables)).copy()
+        low, high = (end[:, own][rows].mean(1, keepdims=True) for end in (none, softmax))
+        drawn[..., own] = normalised(values[:, own][rows], none=low, softmax=high)
+        variances.append(interquartile_mean(drawn).var() * runs / (runs - 1))
+    total = sum(variances)
+    if total == 0:
+        return Interval(value, value, value)
+    freedom = (runs - 1) * total**2 / sum(variance**2 for variance in variances)
+    half = float(t.ppf((1 + confidence) / 2, freedom) * np.sqrt(total))
+    return Interval(value, value - half, value + half)
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Finds cells that completed and yet show nothing: no utterance stopped, every summary empty, or a loss that diverged.
 
-Their figures stand in the tables with a mark, and the tables in which one stands enter no average across tables.
+Their figures stand in the tables with a mark.  A table leaves the averages across tables only if softmax or ``none`` is degenerate in it,
+because the scale of its scores is then undefined.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.interface import NOTHING
 from benchmark.report.groups import Entry, Group
 from benchmark.results import Record
 
@@ -37,17 +39,26 @@ def faults(entry: Entry) -> dict[int, str]:
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """Returns a note for each row with a degenerate seed."""
+    """Returns a note for each row of a table with a degenerate seed, and what it means for averages across tables."""
+    reference = next((entry for entry in entries if entry.is_exact and entry.completed), None)
     found = []
     for entry in entries:
         by_reason: dict[str, list[str]] = {}
         for seed, reason in faults(entry).items():
             by_reason.setdefault(reason, []).append(str(seed))
+        consequence = "" if entry.is_control else "; its figure enters averages across tables as it stands"
+        if entry is reference or entry.attention == NOTHING:
+            consequence = "; the table enters no average across tables, because its scale is undefined"
         found += [
-            f"{MARK} {entry.label}, seed {', '.join(seeds)}: degenerate, {reason}; the table enters no average across tables."
+            f"{MARK} {entry.label}, seed {', '.join(seeds)}: degenerate, {reason}{consequence}."
             for reason, seeds in by_reason.items()
         ]
     return found
+
+
+def has_broken_scale(group: Group) -> bool:
+    """Returns whether softmax or ``none``, the ends of the scale of scores, has a degenerate seed."""
+    return any(faults(entry) for entry in (group.reference, group.nothing) if entry is not None)
 
 
 def is_degenerate(group: Group) -> bool:

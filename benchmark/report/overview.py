@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from benchmark.measuring.points import Point
 from benchmark.report import numbers
 from benchmark.report.across import Interval
 from benchmark.report.aggregate import interval_words
-from benchmark.report.differences import Difference
+from benchmark.report.differences import Difference, Verdict
 from benchmark.report.groups import Entry, Group, declared, words
 from benchmark.report.speed import Sweep
 from benchmark.report.style import PAGE_WIDTH, style_of, value_axis
@@ -131,7 +131,7 @@ def _states(groups: Sequence[Group]) -> tuple[dict[str, int], int | None]:
     """Returns label -> bytes of its state after the longest text of the recall task, and the length of that text."""
     group = next((group for group in groups if (group.task, group.pattern) == ("recall", PATTERN)), None)
     entries = [] if group is None else group.contenders
-    rows: dict[str, Mapping[str, float]] = {entry.label: longest_row(entry) for entry in entries}
+    rows: dict[str, Mapping[str, float]] = {entry.label: _longest_row(entry) for entry in entries}
     sizes = {
         label: int(row["state_bytes"]) for label, row in rows.items() if row and row.get("state_bytes") is not None
     }
@@ -139,7 +139,7 @@ def _states(groups: Sequence[Group]) -> tuple[dict[str, int], int | None]:
     return (sizes, lengths.pop()) if len(lengths) == 1 else ({}, None)
 
 
-def longest_row(entry: Entry) -> Mapping[str, float]:
+def _longest_row(entry: Entry) -> Mapping[str, float]:
     """Returns the row of the recall curve with the longest text; empty if the records have no such curve."""
     curves = (record.curves.get("recall") for record in entry.completed)
     rows: Sequence[Mapping[str, float]] = next(filter(None, curves), [])
@@ -148,11 +148,15 @@ def longest_row(entry: Entry) -> Mapping[str, float]:
 
 def overview_table(
     groups: Sequence[Group],
-    differences: Mapping[int, Mapping[str, Difference]],
+    differences: Iterable[Mapping[str, Difference]],
     scores: Mapping[str, Interval],
     costs: Costs,
 ) -> Table | None:
-    """Returns one row for each attention: its score, how many differences are resolved, and its costs."""
+    """Returns one row for each attention: its score, how many differences are resolved, and its costs.
+
+    differences: of the tables that the scores are over, from the exact attention by label.
+    """
+    differences = list(differences)
     labels = labels_of(groups)
     reference = next((group.reference.label for group in groups if group.reference is not None), None)
     if reference is None or len(labels) < 2:
@@ -160,8 +164,7 @@ def overview_table(
     rows: list[Row] = []
     values: list[dict[str, Any]] = []
     for label in labels:
-        counts = _verdicts(label, differences.values())
-        number = sum(counts.values())
+        counts = _verdicts(label, differences)
         cost = costs.by_label[label]
         score = scores.get(label)
         printed = [
@@ -170,7 +173,7 @@ def overview_table(
                 if scores
                 else []
             ),
-            Printed(_verdict_words(counts) if number else "reference" if label == reference else numbers.MISSING),
+            Printed("reference" if label == reference and None in counts.values() else _verdict_words(counts)),
             Printed(_speed_words(cost, is_reference=label == reference)),
             Printed(cost.decode_status or numbers.duration(cost.decode_seconds)),
             Printed(numbers.size(cost.state_bytes)),
@@ -189,23 +192,31 @@ def overview_table(
         _at("memory", costs.memory_length),
     ]
     caption = f"How good, how sure, at what cost: all tables together, against {reference}."
-    return Table("overview", caption, columns, rows, values, _notes(reference, costs, bool(scores)), is_dense=True)
+    return Table(
+        "overview",
+        caption,
+        columns,
+        rows,
+        values,
+        _notes(reference, costs, len(differences), bool(scores)),
+        is_dense=True,
+    )
 
 
 def _at(title: str, length: int | None) -> str:
     return title if length is None else f"{title} at {numbers.length(length)}"
 
 
-def _verdicts(label: str, differences: Iterable[Mapping[str, Difference]]) -> dict[str, int]:
-    counts = dict.fromkeys(("better", "open", "worse"), 0)
-    for found in differences:
-        if label in found:
-            counts[found[label].verdict] += 1
-    return counts
+def _verdicts(label: str, differences: Iterable[Mapping[str, Difference]]) -> dict[str, int | None]:
+    """Returns verdict -> number of tables; None if no table has a test, which needs two seeds."""
+    tested = [found[label] for found in differences if label in found and found[label].p_holm is not None]
+    verdicts = [one.verdict for one in tested]
+    return {verdict: verdicts.count(verdict) if verdicts else None for verdict in get_args(Verdict)}
 
 
-def _verdict_words(counts: Mapping[str, int]) -> str:
-    return " · ".join(str(number) for number in counts.values())
+def _verdict_words(counts: Mapping[str, int | None]) -> str:
+    known = [counts[verdict] for verdict in ("better", "open", "worse")]
+    return numbers.MISSING if None in known else " · ".join(map(str, known))
 
 
 def _speed_words(cost: Cost, *, is_reference: bool) -> str:
@@ -215,10 +226,11 @@ def _speed_words(cost: Cost, *, is_reference: bool) -> str:
     return rate if is_reference else f"{rate} (×{cost.speed:.2f})"
 
 
-def _notes(reference: str, costs: Costs, has_scores: bool) -> list[str]:
+def _notes(reference: str, costs: Costs, num_tables: int, has_scores: bool) -> list[str]:
     score = f"Score: 0 is a model without attention (none), 1 is {reference}; interquartile mean over seeds and resolved tables. "
     notes = [
-        f"{score if has_scores else ''}Better, open, worse: tables in which the difference is resolved, or open. Tokens per second: "
+        f"{score if has_scores else ''}Better, open, worse: in how many resolved tables (of {num_tables}, without every) the "
+        f"difference from {reference} is resolved, or open; {numbers.MISSING}: no test, which needs two seeds. Tokens per second: "
         f"geometric mean over tables (× {reference} in the same tables)."
     ]
     if costs.memory_length is not None:

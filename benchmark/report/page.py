@@ -167,14 +167,15 @@ class _Builder:
         entering = averaged(cards)
         scores = scores_of(entering.groups)
         intervals, costs = score_intervals(scores), costs_of(groups, shown.sweeps)
-        table = overview_table(groups, shown.differences, intervals, costs)
+        counted = [shown.differences[id(group)] for group in entering.groups]
+        table = overview_table(groups, counted, intervals, costs)
         caption = "Quality against cost: further left is cheaper, higher is better; no attention beats one on the dashed front in both."
         picture = self.gallery.draw("quality-and-cost", caption, partial(quality_and_cost, groups, intervals, costs))
         blocks: list[Block] = [Beside([*([] if table is None else [table]), *picture], [summary])]
         across = aggregate_table(scores, intervals)
         if across is not None:
             across.notes += [
-                f"{escape(group.title)} is left out: a cell of it is degenerate." for group in entering.broken
+                f"{escape(group.title)} is left out: softmax or none is degenerate in it." for group in entering.broken
             ]
             below = "Left: the share of runs above each score. Right: mean ranks; a bar joins those that don't differ at 5 %."
             drawn = self.gallery.draw("across", below, partial(across_figure, scores))
@@ -194,7 +195,8 @@ class _Builder:
         if not groups:
             return []
         caption = (
-            "Accuracy on the asked tokens against the bytes of the state, by pattern; bars are the range of the seeds."
+            "Accuracy on the asked tokens against the bytes of the state after the same texts, those of the trained lengths (both "
+            "are means over families), by pattern; bars are the range of the seeds."
         )
         picture = self.gallery.draw("recall-by-state", caption, partial(state_figure, groups))
         table = state_table(groups)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.report import numbers
-from benchmark.report.across import interquartile_mean, stratified_interval
-from benchmark.report.aggregate import averaged, ranks_of, scores_of
+from benchmark.report.aggregate import averaged, ranks_of, score_intervals, scores_of
 from benchmark.report.cards import card_of
 from benchmark.report.differences import against_exact
 from benchmark.report.groups import Entry, Group, declared, group_records, words
@@ -50,7 +49,8 @@ def across(results: Path) -> str:
     if scores is None or ranks is None:
         raise ValueError(f"{results}/quick: too few resolved sites for scores across them")
     inexact = [name for name in scores.by_label if not declared(name).get("exact", False)]
-    means = {name: stratified_interval(scores.by_label[name], interquartile_mean) for name in inexact}
+    intervals = score_intervals(scores)
+    means = {name: intervals[name] for name in inexact}
     listed = [
         f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}] for {_name(name)}"
         for name, mean in sorted(means.items(), key=lambda pair: -pair[1].value)

@@ -1,15 +1,14 @@
-"""The view of the recall task: accuracy against the bytes of the state, in every pattern."""
+"""The view of the recall task: accuracy against the bytes of the state after the same texts, in every pattern."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from benchmark.report import numbers
-from benchmark.report.groups import Group, words
-from benchmark.report.overview import longest_row
+from benchmark.report.groups import Entry, Group, words
 from benchmark.report.style import PAGE_WIDTH, style_of
 from benchmark.report.summary import headline
 from benchmark.report.tables import Printed, Row, Table
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Recalled(NamedTuple):
-    """An attention's accuracy and state in one pattern."""
+    """An attention's accuracy and state in one pattern, both for texts of the trained lengths."""
 
     values: Sequence[float]  # one for each seed
-    state_bytes: int | None  # after the longest text
+    state_bytes: int | None  # mean over the same texts
 
 
 def recalled(group: Group) -> dict[str, Recalled]:
@@ -31,10 +30,27 @@ def recalled(group: Group) -> dict[str, Recalled]:
     found = {}
     for entry in group.entries:
         values = list(entry.values(headline(group)).values()) if group.metrics() else []
-        size = longest_row(entry).get("state_bytes")
         if values:
-            found[entry.label] = Recalled(values, None if size is None else int(size))
+            found[entry.label] = Recalled(values, _state_bytes(entry, group.settings.eval.get("solvable") or ()))
     return found
+
+
+def _state_bytes(entry: Entry, solvable: Sequence[str]) -> int | None:
+    """Returns the bytes of the state after the texts whose accuracy is the task's first metric; None if they have no state.
+
+    solvable: the families that enter that metric; all of the record if empty.  The metric is a mean over families of the mean over
+    trained lengths, and so is the state, because the state of some attentions grows with the text.
+    """
+    curves = (record.curves.get("recall") for record in entry.completed)
+    rows: Sequence[Mapping[str, Any]] = next(filter(None, curves), [])
+    by_family: dict[str, list[float | None]] = {}
+    for row in rows:
+        if row["is_trained"]:
+            by_family.setdefault(row["family"], []).append(row.get("state_bytes"))
+    chosen = {family: sizes for family, sizes in by_family.items() if family in solvable} or by_family
+    if not chosen or any(size is None for sizes in chosen.values() for size in sizes):
+        return None
+    return round(float(np.mean([np.mean(np.array(sizes, dtype=float)) for sizes in chosen.values()])))
 
 
 def state_table(groups: Sequence[Group]) -> Table | None:
@@ -65,7 +81,8 @@ def state_table(groups: Sequence[Group]) -> Table | None:
         *(text for title in by_pattern for text in (f"{title}, %", "state")[: 1 + (title in with_state)]),
     ]
     notes = [
-        "Accuracy on the asked tokens, mean ± deviation over seeds. State: bytes carried after the longest text, in patterns that decode step by step."
+        "Accuracy on the asked tokens of texts of the trained lengths, mean ± deviation over seeds. State: bytes carried after the same "
+        "texts, in patterns that decode step by step. Both are means over families."
     ]
     return Table("recall-by-state", "Recall: accuracy and state by pattern.", _unique(columns), rows, values, notes)
 

@@ -81,7 +81,7 @@ def summary_table(
         "resolved. Only a resolved site tells attentions apart."
     ]
     if any(faults(entry) for group in shown for entry in group.contenders):
-        notes.append(f"{MARK} degenerate in a seed: its table says why, and enters no average.")
+        notes.append(f"{MARK} degenerate in a seed: its table says why.")
     caption = f"Each site: relative difference of the first metric from that of {', '.join(references)}."
     return Table("summary", caption, ["site", "it is", *labels], rows, values, notes, is_dense=True)
 
