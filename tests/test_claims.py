@@ -412,6 +412,21 @@ def test_being_best_of_those_that_are_no_better_than_none_supports_nothing():
     assert found.verdict == "undecided"
 
 
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [(None, "contradicted"), ("lavo", "contradicted"), ("performer", "undecided"), ("none", "undecided")],
+)
+def test_an_attention_does_not_escape_a_claim_by_failing(broken, expected):
+    """A rival's degenerate cell decides nothing; its own counts against it."""
+    unstopped = {"unstopped": MetricValue(50.0, 50)}
+    records = [
+        replace(r, metrics={**r.metrics, **unstopped}) if r.cell.attention == broken else r
+        for r in every_record(1.5)
+        if r.cell.task == "text_to_speech"
+    ]
+    assert verdict("speech", records).verdict == expected
+
+
 def test_a_site_without_another_linear_attention_decides_nothing():
     (site,) = SUMMARIES
     records = [r for r in site_records(site, 0.8) if r.cell.attention not in ("performer", "cosformer")]

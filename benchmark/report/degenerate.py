@@ -61,9 +61,13 @@ def has_broken_scale(group: Group) -> bool:
     return any(faults(entry) for entry in (group.reference, group.nothing) if entry is not None)
 
 
-def is_degenerate(group: Group) -> bool:
-    """Returns whether an attention of the table has a degenerate seed, or the control ``none``, which is the zero of its scores."""
-    return any(faults(entry) for entry in (*group.contenders, group.nothing) if entry is not None)
+def has_broken_rival(group: Group, attention: str) -> bool:
+    """Returns whether another attention than this one has a degenerate seed, or the control ``none``, which is the zero of the scores.
+
+    The attention's own degenerate cells count against it like any other figure, so that it doesn't gain by failing.
+    """
+    entries = [entry for entry in (*group.contenders, group.nothing) if entry is not None]
+    return any(faults(entry) for entry in entries if entry.attention != attention)
 
 
 def _only_empty(examples: Any, rouge: float | None) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from benchmark.interface import PRESETS
 from benchmark.report.cards import MEANING, Card
 from benchmark.report.claims.rules import Scale, scale_limits
-from benchmark.report.degenerate import is_degenerate
+from benchmark.report.degenerate import has_broken_rival
 from benchmark.report.groups import Entry, Group, words
 from benchmark.report.speed import Sweep
 from benchmark.report.tables import data_words
@@ -59,10 +59,10 @@ def scale_of(group: Group) -> Scale:
     return Scale(group.preset, data_words(group.data), scale_limits(group.preset, embedded=group.data.embedded))
 
 
-def unresolved(group: Group, card: Card | None) -> str:
-    """Returns why a site decides nothing; an empty text if its card is resolved and none of its cells is degenerate."""
-    if is_degenerate(group):
-        return "a cell of the table is degenerate"
+def unresolved(group: Group, card: Card | None, attention: str) -> str:
+    """Returns why a site decides nothing of this attention; an empty text if its card is resolved and no other's cell is degenerate."""
+    if has_broken_rival(group, attention):
+        return "a cell of another attention is degenerate"
     if card is None:
         return "no site card: exact attention has no result"
     if card.verdict is None:

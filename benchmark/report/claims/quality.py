@@ -104,7 +104,7 @@ def sites_findings(rule: Sites, attention: str, records: Records) -> list[Findin
             deciding = largest(tables, attention)
             found += [] if deciding else [_lost(part, group, attention) for group in tables]
             for group in deciding:
-                reason = unresolved(group, records.cards.get(id(group)))
+                reason = unresolved(group, records.cards.get(id(group)), attention)
                 metric = rule.metric or next(iter(group.metrics()))
                 if not reason and metric not in group.metrics():
                     reason = f"it has no metric {metric}"
@@ -158,7 +158,7 @@ def ablation_findings(rule: Ablation, attention: str, records: Records) -> list[
             has_verdict = card is not None and card.verdict is not None
             if rank < max(ranks):
                 continue
-            if has_verdict and (reason := unresolved(group, card)):
+            if has_verdict and (reason := unresolved(group, card, attention)):
                 found.append(Finding(part, "unusable", table_words(group), scale=scale_of(group), reason=reason))
             else:
                 pairs.append(_pair(part, group, whole, without, metric=next(iter(group.metrics()))))
@@ -197,7 +197,7 @@ def extrapolation_findings(rule: Extrapolation, attention: str, records: Records
             reason = f"no loss at {RANGE} times the training length" if trained else "no loss by length"
             found.append(blank._replace(outcome="missing", reason=reason))
             continue
-        if reason := unresolved(group, records.cards.get(id(group))):
+        if reason := unresolved(group, records.cards.get(id(group)), attention):
             found.append(blank._replace(reason=reason))
             continue
         found += [_rise_of(blank, entry, trained, longest) for entry in group.entries if _losses(entry, longest)]
