@@ -184,7 +184,7 @@ def test_a_figure_typed_by_hand_would_be_found():
 def test_changed_results_change_the_pages(tmp_path, monkeypatch):
     """The command writes each page from the results beside the records, and nothing outside the marks."""
     shutil.copytree(ROOT / "results" / "speed", tmp_path / "results" / "speed")
-    for folder in ("quick", "efficiency", "long-context", "recall-mqar"):
+    for folder in ("quick", "small-real", "efficiency", "long-context", "recall-mqar"):
         (tmp_path / "results" / folder).symlink_to(ROOT / "results" / folder)
     for page in PAGES:
         (tmp_path / page).parent.mkdir(exist_ok=True)

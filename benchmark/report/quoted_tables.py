@@ -6,7 +6,7 @@ Every function takes the folder of results.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -79,17 +79,17 @@ def _name(attention: str) -> str:
     return {"lavo": "LAVO", "performer": "Performer", "cosformer": "cosFormer"}.get(attention, f"`{attention}`")
 
 
-def duration(results: Path) -> str:
-    """Returns how long the cells of ``quick`` took: the sum of their seconds, on two cores."""
-    found = list(records([results / "quick"]))
+def duration(results: Path, run: str = "quick") -> str:
+    """Returns how long the cells of a run took: the sum of their seconds, on two cores."""
+    found = list(records([results / run]))
     seconds = sum(record.seconds or 0.0 for record in found)
     return f"{len(found)} cells, which took {seconds / 60:.0f} minutes of one core"
 
 
-def verdicts(results: Path) -> str:
+def verdicts(results: Path, run: str = "quick") -> str:
     """Returns how many of the differences from softmax in resolved tables are resolved themselves, and where that of ``none`` isn't."""
     files = read_rates(FOLDER).files
-    resolved = [group for group in _groups(results / "quick") if (card := card_of(group, files)) and card.is_resolved]
+    resolved = [group for group in _groups(results / run) if (card := card_of(group, files)) and card.is_resolved]
     found = [(group, against_exact(group)) for group in resolved]
     compared = [
         differences[entry.label].verdict
@@ -107,20 +107,20 @@ def verdicts(results: Path) -> str:
     return f"{sentence}, and not that of `none` in {spoken(unsettled)}" if unsettled else sentence
 
 
-def sizes(results: Path) -> str:
-    """Returns the sizes of the models of ``quick``, their steps, and the number of test examples of each task."""
-    found = [record for record in records([results / "quick"]) if record.is_completed]
+def sizes(results: Path, run: str = "quick") -> str:
+    """Returns the sizes of the models of a run, their steps, and the number of test examples of each task."""
+    found = [record for record in records([results / run]) if record.is_completed]
     parameters, steps = (
         sorted(value for record in found if (value := getattr(record.efficiency, name)))
         for name in ("parameters", "steps")
     )
     # Of the further texts of recall only curves are made, and a metric of language modelling is made of bytes.
-    n = {group.task: next(iter(group.metrics().values())).n for group in _groups(results / "quick")}
+    n = {group.task: next(iter(group.metrics().values())).n for group in _groups(results / run)}
     examples = {record.cell.task: min(n[record.cell.task], record.data.details["examples"]["test"]) for record in found}
     listed = spoken(
         [f"{number:,} in {words(task)}" for task, number in sorted(examples.items(), key=lambda pair: pair[1])]
     )
-    return f"Models have {parameters[0]:,} to {parameters[-1]:,} parameters and are trained for {steps[0]} to {steps[-1]} steps; test examples are {listed}."
+    return f"Models have {parameters[0]:,} to {parameters[-1]:,} parameters and are trained for {steps[0]:,} to {steps[-1]:,} steps; test examples are {listed}."
 
 
 def _recall(results: Path) -> list[Group]:
@@ -244,6 +244,9 @@ QUALITY: Mapping[str, Callable[[Path], str]] = {
     "verdicts of quick": verdicts,
     "sizes of quick": sizes,
     "duration of quick": duration,
+    "verdicts of small-real": partial(verdicts, run="small-real"),
+    "sizes of small-real": partial(sizes, run="small-real"),
+    "duration of small-real": partial(duration, run="small-real"),
     "recall: gaps": recall_gaps,
     "recall: cross": recall_cross,
     "recall: controls": recall_controls,

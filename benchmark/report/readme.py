@@ -26,6 +26,7 @@ from benchmark.settings.tuned import read_rates
 from benchmark.statistics import summarise
 
 OWN_TABLE = "written by benchmark.report.readme"
+REAL_TABLE = "table of small-real"
 BEGIN, END = f"<!-- results: {OWN_TABLE} -->", "<!-- end of results -->"
 _MARKED = re.compile(f"(<!-- results: ([^>]*?) -->)(.*?){re.escape(END)}", re.DOTALL)
 BEST_RULE = "*best trivial rule*"
@@ -139,6 +140,8 @@ def written(page: str, directory: Path) -> Callable[[str], str]:
     def part(name: str) -> str:
         if name == OWN_TABLE:
             return TABLES[page](directory)
+        if name == REAL_TABLE:
+            return results_table(directory.parent / "small-real")
         if name not in QUOTED:
             raise ValueError(f"{page}: no results are named {name!r}; there are {', '.join(QUOTED)}")
         return QUOTED[name](directory.parent)
