@@ -27,6 +27,7 @@ from benchmark.fetching.records import (
     first_digest,
     read_record,
     record_folder,
+    record_names,
     write_record,
 )
 from benchmark.fetching.unpack import Limits, unpack
@@ -58,7 +59,7 @@ class Installer(NamedTuple):
         """
         places = _Places(self.data_root, dataset)
         if places.is_complete:
-            self._record_what_is_there(dataset)
+            self._take_what_is_there(places)
             return False
         created = [folder for folder in (places.home, self.data_root) if not folder.exists()]
         try:
@@ -78,11 +79,10 @@ class Installer(NamedTuple):
             return True
         if places.has_names:  # by the process that held the lock before, or by one that was killed while it cleaned up
             shutil.rmtree(places.staging, ignore_errors=True)
+            self._take_what_is_there(places)
             return False
-        if there := [path for path in dataset.makes if (self.data_root / path).exists()]:
-            raise ConfigError(
-                f"{name}: {there[0]} is there already, and not of this set; give another --data-root, or move it away"
-            )
+        if places.taken:
+            raise places.refusal()
         self._check_permission(places)
         known = read_record(record_folder(self.data_root), name)
         try:
@@ -196,18 +196,36 @@ class Installer(NamedTuple):
             if not (places.made / path).exists():
                 raise ConfigError(f"{places.name}: its files don't hold {path}; has the source changed?")
 
-    def _record_what_is_there(self, dataset: DataSet) -> None:
-        """Records a file that somebody put in its place by hand, so that ``data verify`` can check it from now on."""
-        folder, name = record_folder(self.data_root), dataset.name
-        if dataset.by_hand is None or read_record(folder, name) is not None:
+    def _take_what_is_there(self, places: _Places) -> None:
+        """Checks that the files in the place of a set are this set, and records them if a person put them there.
+
+        The recorded files must be there; ``data verify`` compares them.  Without a record nothing vouches for converted files,
+        so they are refused, except those of a set that must be fetched by hand.  Raises ConfigError for files of another set.
+        """
+        dataset, known = places.dataset, read_record(record_folder(self.data_root), places.name)
+        if known is not None:
+            if lost := next((path for path in known.files if not (self.data_root / path).is_file()), None):
+                raise ConfigError(
+                    f"{places.name}: {lost} is missing, which {FOLDER}/{places.name}.sha256 lists; {places.way_out}"
+                )
             return
-        files = {
-            path.relative_to(self.data_root).as_posix(): digests_of(path)["sha256"]
-            for one in dataset.makes
+        if places.owner() or not (dataset.is_plain or dataset.by_hand):
+            raise places.refusal()
+        if dataset.by_hand:
+            self._record_as_it_is(places)
+
+    def _record_as_it_is(self, places: _Places) -> None:
+        """Records files that somebody put in their place by hand, so that ``data verify`` can check them from now on."""
+        paths = {
+            path.relative_to(self.data_root).as_posix(): path
+            for one in places.dataset.makes
             for path in files_below(self.data_root / one)
         }
-        write_record(folder, Record(name, _facts(dataset, []), files))
-        self.say(f"{name}: recorded {len(files):,} files as they are")
+        files = {name: digests_of(path)["sha256"] for name, path in paths.items() if "/." not in name}
+        if not files:
+            raise places.refusal()
+        write_record(record_folder(self.data_root), Record(places.name, _facts(places.dataset, []), files))
+        self.say(f"{places.name}: recorded {len(files):,} files as they are")
 
 
 def _unpacked(places: _Places, one: Downloaded) -> Path:
@@ -272,9 +290,15 @@ class _Places:
         self.downloads, self.unpacked, self.made = (self.staging / one for one in ("downloads", "unpacked", "made"))
 
     @property
+    def taken(self) -> list[str]:
+        """The paths of the set where something lies.  An empty folder is nothing."""
+        paths = {one: self.data_root / one for one in self.dataset.makes}
+        return [one for one, path in paths.items() if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+
+    @property
     def has_names(self) -> bool:
         """Whether all parts have their names."""
-        return all((self.data_root / path).exists() for path in self.dataset.makes)
+        return len(self.taken) == len(self.dataset.makes)
 
     @property
     def is_complete(self) -> bool:
@@ -290,6 +314,28 @@ class _Places:
         """The file of a source if somebody has put it beside the place of the set; None if not."""
         path = self.home / PurePosixPath(source.name).name
         return path if path.is_file() else None
+
+    def owner(self) -> str | None:
+        """The name of another set whose record says that it made one of the paths; None if there is none."""
+        for name in record_names(self.data_root):
+            with suppress(ConfigError):  # a damaged record says nothing, and ``data verify`` names it
+                record = read_record(record_folder(self.data_root), name)
+                if name != self.name and record and set(record.facts["makes"]) & set(self.dataset.makes):
+                    return name
+        return None
+
+    @property
+    def way_out(self) -> str:
+        """What a person can do about files that are not those of the set."""
+        return f"move {', '.join(self.dataset.makes)} away, and prepare fetches the set"
+
+    def refusal(self) -> ConfigError:
+        """What is raised if something else lies where the set belongs."""
+        owner = self.owner()
+        return ConfigError(
+            f"{self.name}: {self.taken[0]} is there already, and {f'is of {owner}' if owner else 'not of this set'}; "
+            "give another --data-root, or move it away"
+        )
 
     def publish(self) -> None:
         """Writes the record of the ready set and gives its parts their names.  May be repeated after an interruption."""

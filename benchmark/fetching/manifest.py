@@ -126,6 +126,11 @@ class DataSet(Settings):
         return self
 
     @property
+    def is_plain(self) -> bool:
+        """Whether its files are placed as they are downloaded, so that the digests of the downloads are theirs."""
+        return self.convert is None and self.listing is None
+
+    @property
     def folder(self) -> str:
         """The folder of the data root in which the set lies."""
         return PurePosixPath(self.makes[0]).parent.as_posix()

@@ -57,16 +57,6 @@ def texts(inputs: Mapping[str, Path], made: Path) -> None:
         (target / "a.txt").write_bytes((inputs["texts.zip"] / "texts" / f"{part}.raw").read_bytes())
 
 
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def installer(tmp_path, downloader, said) -> Installer:
-    return Installer(tmp_path / "root", downloader, said.append)
-
-
 def found(root: Path) -> dict[str, bytes]:
     """All files of a data root but the records, by name."""
     paths = [path for path in root.rglob("*") if path.is_file() and path.parent.name != ".lavo-bench"]
