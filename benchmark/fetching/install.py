@@ -199,20 +199,37 @@ class Installer(NamedTuple):
     def _take_what_is_there(self, places: _Places) -> None:
         """Checks that the files in the place of a set are this set, and records them if a person put them there.
 
-        The recorded files must be there; ``data verify`` compares them.  Without a record nothing vouches for converted files,
-        so they are refused, except those of a set that must be fetched by hand.  Raises ConfigError for files of another set.
+        Files that are placed as they are downloaded are compared.  Of a converted set the recorded files must be there, and
+        ``data verify`` compares them; without a record nothing vouches for them, so they are refused, except where a person must
+        fetch them.  Raises ConfigError for files that are not those of the set.
         """
         dataset, known = places.dataset, read_record(record_folder(self.data_root), places.name)
-        if known is not None:
-            if lost := next((path for path in known.files if not (self.data_root / path).is_file()), None):
-                raise ConfigError(
-                    f"{places.name}: {lost} is missing, which {FOLDER}/{places.name}.sha256 lists; {places.way_out}"
-                )
-            return
-        if places.owner() or not (dataset.is_plain or dataset.by_hand):
+        if known is None and (places.owner() or not (dataset.is_plain or dataset.by_hand)):
             raise places.refusal()
-        if dataset.by_hand:
+        if dataset.is_plain:
+            for source in dataset.files:
+                self._compare(places, source, known)
+        elif known is not None and (
+            lost := next((path for path in known.files if not (self.data_root / path).is_file()), None)
+        ):
+            raise ConfigError(
+                f"{places.name}: {lost} is missing, which {FOLDER}/{places.name}.sha256 lists; {places.way_out}"
+            )
+        if known is None and not (dataset.is_plain and all(source.digests for source in dataset.files)):
             self._record_as_it_is(places)
+
+    def _compare(self, places: _Places, source: Source, known: Record | None) -> None:
+        """Compares a file in its place with what is published, or else recorded.  Raises ConfigError if it is another one."""
+        path, way_out = f"{places.dataset.folder}/{source.name}", places.way_out
+        if not source.digests and known is not None:
+            source = source.model_copy(update={"sha256": known.files.get(path)})
+            way_out = f"put back the recorded file, or remove {FOLDER}/{places.name}.* to take this one"
+        try:
+            if not (self.data_root / path).is_file():
+                raise WrongFileError("is missing")
+            sha256_of(self.data_root / path, source)
+        except WrongFileError as error:
+            raise ConfigError(f"{places.name}: {path} {error}; {way_out}") from None
 
     def _record_as_it_is(self, places: _Places) -> None:
         """Records files that somebody put in their place by hand, so that ``data verify`` can check them from now on."""

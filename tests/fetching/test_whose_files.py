@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pytest
 from misbehaving_server import whole
 from test_install import PARTS, WANTED, dataset, found, packed, texts
 
+from benchmark.fetching.manifest import DataSet
 from benchmark.fetching.records import read_record, record_folder
 from benchmark.settings.messages import ConfigError
 
@@ -73,3 +75,50 @@ def test_a_folder_that_a_person_must_make_is_recorded_without_hidden_files(insta
     assert not installer.install(dataset(None, by_hand="from a page"), texts)
     assert said == ["texts: recorded 3 files as they are"]
     assert read_record(record_folder(tmp_path / "root"), "texts").files.keys() == WANTED.keys()
+
+
+def series(*, published: bytes | None, **fields) -> DataSet:
+    """A set of one file that is placed as it comes."""
+    digest = {} if published is None else {"sha256": hashlib.sha256(published).hexdigest(), "bytes": len(published)}
+    files = [{"name": "s.csv", **digest}]
+    common = {"name": "s", "makes": ["lstf/s.csv"], "convert": None, "files": files, "by_hand": "from a page"}
+    return dataset(None, **(common | fields))
+
+
+def test_a_file_in_its_place_is_compared_with_the_published_digest(installer, said, tmp_path):
+    wanted, root = series(published=b"1,2\n"), tmp_path / "root"
+    place(root, {"lstf/s.csv": b"1,3\n"})
+    with pytest.raises(ConfigError) as caught:
+        installer.install(wanted, None)
+    assert str(caught.value).startswith("s: lstf/s.csv has the SHA-256 ")
+    assert str(caught.value).endswith(" is expected; move lstf/s.csv away, and prepare fetches the set")
+    place(root, {"lstf/s.csv": b"1,2\n"})
+    assert not installer.install(wanted, None)
+    assert said == []
+    assert not record_folder(root).exists()  # ``data verify`` has the published digest too
+
+
+def test_a_file_in_its_place_is_compared_with_the_recorded_digest(installer, said, tmp_path):
+    wanted, root = series(published=None), tmp_path / "root"
+    place(root, {"lstf/s.csv": b"1,2\n"})
+    assert not installer.install(wanted, None)
+    place(root, {"lstf/s.csv": b"1,3\n"})
+    with pytest.raises(ConfigError, match=r"put back the recorded file, or remove \.lavo-bench/s\.\* to take this one"):
+        installer.install(wanted, None)
+    for path in record_folder(root).iterdir():
+        path.unlink()
+    assert not installer.install(wanted, None)
+    assert said == ["s: recorded 1 files as they are"] * 2
+
+
+def test_a_plain_set_of_several_files_is_compared_as_a_whole(installer, tmp_path):
+    texts = {"a.csv": b"1", "b.csv": b"2"}
+    files = [{"name": f"s/{name}", "sha256": hashlib.sha256(text).hexdigest()} for name, text in texts.items()]
+    wanted = series(published=None, makes=["lstf/s"], files=files)
+    place(tmp_path / "root", {"lstf/s/a.csv": b"1"})
+    with pytest.raises(
+        ConfigError, match=r"s: lstf/s/b\.csv is missing; move lstf/s away, and prepare fetches the set"
+    ):
+        installer.install(wanted, None)
+    place(tmp_path / "root", {"lstf/s/b.csv": b"2"})
+    assert not installer.install(wanted, None)
