@@ -26,7 +26,8 @@ from benchmark.settings.messages import ConfigError, shortened
 
 PIECE = 1 << 16  # bytes read at a time
 ATTEMPTS = 5  # in a row without progress
-LEAST_PROGRESS = 1 << 20  # bytes after which the count of attempts begins anew
+LEAST_PROGRESS = 1 << 20  # bytes beyond the most that there were, after which the count of attempts begins anew
+MOST_TIMES = 3  # a file may come from one address; servers without Range begin anew after each break
 LONGEST_PAUSE = 60.0  # seconds between two attempts, if the server names none
 LONGEST_RETRY_AFTER = 600.0  # seconds that a server may ask to wait
 MOST_REDIRECTS = 8
@@ -161,6 +162,7 @@ class Downloader:
         partial = _Partial(target)
         reasons = []
         for url in source.urls:
+            partial.received = 0
             try:
                 sha256 = self._complete(url, source, partial)
             except _RefusedError as error:
@@ -193,13 +195,13 @@ class Downloader:
                     raise _RefusedError(f"the file {error}") from None
 
     def _until_complete(self, url: str, source: Source, partial: _Partial) -> None:
-        failures = 0
+        failures, reached = 0, partial.size
         while True:
-            before = partial.size
             try:
                 return self._attempt(url, source, partial)
             except _BrokenError as error:
-                failures = 1 if partial.size - before >= LEAST_PROGRESS else failures + 1
+                failures = 1 if partial.size - reached >= LEAST_PROGRESS else failures + 1
+                reached = max(reached, partial.size)
                 if failures >= error.attempts:
                     raise _RefusedError(f"{error}; tried {failures} times") from None
                 pause = min(LONGEST_PAUSE, 2.0 ** (failures - 1)) if error.wait is None else error.wait
@@ -240,6 +242,11 @@ class Downloader:
                     have += len(piece)
                     if have > source.limit:
                         raise _RefusedError(f"the server sends more than the {source.limit:,} bytes that are allowed")
+                    partial.received += len(piece)
+                    if partial.received > MOST_TIMES * source.limit + ATTEMPTS * LEAST_PROGRESS:
+                        raise _RefusedError(
+                            f"{partial.received:,} bytes came in broken connections, and never the file"
+                        )
                     file.write(piece)
                     self.listener.at(source.name, have)
                     if (now := self._clock()) - since > SLOW_SECONDS:
@@ -357,6 +364,7 @@ class _Partial:
 
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(f"{target.name}.part")
+        self.received = 0  # bytes from one address, also those that were dropped
         self._facts = target.with_name(f"{target.name}.part.json")
 
     @property

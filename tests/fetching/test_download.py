@@ -77,6 +77,45 @@ def test_progress_gives_new_attempts_and_none_ends_them(site, downloader, pauses
     assert max(pauses) <= LONGEST_PAUSE
 
 
+def breaks_and_knows_no_rest(handler) -> None:
+    """A proxy that cuts whole files at half, and answers Range with 416."""
+    if handler.headers.get("Range"):
+        status(416)(handler)
+    else:
+        whole(CONTENT, cut=len(CONTENT) // 2)(handler)
+
+
+def cutting(*cuts: int):
+    """A server without Range whose connections break after so many bytes, one after the other."""
+    after = itertools.cycle(cuts)
+
+    def answer(handler) -> None:
+        whole(CONTENT, ranges=False, cut=next(after))(handler)
+
+    return answer
+
+
+ENDLESS = {
+    "the rest is refused": (breaks_and_knows_no_rest, "tried 5 times"),
+    "breaks early and late": (cutting(1 << 20, 3 << 20), "tried 5 times"),
+    "breaks later each time": (
+        cutting(3_000_000, 4_600_000, 6_200_000, 7_800_000, 9_400_000),
+        "bytes came in broken connections, and never the file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), ENDLESS.values(), ids=ENDLESS)
+def test_bytes_that_come_again_are_no_progress(answer, reason, site, tmp_path):
+    pauses = itertools.count()
+
+    def sleep(seconds: float) -> None:
+        assert next(pauses) < 50, "the download never ends"
+
+    with pytest.raises(ConfigError, match=reason):
+        Downloader(sleep=sleep, timeouts=(2.0, 2.0)).fetch(source(site.page("a", answer)), tmp_path / "a.bin")
+
+
 def test_a_server_without_ranges_begins_anew(site, downloader, tmp_path):
     url = site.page("a", whole(CONTENT, ranges=False, cut=5_000), whole(CONTENT, ranges=False))
     downloader.fetch(source(url), tmp_path / "a.bin")
