@@ -1,7 +1,7 @@
 """Puts a public data set into a data root: downloads, unpacks, converts, and only then gives it its name.
 
 All work is done in ``.<name>.making`` beside the place of the set; readers of data pass names with a dot by.  A complete set is
-renamed to ``.<name>.ready``, its record is written, and its parts are renamed to their places.  Whatever moment a process is
+renamed to ``.<name>.ready``, its parts are renamed to their places, and its record is written.  Whatever moment a process is
 killed at, the next one goes on: with the downloads if they were not complete, with the renaming if the set was ready.
 """
 
@@ -82,7 +82,7 @@ class Installer(NamedTuple):
             self._take_what_is_there(places)
             return False
         if places.taken:
-            raise places.refusal()
+            raise places.refusal(places.taken[0])
         self._check_permission(places)
         known = read_record(record_folder(self.data_root), name)
         try:
@@ -205,7 +205,7 @@ class Installer(NamedTuple):
         """
         dataset, known = places.dataset, read_record(record_folder(self.data_root), places.name)
         if known is None and (places.owner() or not (dataset.is_plain or dataset.by_hand)):
-            raise places.refusal()
+            raise places.refusal(places.taken[0])
         if dataset.is_plain:
             for source in dataset.files:
                 self._compare(places, source, known)
@@ -240,7 +240,7 @@ class Installer(NamedTuple):
         }
         files = {name: digests_of(path)["sha256"] for name, path in paths.items() if "/." not in name}
         if not files:
-            raise places.refusal()
+            raise places.refusal(places.taken[0])
         write_record(record_folder(self.data_root), Record(places.name, _facts(places.dataset, []), files))
         self.say(f"{places.name}: recorded {len(files):,} files as they are")
 
@@ -346,22 +346,32 @@ class _Places:
         """What a person can do about files that are not those of the set."""
         return f"move {', '.join(self.dataset.makes)} away, and prepare fetches the set"
 
-    def refusal(self) -> ConfigError:
-        """What is raised if something else lies where the set belongs."""
+    def refusal(self, path: str, more: str = "") -> ConfigError:
+        """What is raised if something else lies at a path of the set."""
         owner = self.owner()
         return ConfigError(
-            f"{self.name}: {self.taken[0]} is there already, and {f'is of {owner}' if owner else 'not of this set'}; "
-            "give another --data-root, or move it away"
+            f"{self.name}: {path} is there already, and {f'is of {owner}' if owner else 'not of this set'}; "
+            f"give another --data-root, or move it away{more}"
         )
 
     def publish(self) -> None:
-        """Writes the record of the ready set and gives its parts their names.  May be repeated after an interruption."""
-        unpublished = [path for path in self.dataset.makes if (self.ready / path).exists()]
-        if unpublished and (record := read_record(self.ready / ".record", self.name)) is not None:
-            write_record(record_folder(self.data_root), record)
-        for path in unpublished:
-            os.rename(self.ready / path, self.data_root / path)
-        shutil.rmtree(self.ready)
+        """Gives the parts of the ready set their names, and then writes its record.  May be repeated after an interruption.
+
+        Raises ConfigError if something else has taken one of the names since they were looked at; the ready set is kept.
+        """
+        # One set at a time in a folder: of two that make the same paths the second one must see the first one's.
+        with alone(self.home / ".publishing.lock", lambda: None):
+            record = read_record(self.ready / ".record", self.name)
+            waiting = [path for path in self.dataset.makes if (self.ready / path).exists()]
+            if met := [path for path in self.taken if path in waiting]:
+                raise self.refusal(met[0], f"; this set waits in {self.dataset.folder}/{self.ready.name}")
+            for path in waiting:
+                os.rename(self.ready / path, self.data_root / path)
+            if record is not None:
+                write_record(record_folder(self.data_root), record)
+            # In one step: a process killed while it removes the record would leave a damaged one.
+            self.staging.mkdir(exist_ok=True)
+            os.rename(self.ready, self.made)
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def drop_unchecked(self, downloads: Iterable[Downloaded]) -> None:

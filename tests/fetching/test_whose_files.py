@@ -10,7 +10,7 @@ from misbehaving_server import whole
 from test_install import PARTS, WANTED, dataset, found, packed, texts
 
 from benchmark.fetching.manifest import DataSet
-from benchmark.fetching.records import read_record, record_folder
+from benchmark.fetching.records import read_record, record_folder, record_names
 from benchmark.settings.messages import ConfigError
 
 
@@ -122,3 +122,32 @@ def test_a_plain_set_of_several_files_is_compared_as_a_whole(installer, tmp_path
         installer.install(wanted, None)
     place(tmp_path / "root", {"lstf/s/b.csv": b"2"})
     assert not installer.install(wanted, None)
+
+
+def test_of_two_sets_with_the_same_paths_the_later_one_is_refused_and_waits(site, installer, tmp_path):
+    """The second one is installed while the first is converted."""
+    root = tmp_path / "root"
+    first = dataset(site.page("t", whole(packed())), name="first")
+    second = dataset(site.page("o", whole(packed())), name="second")
+
+    def overtaken(inputs, made):
+        texts(inputs, made)
+        assert installer.install(second, texts)
+
+    for convert in (overtaken, texts):  # the second call ends like the first one
+        with pytest.raises(ConfigError) as caught:
+            installer.install(first, convert)
+        assert str(caught.value) == (
+            "first: lm/train is there already, and is of second; give another --data-root, or move it away; "
+            "this set waits in lm/.first.ready"
+        )
+        assert record_names(root) == ["second"]
+    shutil.rmtree(root / "lm" / "train")
+    with pytest.raises(ConfigError, match="first: lm/validation is there already"):
+        installer.install(first, texts)
+    for path in [*(root / "lm" / part for part in PARTS), record_folder(root)]:
+        shutil.rmtree(path, ignore_errors=True)
+    assert installer.install(first, texts)
+    assert len(site.asked) == 2
+    assert found(root) == WANTED
+    assert record_names(root) == ["first"]
