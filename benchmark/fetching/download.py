@@ -359,11 +359,16 @@ def _broken(error: BaseException) -> _BrokenError:
     return _BrokenError("the connection broke off" if isinstance(error, ProtocolError) else type(error).__name__)
 
 
+def partial_path(target: Path) -> Path:
+    """Returns where the incomplete download of a file lies."""
+    return target.with_name(f"{target.name}.part")
+
+
 class _Partial:
     """The incomplete file of a download, and what is known of the connection that it came from."""
 
     def __init__(self, target: Path) -> None:
-        self.path = target.with_name(f"{target.name}.part")
+        self.path = partial_path(target)
         self.received = 0  # bytes from one address, also those that were dropped
         self._facts = target.with_name(f"{target.name}.part.json")
 

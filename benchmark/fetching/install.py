@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from benchmark.fetching.download import Downloaded, Downloader, WrongFileError, digests_of, sha256_of
+from benchmark.fetching.download import Downloaded, Downloader, WrongFileError, digests_of, partial_path, sha256_of
 from benchmark.fetching.listing import list_files
 from benchmark.fetching.locking import alone
 from benchmark.fetching.manifest import DataSet, Source
@@ -31,7 +31,7 @@ from benchmark.fetching.records import (
     write_record,
 )
 from benchmark.fetching.unpack import Limits, unpack
-from benchmark.files import as_machine_fault
+from benchmark.files import MachineFault, as_machine_fault
 from benchmark.settings.messages import ConfigError, shortened
 
 AT_ONCE = 8  # downloads of a set of many files, such as the books of PG-19
@@ -170,12 +170,12 @@ class Installer(NamedTuple):
             ) from None
 
     def _check_space(self, places: _Places, sources: Iterable[Source]) -> None:
-        """Raises ConfigError if the disk has less room than the downloads need, archives twice."""
+        """Raises ConfigError if the disk has less room than what is still to come, and archives once more for what is in them."""
         needed = 0
         for source in sources:
-            size = source.bytes or 0
-            absent = places.local(source) is None and not (places.downloads / source.name).exists()
-            needed += size * (absent + source.archive)
+            there = places.num_bytes(source)
+            size = source.bytes or there
+            needed += max(0, size - there) + size * source.archive
         free = self.free_bytes(places.home)
         if needed + SPARE_BYTES > free:
             raise ConfigError(
@@ -189,12 +189,28 @@ class Installer(NamedTuple):
             _place(places, downloads)
         else:
             archives = {source.name for source in places.dataset.files if source.archive}
-            inputs = {one.name: _unpacked(places, one) if one.name in archives else one.path for one in downloads}
+            inputs = {one.name: self._unpacked(places, one) if one.name in archives else one.path for one in downloads}
             with _faults_named(places.name):
                 convert(inputs, places.made)
         for path in places.dataset.makes:
             if not (places.made / path).exists():
                 raise ConfigError(f"{places.name}: its files don't hold {path}; has the source changed?")
+
+    def _unpacked(self, places: _Places, one: Downloaded) -> Path:
+        """Unpacks an archive, and returns the folder.  Raises MachineFault if it holds more than the disk has room for."""
+        limits = places.dataset.unpack
+        assert limits is not None  # the manifest was checked for that
+        folder, room = places.unpacked / one.name, max(0, self.free_bytes(places.home) - SPARE_BYTES)
+        try:
+            unpack(one.path, folder, Limits(min(limits.bytes, room), limits.files))
+        except ConfigError as error:
+            if f"more than {room:,} bytes" in str(error):
+                raise MachineFault(
+                    f"{places.name}: {one.name} unpacks to more than the {room / 1e9:.1f} GB that the disk of {places.home} "
+                    "has room for; make room, then repeat this command"
+                ) from None
+            raise
+        return folder
 
     def _take_what_is_there(self, places: _Places) -> None:
         """Checks that the files in the place of a set are this set, and records them if a person put them there.
@@ -243,15 +259,6 @@ class Installer(NamedTuple):
             raise places.refusal(places.taken[0])
         write_record(record_folder(self.data_root), Record(places.name, _facts(places.dataset, []), files))
         self.say(f"{places.name}: recorded {len(files):,} files as they are")
-
-
-def _unpacked(places: _Places, one: Downloaded) -> Path:
-    """Unpacks an archive, and returns the folder."""
-    limits = places.dataset.unpack
-    assert limits is not None  # the manifest was checked for that
-    folder = places.unpacked / one.name
-    unpack(one.path, folder, Limits(limits.bytes, limits.files))
-    return folder
 
 
 @contextmanager
@@ -353,6 +360,14 @@ class _Places:
             f"{self.name}: {path} is there already, and {f'is of {owner}' if owner else 'not of this set'}; "
             f"give another --data-root, or move it away{more}"
         )
+
+    def num_bytes(self, source: Source) -> int:
+        """How many bytes of a source are on the disk: of the whole file, or of a download that can go on."""
+        target = self.downloads / source.name
+        for path in (self.local(source), target, partial_path(target)):
+            if path is not None and path.is_file():
+                return path.stat().st_size
+        return 0
 
     def publish(self) -> None:
         """Gives the parts of the ready set their names, and then writes its record.  May be repeated after an interruption.

@@ -191,6 +191,36 @@ def test_too_little_room_is_said_before_anything_is_fetched(site, installer, tmp
     assert not (tmp_path / "root").exists()
 
 
+def test_a_broken_download_needs_room_for_its_rest_only(site, installer, tmp_path):
+    """200 MB in one file, which broke after 150 MB; then there is room for 60 MB beside the spare ones."""
+    whole_file, begun = 200_000_000, 150_000_000
+    source = {"name": "a.bin", "urls": [site.page("a", status(404))], "bytes": whole_file}
+    wanted = dataset(None, files=[source], makes=["lm/a.bin"], convert=None)
+    part = tmp_path / "root" / "lm" / ".texts.making" / "downloads" / "a.bin.part"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    os.truncate(part, begun)
+    tight = installer._replace(free_bytes=lambda folder: installing.SPARE_BYTES + 60_000_000)
+    with pytest.raises(ConfigError, match="HTTP 404"):  # it was asked for
+        tight.install(wanted, None)
+    os.truncate(part, begun - 20_000_000)
+    with pytest.raises(ConfigError, match=r"texts: needs at least 0\.1 GB"):
+        tight.install(wanted, None)
+
+
+def test_an_archive_unpacks_to_no_more_than_the_disk_has_room_for(site, installer, tmp_path):
+    """What was downloaded stays, though no digest vouches for it."""
+    url = site.page("t", whole(packed({**PARTS, "train": bytes(5_000)})))
+    tight = installer._replace(free_bytes=lambda folder: installing.SPARE_BYTES + 2_000)
+    with pytest.raises(
+        MachineFault, match=r"texts: texts\.zip unpacks to more than the 0\.0 GB that the disk of .* has room"
+    ):
+        tight.install(dataset(url), texts)
+    assert list(found(tmp_path / "root")) == ["lm/.texts.making/downloads/texts.zip"]
+    assert installer.install(dataset(url), texts)
+    assert len(site.asked) == 1
+
+
 def test_a_disk_that_fills_while_converting_is_one_line_and_leaves_nothing_half_made(site, installer, tmp_path):
     def fills(inputs, made):
         texts(inputs, made)
