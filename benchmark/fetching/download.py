@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urljoin, urlsplit
 
-from benchmark.fetching.manifest import Source, is_address
+from benchmark.fetching.manifest import Source, may_redirect
 from benchmark.files import as_machine_fault
 from benchmark.settings.messages import ConfigError, shortened
 
@@ -268,8 +268,6 @@ class Downloader:
 
         session = self._session()
         for _ in range(MOST_REDIRECTS + 1):
-            if not is_address(url):
-                raise _RefusedError(f"is redirected to {shortened(url)}; only https is followed")
             try:
                 response = session.get(url, headers=headers, stream=True, timeout=self._timeouts, allow_redirects=False)
             except requests.exceptions.SSLError:
@@ -282,8 +280,8 @@ class Downloader:
                 with response:
                     yield response
                 return
-            url = urljoin(url, response.headers["Location"])
             response.close()
+            url = _redirected(url, response.headers["Location"])
         raise _RefusedError(f"more than {MOST_REDIRECTS} redirects")
 
     def _session(self) -> Any:
@@ -291,7 +289,17 @@ class Downloader:
 
         if not hasattr(self._thread, "session"):
             self._thread.session = requests.Session()
+            # requests would follow redirects a step by itself, and read the body of each, of whatever length, into memory.
+            self._thread.session.get_redirect_target = lambda _: None
         return self._thread.session
+
+
+def _redirected(url: str, location: str) -> str:
+    """Returns the address that a redirect leads to.  Raises _RefusedError if it may not be followed."""
+    with suppress(ValueError):  # of an address that can't be read
+        if may_redirect(url, target := urljoin(url, location)):
+            return target
+    raise _RefusedError(f"is redirected to {shortened(location)}; only https is followed")
 
 
 def _pieces(response: Any) -> Iterator[bytes]:

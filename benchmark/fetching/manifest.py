@@ -21,6 +21,11 @@ def is_address(url: str) -> bool:
     return _ADDRESS.fullmatch(url) is not None
 
 
+def may_redirect(url: str, target: str) -> bool:
+    """Returns whether a redirect is followed: to https, or from this machine to itself.  No other server may ask this machine."""
+    return is_address(target) and (target.startswith("https://") or not url.startswith("https://"))
+
+
 def _inside(path: str) -> str:
     """Returns the path if it stays below the folder that it is relative to.  Raises ValueError otherwise."""
     parts = PurePosixPath(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import itertools
 import threading
 from email.utils import formatdate
@@ -11,6 +12,7 @@ from pathlib import Path
 from time import time
 
 import pytest
+import requests
 from misbehaving_server import chunked, dropped, endless, saying, status, whole
 
 from benchmark.fetching.download import ATTEMPTS, LONGEST_PAUSE, MOST_REDIRECTS, Downloader
@@ -194,6 +196,7 @@ MIRROR_FAULTS = {
     "nothing": (status(204), "HTTP 204"),
     "a redirect to nowhere": (status(302, Location="http://127.0.0.1:1/x"), "tried 5 times"),
     "a redirect without encryption": (status(302, Location="http://example.org/a"), "only https is followed"),
+    "a redirect that is no address": (status(302, Location="http://[/"), "only https is followed"),
     "a redirect to a file": (status(302, Location="file:///etc/passwd"), "only https is followed"),
 }
 
@@ -220,6 +223,38 @@ def test_redirects_are_followed_and_a_circle_is_ended(site, downloader, tmp_path
     circle = site.page("circle", status(301, Location="/circle"))
     with pytest.raises(ConfigError, match=f"more than {MOST_REDIRECTS} redirects"):
         downloader.fetch(source(circle), tmp_path / "b.bin")
+
+
+def test_another_server_can_t_lead_to_this_machine(site, downloader, tmp_path, monkeypatch):
+    """The answer of an https server is given here; the page on this machine must not be asked."""
+    inside = site.page("inside", whole(CONTENT))
+    answer = requests.Response()
+    answer.status_code, answer.raw = 302, io.BytesIO()
+    answer.headers["Location"] = inside
+    asked = []
+    monkeypatch.setattr(requests.Session, "get", lambda session, url, **options: asked.append(url) or answer)
+    with pytest.raises(
+        ConfigError, match=r"example\.org: is redirected to http://127\.0\.0\.1:\d+/inside; only https is followed"
+    ):
+        downloader.fetch(source("https://example.org/a"), tmp_path / "a.bin")
+    assert (asked, site.asked) == (["https://example.org/a"], [])
+
+
+def test_the_body_of_a_redirect_is_not_read(site, downloader, tmp_path):
+    sent = []
+
+    def long(handler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "/end")
+        handler.send_header("Content-Length", str(64 << 20))
+        handler.end_headers()
+        for _ in range(64):
+            handler.wfile.write(bytes(1 << 20))
+            sent.append(1 << 20)
+
+    site.page("end", whole(CONTENT))
+    downloader.fetch(source(site.page("a", long)), tmp_path / "a.bin")
+    assert sum(sent) < 32 << 20  # what fits into the buffers of the connection
 
 
 def test_a_wrong_length_is_a_broken_connection(site, downloader, tmp_path):
