@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import threading
+import tomllib
 from email.utils import formatdate
 from pathlib import Path
 from time import time
@@ -14,6 +15,7 @@ from time import time
 import pytest
 import requests
 from misbehaving_server import chunked, dropped, endless, saying, status, whole
+from packaging.requirements import Requirement
 
 from benchmark.fetching.download import ATTEMPTS, LONGEST_PAUSE, MOST_REDIRECTS, Downloader
 from benchmark.fetching.manifest import Source
@@ -364,3 +366,11 @@ def test_a_name_that_nobody_knows_is_tried_twice_only(downloader, pauses, tmp_pa
     with pytest.raises(ConfigError, match="the name of the server can't be resolved; tried 2 times"):
         downloader.fetch(source("https://nobody.invalid/a"), tmp_path / "a.bin")
     assert pauses == [1]
+
+
+def test_the_package_asks_for_a_urllib3_that_gives_what_has_arrived():
+    """HTTPResponse.read1 came with urllib3 2.2; requests alone is content with 1.26."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (wanted,) = [one for one in map(Requirement, project["optional-dependencies"]["bench"]) if one.name == "urllib3"]
+    assert not list(wanted.specifier.filter(["1.26.20", "2.0.7", "2.1.0"]))
+    assert wanted.specifier.contains("2.2.0")
