@@ -34,6 +34,7 @@ MOST_REDIRECTS = 8
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
 SLOW_SECONDS, SLOW_BYTES = 60.0, 60 << 10  # fewer bytes than these in this time count as a broken connection
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+DIGITS = "[0-9]{1,20}"  # of a length; int() refuses thousands of digits with a ValueError
 HEADERS = {"User-Agent": "lavo-bench", "Accept-Encoding": "identity"}  # a packed transfer would have another digest
 
 
@@ -332,9 +333,9 @@ def _what_follows(response: Any, have: int, partial: _Partial) -> tuple[int, int
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
         raise _RefusedError("the server sends the file packed, though it was asked not to")
     if status == 200:  # the whole file, also where the rest was asked for
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdecimal() else None
-    span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+        length = re.fullmatch(DIGITS, response.headers.get("Content-Length", ""))
+        return 0, int(length[0]) if length else None
+    span = re.fullmatch(rf"bytes ({DIGITS})-({DIGITS})/({DIGITS}|\*)", response.headers.get("Content-Range", ""))
     if span is None or int(span[1]) != have:
         partial.drop()
         raise _BrokenError("the server sends another part of the file than was asked for")
@@ -346,12 +347,12 @@ def _retry_after(text: str | None, status: int) -> float | None:
     if text is None:
         return None
     seconds: float
-    if text.strip().isdecimal():
+    if re.fullmatch("[0-9]+", text.strip()):
         seconds = float(text)
     else:
         try:
             seconds = max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last one for a year of twenty digits
             return None
     if seconds > LONGEST_RETRY_AFTER:
         raise _RefusedError(f"HTTP {status}, and the server asks to wait {seconds:,.0f} s")
@@ -406,12 +407,14 @@ class _Partial:
         except (OSError, ValueError):
             return None
         known = isinstance(facts, dict) and facts.get("url") == url and isinstance(facts.get("validator"), str)
-        return facts["validator"] if known else None
+        return facts["validator"] or None if known else None
 
     def begin(self, url: str, headers: Mapping[str, str]) -> None:
         """Keeps the mark of the version that follows; a weak ETag may not be used for a part of a file."""
         tag = headers.get("ETag", "")
-        validator = headers.get("Last-Modified") if not tag or tag.startswith("W/") else tag
+        validator = headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
+        if not validator.isprintable():  # requests would refuse to send it back
+            validator = ""
         self._facts.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
 
     @contextmanager

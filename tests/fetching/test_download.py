@@ -340,6 +340,26 @@ def test_md5_and_the_name_of_a_git_blob_are_checked_too(site, downloader, tmp_pa
             downloader.fetch(wrong, tmp_path / f"{kind}.wrong")
 
 
+HUGE = "9" * 5000
+ODD_HEADERS = {
+    "a length": [saying(CONTENT, {"Content-Length": HUGE})],
+    "two lengths": [saying(CONTENT, {"Content-Length": "1, 2"})],
+    "a span": [
+        whole(CONTENT, cut=1_000),
+        saying(CONTENT[1_000:], {"Content-Range": f"bytes {HUGE}-{HUGE}/{HUGE}", "Content-Length": "10239000"}, 206),
+    ],
+    "a pause": [status(503, Retry_After=HUGE)],
+    "a late date": [status(503, Retry_After="Mon, 01 Jan 99999999999999999999 00:00:00 +0000")] * ATTEMPTS,
+    "a mark in two lines": [whole(CONTENT, etag='"a\r\n b"', cut=1_000), *[dropped()] * (ATTEMPTS - 1)],
+}
+
+
+@pytest.mark.parametrize("answers", ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_odd_headers_are_no_reason_to_leave_the_mirror_unasked(answers, site, downloader, tmp_path):
+    odd, good = site.page("odd", *answers), site.page("good", whole(CONTENT))
+    assert downloader.fetch(source(odd, good), tmp_path / "a.bin").bytes == len(CONTENT)
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(site, downloader, tmp_path, monkeypatch):
     """The file system is /dev/full's: every write fails with ENOSPC."""
     from contextlib import contextmanager
