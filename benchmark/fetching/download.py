@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urljoin, urlsplit
 
+from benchmark.fetching.connection import Watch, watched_session
 from benchmark.fetching.manifest import Source, may_redirect
 from benchmark.files import as_machine_fault
 from benchmark.settings.messages import ConfigError, shortened
@@ -134,20 +135,19 @@ _SHOWN = {"sha256": "SHA-256", "md5": "MD5", "git_sha1": "SHA-1 of a git blob"}
 class Downloader:
     """Downloads files.  One instance may be used by several threads.
 
-    sleep, clock: stand in for ``time.sleep`` and ``time.monotonic`` in tests.
+    sleep: stands in for the pauses in tests.
     """
 
     def __init__(
         self,
         *,
         listener: Listener | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
         timeouts: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
     ) -> None:
         self.listener = listener or Silent()
-        self._sleep, self._clock, self._timeouts = sleep, clock, timeouts
-        self._thread = threading.local()  # a session of requests belongs to one thread
+        self._sleep, self._timeouts = sleep, timeouts
+        self._thread = threading.local()  # a session of requests, and the watch of an attempt, belong to one thread
 
     def fetch(self, source: Source, target: Path) -> Downloaded:
         """Downloads a file to ``target`` unless a good one lies there, and checks it.
@@ -211,6 +211,17 @@ class Downloader:
 
     def _attempt(self, url: str, source: Source, partial: _Partial) -> None:
         """One connection.  Returns if the file is complete.  Raises _BrokenError or _RefusedError otherwise."""
+        with Watch(SLOW_SECONDS, SLOW_BYTES) as watch:
+            self._thread.watch = watch
+            try:
+                self._receive(url, source, partial)
+            except (_BrokenError, _RefusedError):
+                if watch.reason is None:
+                    raise
+        if watch.reason is not None:  # the end of the connection may look like the end of headers, or of the file
+            raise _BrokenError(watch.reason)
+
+    def _receive(self, url: str, source: Source, partial: _Partial) -> None:
         have = partial.resumable(url, source)
         if have and have == source.bytes:
             return
@@ -236,11 +247,11 @@ class Downloader:
 
     def _copy(self, response: Any, source: Source, partial: _Partial, have: int) -> int:
         """Appends what arrives to the first ``have`` bytes of the partial file, and returns the number of bytes there are."""
-        since, counted = self._clock(), have
         try:
             with partial.opened(have) as file:
                 for piece in _pieces(response):
                     have += len(piece)
+                    self._thread.watch.bytes += len(piece)
                     if have > source.limit:
                         raise _RefusedError(f"the server sends more than the {source.limit:,} bytes that are allowed")
                     partial.received += len(piece)
@@ -250,10 +261,6 @@ class Downloader:
                         )
                     file.write(piece)
                     self.listener.at(source.name, have)
-                    if (now := self._clock()) - since > SLOW_SECONDS:
-                        if have - counted < SLOW_BYTES:
-                            raise _BrokenError(f"only {have - counted:,} bytes came in {now - since:.0f} s")
-                        since, counted = now, have
         except _RefusedError:
             partial.drop()
             raise
@@ -286,13 +293,12 @@ class Downloader:
         raise _RefusedError(f"more than {MOST_REDIRECTS} redirects")
 
     def _session(self) -> Any:
-        import requests
-
         if not hasattr(self._thread, "session"):
-            self._thread.session = requests.Session()
-            # requests would follow redirects a step by itself, and read the body of each, of whatever length, into memory.
-            self._thread.session.get_redirect_target = lambda _: None
+            self._thread.session = watched_session(self._watch)
         return self._thread.session
+
+    def _watch(self, connection: Any) -> None:
+        self._thread.watch.over(connection)
 
 
 def _redirected(url: str, location: str) -> str:

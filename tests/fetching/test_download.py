@@ -8,6 +8,7 @@ import io
 import itertools
 import threading
 import tomllib
+from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from time import time
@@ -17,6 +18,7 @@ import requests
 from misbehaving_server import chunked, dropped, endless, saying, status, whole
 from packaging.requirements import Requirement
 
+from benchmark.fetching import download
 from benchmark.fetching.download import ATTEMPTS, LONGEST_PAUSE, MOST_REDIRECTS, Downloader
 from benchmark.fetching.manifest import Source
 from benchmark.files import MachineFault
@@ -306,23 +308,32 @@ def test_a_server_that_says_nothing_times_out(site, tmp_path):
         silence.set()
 
 
-def test_a_server_that_drips_is_a_broken_connection(site, pauses, tmp_path):
-    """By this clock twenty seconds pass with each piece of 1,000 bytes."""
-    ticks = itertools.count(step=20)
-    slow = Downloader(sleep=pauses.append, clock=lambda: float(next(ticks)), timeouts=(2.0, 2.0))
+HEAD = b"HTTP/1.1 200 OK\r\n"
+DRIPS = {  # what comes at once, and what then comes again and again
+    "in the body": (HEAD + b"Content-Length: 10240000\r\n\r\n", b"x"),
+    "in a header": (HEAD + b"X-Header: ", b"x"),
+    "in the status": (b"HTTP/1.1 ", b"2"),
+    "in many headers": (HEAD, b"A: b\r\n"),
+    "before a chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n5;", b"x"),
+    "behind the last chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: ", b"x"),
+}
+
+
+@pytest.mark.parametrize(("start", "drop"), DRIPS.values(), ids=DRIPS)
+def test_a_server_that_drips_is_a_broken_connection(start, drop, site, downloader, pauses, tmp_path, monkeypatch):
+    """Each drop comes long before the time limit of a receive; the server would go on for some seconds."""
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.1)
+    hung_up = threading.Event()
 
     def drip(handler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(CONTENT)))
-        handler.end_headers()
-        received = threading.Event()
-        for _ in range(100):
-            handler.wfile.write(bytes(1000))
-            handler.wfile.flush()
-            received.wait(0.01)
+        handler.wfile.write(start)
+        for _ in range(200):
+            handler.wfile.write(drop)
+            hung_up.wait(0.02)
 
-    with pytest.raises(ConfigError, match="bytes came in 80 s; tried 5 times"):
-        slow.fetch(source(site.page("a", drip)), tmp_path / "a.bin")
+    with pytest.raises(ConfigError, match=r"only \d+ bytes came in 0\.1 s; tried 5 times"):
+        downloader.fetch(source(site.page("a", drip)), tmp_path / "a.bin")
+    hung_up.set()
 
 
 def test_md5_and_the_name_of_a_git_blob_are_checked_too(site, downloader, tmp_path):
@@ -362,9 +373,6 @@ def test_odd_headers_are_no_reason_to_leave_the_mirror_unasked(answers, site, do
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(site, downloader, tmp_path, monkeypatch):
     """The file system is /dev/full's: every write fails with ENOSPC."""
-    from contextlib import contextmanager
-
-    from benchmark.fetching import download
 
     @contextmanager
     def full(self, have):
