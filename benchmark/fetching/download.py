@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
-import json
-import os
 import re
 import threading
 import time
@@ -22,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 from benchmark.fetching.connection import Watch, watched_session
 from benchmark.fetching.manifest import Source, may_redirect
+from benchmark.fetching.partial import Partial
 from benchmark.files import as_machine_fault
 from benchmark.settings.messages import ConfigError, shortened
 
@@ -135,18 +134,19 @@ _SHOWN = {"sha256": "SHA-256", "md5": "MD5", "git_sha1": "SHA-1 of a git blob"}
 class Downloader:
     """Downloads files.  One instance may be used by several threads.
 
-    sleep: stands in for the pauses in tests.
+    sleep: stands in for the pauses in tests; the pauses themselves end early if downloads are stopped.
     """
 
     def __init__(
         self,
         *,
         listener: Listener | None = None,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
         timeouts: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
     ) -> None:
         self.listener = listener or Silent()
-        self._sleep, self._timeouts = sleep, timeouts
+        self._stopped, self._watches = threading.Event(), set[Watch]()
+        self._sleep, self._timeouts = sleep or self._stopped.wait, timeouts
         self._thread = threading.local()  # a session of requests, and the watch of an attempt, belong to one thread
 
     def fetch(self, source: Source, target: Path) -> Downloaded:
@@ -160,7 +160,7 @@ class Downloader:
             with suppress(WrongFileError):
                 return self._described(target, None, sha256_of(target, source), source)
             target.unlink()
-        partial = _Partial(target)
+        partial = Partial(target)
         reasons = []
         for url in source.urls:
             partial.received = 0
@@ -175,12 +175,27 @@ class Downloader:
             f"{source.name}: can't be fetched ({shortened('; '.join(reasons) or 'it has no address', 130)})"
         )
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """During the block no download goes on: those of other threads end with ConfigError, and what has come is kept."""
+        self._stopped.set()
+        for watch in list(self._watches):
+            watch.shut("was stopped")
+        try:
+            yield
+        finally:
+            self._stopped.clear()
+
+    def _end_if_stopped(self, source: Source) -> None:
+        if self._stopped.is_set():
+            raise ConfigError(f"{source.name}: was stopped")
+
     def _described(self, path: Path, url: str | None, sha256: str, source: Source) -> Downloaded:
         size = path.stat().st_size
         self.listener.at(source.name, size)
         return Downloaded(source.name, path, url, sha256, size, tuple(source.digests))
 
-    def _complete(self, url: str, source: Source, partial: _Partial) -> str:
+    def _complete(self, url: str, source: Source, partial: Partial) -> str:
         """Makes the partial file complete, checks it, and returns its SHA-256.
 
         A wrong file whose first part came from an earlier call or another mirror is fetched a second time, from its first byte.
@@ -195,12 +210,13 @@ class Downloader:
                 if not resumed:
                     raise _RefusedError(f"the file {error}") from None
 
-    def _until_complete(self, url: str, source: Source, partial: _Partial) -> None:
+    def _until_complete(self, url: str, source: Source, partial: Partial) -> None:
         failures, reached = 0, partial.size
         while True:
             try:
                 return self._attempt(url, source, partial)
             except _BrokenError as error:
+                self._end_if_stopped(source)
                 failures = 1 if partial.size - reached >= LEAST_PROGRESS else failures + 1
                 reached = max(reached, partial.size)
                 if failures >= error.attempts:
@@ -209,19 +225,23 @@ class Downloader:
                 self.listener.pause(source.name, pause, str(error))
                 self._sleep(pause)
 
-    def _attempt(self, url: str, source: Source, partial: _Partial) -> None:
+    def _attempt(self, url: str, source: Source, partial: Partial) -> None:
         """One connection.  Returns if the file is complete.  Raises _BrokenError or _RefusedError otherwise."""
         with Watch(SLOW_SECONDS, SLOW_BYTES) as watch:
             self._thread.watch = watch
+            self._watches.add(watch)
             try:
+                self._end_if_stopped(source)  # asked after the watch is known to the thread that stops
                 self._receive(url, source, partial)
             except (_BrokenError, _RefusedError):
                 if watch.reason is None:
                     raise
+            finally:
+                self._watches.discard(watch)
         if watch.reason is not None:  # the end of the connection may look like the end of headers, or of the file
             raise _BrokenError(watch.reason)
 
-    def _receive(self, url: str, source: Source, partial: _Partial) -> None:
+    def _receive(self, url: str, source: Source, partial: Partial) -> None:
         have = partial.resumable(url, source)
         if have and have == source.bytes:
             return
@@ -245,7 +265,7 @@ class Downloader:
             if source.bytes is not None and have < source.bytes:
                 raise _BrokenError(f"the connection ended after {have:,} of {source.bytes:,} bytes")
 
-    def _copy(self, response: Any, source: Source, partial: _Partial, have: int) -> int:
+    def _copy(self, response: Any, source: Source, partial: Partial, have: int) -> int:
         """Appends what arrives to the first ``have`` bytes of the partial file, and returns the number of bytes there are."""
         try:
             with partial.opened(have) as file:
@@ -323,7 +343,7 @@ def _pieces(response: Any) -> Iterator[bytes]:
         yield piece
 
 
-def _what_follows(response: Any, have: int, partial: _Partial) -> tuple[int, int | None]:
+def _what_follows(response: Any, have: int, partial: Partial) -> tuple[int, int | None]:
     """Returns where in the file the body begins, and how long the whole file is, if the server says so.
 
     Raises _BrokenError or _RefusedError if no part of the file follows.
@@ -372,72 +392,3 @@ def _broken(error: BaseException) -> _BrokenError:
     if "NameResolutionError" in repr(error):  # requests and urllib3 wrap it twice
         return _BrokenError("the name of the server can't be resolved", attempts=2)  # there is no network, most likely
     return _BrokenError("the connection broke off" if isinstance(error, ProtocolError) else type(error).__name__)
-
-
-def partial_path(target: Path) -> Path:
-    """Returns where the incomplete download of a file lies."""
-    return target.with_name(f"{target.name}.part")
-
-
-class _Partial:
-    """The incomplete file of a download, and what is known of the connection that it came from."""
-
-    def __init__(self, target: Path) -> None:
-        self.path = partial_path(target)
-        self.received = 0  # bytes from one address, also those that were dropped
-        self._facts = target.with_name(f"{target.name}.part.json")
-
-    @property
-    def size(self) -> int:
-        """The number of bytes that are there."""
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
-
-    def resumable(self, url: str, source: Source) -> int:
-        """Returns how many bytes the next connection may go on from: all, or none if they can't be those of this file.
-
-        Without a published digest only the server can say whether the file is still the same, by the mark that it gave.
-        """
-        have = self.size
-        if have and (have > source.limit or not (source.digests or self.validator(url))):
-            self.drop()
-            return 0
-        return have
-
-    def validator(self, url: str) -> str | None:
-        """Returns the mark of the file's version (ETag or date) that the server gave for this address."""
-        try:
-            facts = json.loads(self._facts.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        known = isinstance(facts, dict) and facts.get("url") == url and isinstance(facts.get("validator"), str)
-        return facts["validator"] or None if known else None
-
-    def begin(self, url: str, headers: Mapping[str, str]) -> None:
-        """Keeps the mark of the version that follows; a weak ETag may not be used for a part of a file."""
-        tag = headers.get("ETag", "")
-        validator = headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag
-        if not validator.isprintable():  # requests would refuse to send it back
-            validator = ""
-        self._facts.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
-
-    @contextmanager
-    def opened(self, have: int) -> Iterator[Any]:
-        """The file, cut to its first ``have`` bytes, to which more can be written."""
-        with self.path.open("ab") as file:
-            file.truncate(have)
-            yield file
-
-    def drop(self) -> None:
-        """Removes the file."""
-        for path in (self.path, self._facts):
-            with suppress(FileNotFoundError):
-                path.unlink()
-
-    def publish(self, target: Path) -> None:
-        """Gives the complete file its name."""
-        os.replace(self.path, target)
-        with suppress(FileNotFoundError):
-            self._facts.unlink()

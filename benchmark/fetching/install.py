@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from benchmark.fetching.download import Downloaded, Downloader, WrongFileError, digests_of, partial_path, sha256_of
+from benchmark.fetching.download import Downloaded, Downloader, WrongFileError, digests_of, sha256_of
 from benchmark.fetching.listing import list_files
 from benchmark.fetching.locking import alone
 from benchmark.fetching.manifest import DataSet, Source
+from benchmark.fetching.partial import partial_path
 from benchmark.fetching.records import (
     FOLDER,
     Record,
@@ -136,11 +137,12 @@ class Installer(NamedTuple):
             if len(sources) <= AT_ONCE:
                 return [self._obtained(source, places, known) for source in sources]
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                futures = [pool.submit(self._obtained, source, places, known) for source in sources]
                 try:
+                    futures = [pool.submit(self._obtained, source, places, known) for source in sources]
                     return [future.result() for future in futures]
                 except BaseException:
-                    pool.shutdown(wait=True, cancel_futures=True)
+                    with self.downloader.stopped():  # a thread may wait for minutes, because a server asked it to
+                        pool.shutdown(wait=True, cancel_futures=True)
                     raise
         except ConfigError as error:
             raise ConfigError(f"{places.name}, {error}") from error.__cause__

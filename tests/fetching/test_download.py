@@ -380,7 +380,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(site, downloader, tmp_path, 
         with open("/dev/full", "wb") as file:
             yield file
 
-    monkeypatch.setattr(download._Partial, "opened", full)
+    monkeypatch.setattr(download.Partial, "opened", full)
     with pytest.raises(MachineFault, match=r"No space left on device") as caught:
         downloader.fetch(source(site.page("a", whole(CONTENT))), tmp_path / "a.bin")
     assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -345,6 +346,33 @@ def test_one_lost_file_of_many_ends_the_set_and_the_others_wait_for_the_next_cal
     site.page("7", whole(b"x"))
     assert installer.install(wanted, None)
     assert len(found(tmp_path / "root")) == 20
+
+
+WAITING = {
+    "a server that asks to wait": status(503, Retry_After="600"),
+    "a silent server": lambda handler: threading.Event().wait(60) and None,
+}
+
+
+@pytest.mark.parametrize("answer", WAITING.values(), ids=WAITING)
+def test_an_interruption_does_not_wait_for_threads_that_wait(answer, site, said, tmp_path):
+    """The test would last for a minute if it did; afterwards the same downloader works again."""
+    sources = [{"name": f"train/{number}", "urls": [site.page(f"{number}", answer)], "bytes": 1} for number in range(9)]
+    wanted = dataset(None, files=sources, makes=["lm/train"], convert=None, unpack=None)
+    installer = Installer(tmp_path / "root", Downloader(), said.append)
+
+    def interrupt(handler) -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        answer(handler)
+
+    site.page("7", interrupt)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        installer.install(wanted, None)
+    assert time.monotonic() - began < 30
+    for number in range(9):
+        site.page(f"{number}", whole(b"x"))
+    assert installer.install(wanted, None)
 
 
 def _with_small_files(root: Path, url: str, published: bytes, convert: str) -> None:
