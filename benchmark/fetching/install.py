@@ -386,9 +386,9 @@ class _Places:
                 os.rename(self.ready / path, self.data_root / path)
             if record is not None:
                 write_record(record_folder(self.data_root), record)
-            # In one step: a process killed while it removes the record would leave a damaged one.
-            self.staging.mkdir(exist_ok=True)
-            os.rename(self.ready, self.made)
+        # In one step, because a process killed while it removes the record would leave a damaged one.
+        self.staging.mkdir(exist_ok=True)
+        os.rename(self.ready, self.made)
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def drop_unchecked(self, downloads: Iterable[Downloaded]) -> None:
