@@ -231,7 +231,7 @@ class Installer(NamedTuple):
             lost := next((path for path in known.files if not (self.data_root / path).is_file()), None)
         ):
             raise ConfigError(
-                f"{places.name}: {lost} is missing, which {FOLDER}/{places.name}.sha256 lists; {places.way_out}"
+                f"{places.name}: {shortened(lost, 100)} is missing, which {FOLDER}/{places.name}.sha256 lists; {places.way_out}"
             )
         if known is None and not (dataset.is_plain and all(source.digests for source in dataset.files)):
             self._record_as_it_is(places)
