@@ -85,9 +85,11 @@ def watched_session(on_answer: Callable[[Any], None]) -> Any:
             manager.pool_classes_by_scheme = pools
             return manager
 
-    session = requests.Session()
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: Any) -> None:
+            """None, else requests would read the body of a redirect, of whatever length, into memory to follow it by itself."""
+
+    session = Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, Adapter())
-    # requests would follow redirects a step by itself, and read the body of each, of whatever length, into memory.
-    session.get_redirect_target = lambda _: None
     return session
