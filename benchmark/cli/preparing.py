@@ -28,7 +28,7 @@ def prepare(
     cache: Cache = None,
 ) -> None:
     """Makes or fetches, checks and tokenises the data of tasks."""
-    from benchmark.fetching.prepare import fetch_named, prepare_data, read_by
+    from benchmark.fetching.prepare import fetch_named, prepare_data, readings
     from benchmark.settings.choices import choose_tasks
     from benchmark.settings.command import cache_folder, names_in, run_settings
     from benchmark.settings.messages import ConfigError
@@ -43,12 +43,10 @@ def prepare(
     for task in chosen:
         for line in fetch_named(task, names, installer) if names else ():
             say(line)
-        known = read_by(task, names)
-        if known is None:
-            continue
-        settings = [*known, *overrides]
-        for line in prepare_data(task, preset, settings, data_root, cache_folder(cache), installer=installer):
-            say(line)
+        for known in readings(task, names):
+            settings = [*known, *overrides]
+            for line in prepare_data(task, preset, settings, data_root, cache_folder(cache), installer=installer):
+                say(line)
 
 
 @data.command("verify")

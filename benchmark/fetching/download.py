@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
-import json
-import os
 import re
 import threading
 import time
@@ -20,19 +18,23 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urljoin, urlsplit
 
-from benchmark.fetching.manifest import Source, is_address
+from benchmark.fetching.connection import Watch, watched_session
+from benchmark.fetching.manifest import Source, may_redirect
+from benchmark.fetching.partial import Partial
 from benchmark.files import as_machine_fault
 from benchmark.settings.messages import ConfigError, shortened
 
 PIECE = 1 << 16  # bytes read at a time
 ATTEMPTS = 5  # in a row without progress
-LEAST_PROGRESS = 1 << 20  # bytes after which the count of attempts begins anew
+LEAST_PROGRESS = 1 << 20  # bytes beyond the most that there were, after which the count of attempts begins anew
+MOST_TIMES = 3  # a file may come from one address; servers without Range begin anew after each break
 LONGEST_PAUSE = 60.0  # seconds between two attempts, if the server names none
 LONGEST_RETRY_AFTER = 600.0  # seconds that a server may ask to wait
 MOST_REDIRECTS = 8
 CONNECT_SECONDS, READ_SECONDS = 15.0, 60.0
 SLOW_SECONDS, SLOW_BYTES = 60.0, 60 << 10  # fewer bytes than these in this time count as a broken connection
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+DIGITS = "[0-9]{1,20}"  # of a length; int() refuses thousands of digits with a ValueError
 HEADERS = {"User-Agent": "lavo-bench", "Accept-Encoding": "identity"}  # a packed transfer would have another digest
 
 
@@ -132,20 +134,20 @@ _SHOWN = {"sha256": "SHA-256", "md5": "MD5", "git_sha1": "SHA-1 of a git blob"}
 class Downloader:
     """Downloads files.  One instance may be used by several threads.
 
-    sleep, clock: stand in for ``time.sleep`` and ``time.monotonic`` in tests.
+    sleep: stands in for the pauses in tests; the pauses themselves end early if downloads are stopped.
     """
 
     def __init__(
         self,
         *,
         listener: Listener | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] | None = None,
         timeouts: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
     ) -> None:
         self.listener = listener or Silent()
-        self._sleep, self._clock, self._timeouts = sleep, clock, timeouts
-        self._thread = threading.local()  # a session of requests belongs to one thread
+        self._stopped, self._watches = threading.Event(), set[Watch]()
+        self._sleep, self._timeouts = sleep or self._stopped.wait, timeouts
+        self._thread = threading.local()  # a session of requests, and the watch of an attempt, belong to one thread
 
     def fetch(self, source: Source, target: Path) -> Downloaded:
         """Downloads a file to ``target`` unless a good one lies there, and checks it.
@@ -158,9 +160,10 @@ class Downloader:
             with suppress(WrongFileError):
                 return self._described(target, None, sha256_of(target, source), source)
             target.unlink()
-        partial = _Partial(target)
+        partial = Partial(target)
         reasons = []
         for url in source.urls:
+            partial.received = 0
             try:
                 sha256 = self._complete(url, source, partial)
             except _RefusedError as error:
@@ -172,12 +175,27 @@ class Downloader:
             f"{source.name}: can't be fetched ({shortened('; '.join(reasons) or 'it has no address', 130)})"
         )
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """During the block no download goes on: those of other threads end with ConfigError, and what has come is kept."""
+        self._stopped.set()
+        for watch in list(self._watches):
+            watch.shut("was stopped")
+        try:
+            yield
+        finally:
+            self._stopped.clear()
+
+    def _end_if_stopped(self, source: Source) -> None:
+        if self._stopped.is_set():
+            raise ConfigError(f"{source.name}: was stopped")
+
     def _described(self, path: Path, url: str | None, sha256: str, source: Source) -> Downloaded:
         size = path.stat().st_size
         self.listener.at(source.name, size)
         return Downloaded(source.name, path, url, sha256, size, tuple(source.digests))
 
-    def _complete(self, url: str, source: Source, partial: _Partial) -> str:
+    def _complete(self, url: str, source: Source, partial: Partial) -> str:
         """Makes the partial file complete, checks it, and returns its SHA-256.
 
         A wrong file whose first part came from an earlier call or another mirror is fetched a second time, from its first byte.
@@ -192,22 +210,38 @@ class Downloader:
                 if not resumed:
                     raise _RefusedError(f"the file {error}") from None
 
-    def _until_complete(self, url: str, source: Source, partial: _Partial) -> None:
-        failures = 0
+    def _until_complete(self, url: str, source: Source, partial: Partial) -> None:
+        failures, reached = 0, partial.size
         while True:
-            before = partial.size
             try:
                 return self._attempt(url, source, partial)
             except _BrokenError as error:
-                failures = 1 if partial.size - before >= LEAST_PROGRESS else failures + 1
+                self._end_if_stopped(source)
+                failures = 1 if partial.size - reached >= LEAST_PROGRESS else failures + 1
+                reached = max(reached, partial.size)
                 if failures >= error.attempts:
                     raise _RefusedError(f"{error}; tried {failures} times") from None
                 pause = min(LONGEST_PAUSE, 2.0 ** (failures - 1)) if error.wait is None else error.wait
                 self.listener.pause(source.name, pause, str(error))
                 self._sleep(pause)
 
-    def _attempt(self, url: str, source: Source, partial: _Partial) -> None:
+    def _attempt(self, url: str, source: Source, partial: Partial) -> None:
         """One connection.  Returns if the file is complete.  Raises _BrokenError or _RefusedError otherwise."""
+        with Watch(SLOW_SECONDS, SLOW_BYTES) as watch:
+            self._thread.watch = watch
+            self._watches.add(watch)
+            try:
+                self._end_if_stopped(source)  # asked after the watch is known to the thread that stops
+                self._receive(url, source, partial)
+            except (_BrokenError, _RefusedError):
+                if watch.reason is None:
+                    raise
+            finally:
+                self._watches.discard(watch)
+        if watch.reason is not None:  # the end of the connection may look like the end of headers, or of the file
+            raise _BrokenError(watch.reason)
+
+    def _receive(self, url: str, source: Source, partial: Partial) -> None:
         have = partial.resumable(url, source)
         if have and have == source.bytes:
             return
@@ -231,21 +265,22 @@ class Downloader:
             if source.bytes is not None and have < source.bytes:
                 raise _BrokenError(f"the connection ended after {have:,} of {source.bytes:,} bytes")
 
-    def _copy(self, response: Any, source: Source, partial: _Partial, have: int) -> int:
+    def _copy(self, response: Any, source: Source, partial: Partial, have: int) -> int:
         """Appends what arrives to the first ``have`` bytes of the partial file, and returns the number of bytes there are."""
-        since, counted = self._clock(), have
         try:
             with partial.opened(have) as file:
                 for piece in _pieces(response):
                     have += len(piece)
+                    self._thread.watch.bytes += len(piece)
                     if have > source.limit:
                         raise _RefusedError(f"the server sends more than the {source.limit:,} bytes that are allowed")
+                    partial.received += len(piece)
+                    if partial.received > MOST_TIMES * source.limit + ATTEMPTS * LEAST_PROGRESS:
+                        raise _RefusedError(
+                            f"{partial.received:,} bytes came in broken connections, and never the file"
+                        )
                     file.write(piece)
                     self.listener.at(source.name, have)
-                    if (now := self._clock()) - since > SLOW_SECONDS:
-                        if have - counted < SLOW_BYTES:
-                            raise _BrokenError(f"only {have - counted:,} bytes came in {now - since:.0f} s")
-                        since, counted = now, have
         except _RefusedError:
             partial.drop()
             raise
@@ -261,8 +296,6 @@ class Downloader:
 
         session = self._session()
         for _ in range(MOST_REDIRECTS + 1):
-            if not is_address(url):
-                raise _RefusedError(f"is redirected to {shortened(url)}; only https is followed")
             try:
                 response = session.get(url, headers=headers, stream=True, timeout=self._timeouts, allow_redirects=False)
             except requests.exceptions.SSLError:
@@ -275,16 +308,25 @@ class Downloader:
                 with response:
                     yield response
                 return
-            url = urljoin(url, response.headers["Location"])
             response.close()
+            url = _redirected(url, response.headers["Location"])
         raise _RefusedError(f"more than {MOST_REDIRECTS} redirects")
 
     def _session(self) -> Any:
-        import requests
-
         if not hasattr(self._thread, "session"):
-            self._thread.session = requests.Session()
+            self._thread.session = watched_session(self._watch)
         return self._thread.session
+
+    def _watch(self, connection: Any) -> None:
+        self._thread.watch.over(connection)
+
+
+def _redirected(url: str, location: str) -> str:
+    """Returns the address that a redirect leads to.  Raises _RefusedError if it may not be followed."""
+    with suppress(ValueError):  # of an address that can't be read
+        if may_redirect(url, target := urljoin(url, location)):
+            return target
+    raise _RefusedError(f"is redirected to {shortened(location)}; only https is followed")
 
 
 def _pieces(response: Any) -> Iterator[bytes]:
@@ -301,7 +343,7 @@ def _pieces(response: Any) -> Iterator[bytes]:
         yield piece
 
 
-def _what_follows(response: Any, have: int, partial: _Partial) -> tuple[int, int | None]:
+def _what_follows(response: Any, have: int, partial: Partial) -> tuple[int, int | None]:
     """Returns where in the file the body begins, and how long the whole file is, if the server says so.
 
     Raises _BrokenError or _RefusedError if no part of the file follows.
@@ -317,9 +359,9 @@ def _what_follows(response: Any, have: int, partial: _Partial) -> tuple[int, int
     if response.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
         raise _RefusedError("the server sends the file packed, though it was asked not to")
     if status == 200:  # the whole file, also where the rest was asked for
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdecimal() else None
-    span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+        length = re.fullmatch(DIGITS, response.headers.get("Content-Length", ""))
+        return 0, int(length[0]) if length else None
+    span = re.fullmatch(rf"bytes ({DIGITS})-({DIGITS})/({DIGITS}|\*)", response.headers.get("Content-Range", ""))
     if span is None or int(span[1]) != have:
         partial.drop()
         raise _BrokenError("the server sends another part of the file than was asked for")
@@ -331,12 +373,12 @@ def _retry_after(text: str | None, status: int) -> float | None:
     if text is None:
         return None
     seconds: float
-    if text.strip().isdecimal():
+    if re.fullmatch("[0-9]+", text.strip()):
         seconds = float(text)
     else:
         try:
             seconds = max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last one for a year of twenty digits
             return None
     if seconds > LONGEST_RETRY_AFTER:
         raise _RefusedError(f"HTTP {status}, and the server asks to wait {seconds:,.0f} s")
@@ -350,64 +392,3 @@ def _broken(error: BaseException) -> _BrokenError:
     if "NameResolutionError" in repr(error):  # requests and urllib3 wrap it twice
         return _BrokenError("the name of the server can't be resolved", attempts=2)  # there is no network, most likely
     return _BrokenError("the connection broke off" if isinstance(error, ProtocolError) else type(error).__name__)
-
-
-class _Partial:
-    """The incomplete file of a download, and what is known of the connection that it came from."""
-
-    def __init__(self, target: Path) -> None:
-        self.path = target.with_name(f"{target.name}.part")
-        self._facts = target.with_name(f"{target.name}.part.json")
-
-    @property
-    def size(self) -> int:
-        """The number of bytes that are there."""
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
-
-    def resumable(self, url: str, source: Source) -> int:
-        """Returns how many bytes the next connection may go on from: all, or none if they can't be those of this file.
-
-        Without a published digest only the server can say whether the file is still the same, by the mark that it gave.
-        """
-        have = self.size
-        if have and (have > source.limit or not (source.digests or self.validator(url))):
-            self.drop()
-            return 0
-        return have
-
-    def validator(self, url: str) -> str | None:
-        """Returns the mark of the file's version (ETag or date) that the server gave for this address."""
-        try:
-            facts = json.loads(self._facts.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        known = isinstance(facts, dict) and facts.get("url") == url and isinstance(facts.get("validator"), str)
-        return facts["validator"] if known else None
-
-    def begin(self, url: str, headers: Mapping[str, str]) -> None:
-        """Keeps the mark of the version that follows; a weak ETag may not be used for a part of a file."""
-        tag = headers.get("ETag", "")
-        validator = headers.get("Last-Modified") if not tag or tag.startswith("W/") else tag
-        self._facts.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
-
-    @contextmanager
-    def opened(self, have: int) -> Iterator[Any]:
-        """The file, cut to its first ``have`` bytes, to which more can be written."""
-        with self.path.open("ab") as file:
-            file.truncate(have)
-            yield file
-
-    def drop(self) -> None:
-        """Removes the file."""
-        for path in (self.path, self._facts):
-            with suppress(FileNotFoundError):
-                path.unlink()
-
-    def publish(self, target: Path) -> None:
-        """Gives the complete file its name."""
-        os.replace(self.path, target)
-        with suppress(FileNotFoundError):
-            self._facts.unlink()

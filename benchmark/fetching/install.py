@@ -1,7 +1,7 @@
 """Puts a public data set into a data root: downloads, unpacks, converts, and only then gives it its name.
 
 All work is done in ``.<name>.making`` beside the place of the set; readers of data pass names with a dot by.  A complete set is
-renamed to ``.<name>.ready``, its record is written, and its parts are renamed to their places.  Whatever moment a process is
+renamed to ``.<name>.ready``, its parts are renamed to their places, and its record is written.  Whatever moment a process is
 killed at, the next one goes on: with the downloads if they were not complete, with the renaming if the set was ready.
 """
 
@@ -20,6 +20,7 @@ from benchmark.fetching.download import Downloaded, Downloader, WrongFileError, 
 from benchmark.fetching.listing import list_files
 from benchmark.fetching.locking import alone
 from benchmark.fetching.manifest import DataSet, Source
+from benchmark.fetching.partial import partial_path
 from benchmark.fetching.records import (
     FOLDER,
     Record,
@@ -27,10 +28,11 @@ from benchmark.fetching.records import (
     first_digest,
     read_record,
     record_folder,
+    record_names,
     write_record,
 )
 from benchmark.fetching.unpack import Limits, unpack
-from benchmark.files import as_machine_fault
+from benchmark.files import MachineFault, as_machine_fault
 from benchmark.settings.messages import ConfigError, shortened
 
 AT_ONCE = 8  # downloads of a set of many files, such as the books of PG-19
@@ -58,7 +60,7 @@ class Installer(NamedTuple):
         """
         places = _Places(self.data_root, dataset)
         if places.is_complete:
-            self._record_what_is_there(dataset)
+            self._take_what_is_there(places)
             return False
         created = [folder for folder in (places.home, self.data_root) if not folder.exists()]
         try:
@@ -78,11 +80,10 @@ class Installer(NamedTuple):
             return True
         if places.has_names:  # by the process that held the lock before, or by one that was killed while it cleaned up
             shutil.rmtree(places.staging, ignore_errors=True)
+            self._take_what_is_there(places)
             return False
-        if there := [path for path in dataset.makes if (self.data_root / path).exists()]:
-            raise ConfigError(
-                f"{name}: {there[0]} is there already, and not of this set; give another --data-root, or move it away"
-            )
+        if places.taken:
+            raise places.refusal(places.taken[0])
         self._check_permission(places)
         known = read_record(record_folder(self.data_root), name)
         try:
@@ -136,11 +137,12 @@ class Installer(NamedTuple):
             if len(sources) <= AT_ONCE:
                 return [self._obtained(source, places, known) for source in sources]
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                futures = [pool.submit(self._obtained, source, places, known) for source in sources]
                 try:
+                    futures = [pool.submit(self._obtained, source, places, known) for source in sources]
                     return [future.result() for future in futures]
                 except BaseException:
-                    pool.shutdown(wait=True, cancel_futures=True)
+                    with self.downloader.stopped():  # a thread may wait for minutes, because a server asked it to
+                        pool.shutdown(wait=True, cancel_futures=True)
                     raise
         except ConfigError as error:
             raise ConfigError(f"{places.name}, {error}") from error.__cause__
@@ -170,12 +172,12 @@ class Installer(NamedTuple):
             ) from None
 
     def _check_space(self, places: _Places, sources: Iterable[Source]) -> None:
-        """Raises ConfigError if the disk has less room than the downloads need, archives twice."""
+        """Raises ConfigError if the disk has less room than what is still to come, and archives once more for what is in them."""
         needed = 0
         for source in sources:
-            size = source.bytes or 0
-            absent = places.local(source) is None and not (places.downloads / source.name).exists()
-            needed += size * (absent + source.archive)
+            there = places.num_bytes(source)
+            size = source.bytes or there
+            needed += max(0, size - there) + size * source.archive
         free = self.free_bytes(places.home)
         if needed + SPARE_BYTES > free:
             raise ConfigError(
@@ -189,34 +191,76 @@ class Installer(NamedTuple):
             _place(places, downloads)
         else:
             archives = {source.name for source in places.dataset.files if source.archive}
-            inputs = {one.name: _unpacked(places, one) if one.name in archives else one.path for one in downloads}
+            inputs = {one.name: self._unpacked(places, one) if one.name in archives else one.path for one in downloads}
             with _faults_named(places.name):
                 convert(inputs, places.made)
         for path in places.dataset.makes:
             if not (places.made / path).exists():
                 raise ConfigError(f"{places.name}: its files don't hold {path}; has the source changed?")
 
-    def _record_what_is_there(self, dataset: DataSet) -> None:
-        """Records a file that somebody put in its place by hand, so that ``data verify`` can check it from now on."""
-        folder, name = record_folder(self.data_root), dataset.name
-        if dataset.by_hand is None or read_record(folder, name) is not None:
-            return
-        files = {
-            path.relative_to(self.data_root).as_posix(): digests_of(path)["sha256"]
-            for one in dataset.makes
+    def _unpacked(self, places: _Places, one: Downloaded) -> Path:
+        """Unpacks an archive, and returns the folder.  Raises MachineFault if it holds more than the disk has room for."""
+        limits = places.dataset.unpack
+        assert limits is not None  # the manifest was checked for that
+        folder, room = places.unpacked / one.name, max(0, self.free_bytes(places.home) - SPARE_BYTES)
+        try:
+            unpack(one.path, folder, Limits(min(limits.bytes, room), limits.files))
+        except ConfigError as error:
+            if f"more than {room:,} bytes" in str(error):
+                raise MachineFault(
+                    f"{places.name}: {one.name} unpacks to more than the {room / 1e9:.1f} GB that the disk of {places.home} "
+                    "has room for; make room, then repeat this command"
+                ) from None
+            raise
+        return folder
+
+    def _take_what_is_there(self, places: _Places) -> None:
+        """Checks that the files in the place of a set are this set, and records them if a person put them there.
+
+        Files that are placed as they are downloaded are compared.  Of a converted set the recorded files must be there, and
+        ``data verify`` compares them; without a record nothing vouches for them, so they are refused, except where a person must
+        fetch them.  Raises ConfigError for files that are not those of the set.
+        """
+        dataset, known = places.dataset, read_record(record_folder(self.data_root), places.name)
+        if known is None and (places.owner() or not (dataset.is_plain or dataset.by_hand)):
+            raise places.refusal(places.taken[0])
+        if dataset.is_plain:
+            for source in dataset.files:
+                self._compare(places, source, known)
+        elif known is not None and (
+            lost := next((path for path in known.files if not (self.data_root / path).is_file()), None)
+        ):
+            raise ConfigError(
+                f"{places.name}: {shortened(lost, 100)} is missing, which {FOLDER}/{places.name}.sha256 lists; {places.way_out}"
+            )
+        if known is None and not (dataset.is_plain and all(source.digests for source in dataset.files)):
+            self._record_as_it_is(places)
+
+    def _compare(self, places: _Places, source: Source, known: Record | None) -> None:
+        """Compares a file in its place with what is published, or else recorded.  Raises ConfigError if it is another one."""
+        path, way_out = f"{places.dataset.folder}/{source.name}", places.way_out
+        if not source.digests and known is not None:
+            source = source.model_copy(update={"sha256": known.files.get(path)})
+            way_out = f"put back the recorded file, or remove {FOLDER}/{places.name}.* to take this one"
+        try:
+            if not (self.data_root / path).is_file():
+                raise WrongFileError("is missing")
+            sha256_of(self.data_root / path, source)
+        except WrongFileError as error:
+            raise ConfigError(f"{places.name}: {path} {error}; {way_out}") from None
+
+    def _record_as_it_is(self, places: _Places) -> None:
+        """Records files that somebody put in their place by hand, so that ``data verify`` can check them from now on."""
+        paths = {
+            path.relative_to(self.data_root).as_posix(): path
+            for one in places.dataset.makes
             for path in files_below(self.data_root / one)
         }
-        write_record(folder, Record(name, _facts(dataset, []), files))
-        self.say(f"{name}: recorded {len(files):,} files as they are")
-
-
-def _unpacked(places: _Places, one: Downloaded) -> Path:
-    """Unpacks an archive, and returns the folder."""
-    limits = places.dataset.unpack
-    assert limits is not None  # the manifest was checked for that
-    folder = places.unpacked / one.name
-    unpack(one.path, folder, Limits(limits.bytes, limits.files))
-    return folder
+        files = {name: digests_of(path)["sha256"] for name, path in paths.items() if "/." not in name}
+        if not files:
+            raise places.refusal(places.taken[0])
+        write_record(record_folder(self.data_root), Record(places.name, _facts(places.dataset, []), files))
+        self.say(f"{places.name}: recorded {len(files):,} files as they are")
 
 
 @contextmanager
@@ -272,9 +316,15 @@ class _Places:
         self.downloads, self.unpacked, self.made = (self.staging / one for one in ("downloads", "unpacked", "made"))
 
     @property
+    def taken(self) -> list[str]:
+        """The paths of the set where something lies.  An empty folder is nothing."""
+        paths = {one: self.data_root / one for one in self.dataset.makes}
+        return [one for one, path in paths.items() if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+
+    @property
     def has_names(self) -> bool:
         """Whether all parts have their names."""
-        return all((self.data_root / path).exists() for path in self.dataset.makes)
+        return len(self.taken) == len(self.dataset.makes)
 
     @property
     def is_complete(self) -> bool:
@@ -291,14 +341,54 @@ class _Places:
         path = self.home / PurePosixPath(source.name).name
         return path if path.is_file() else None
 
+    def owner(self) -> str | None:
+        """The name of another set whose record says that it made one of the paths; None if there is none."""
+        for name in record_names(self.data_root):
+            with suppress(ConfigError):  # a damaged record says nothing, and ``data verify`` names it
+                record = read_record(record_folder(self.data_root), name)
+                if name != self.name and record and set(record.facts["makes"]) & set(self.dataset.makes):
+                    return name
+        return None
+
+    @property
+    def way_out(self) -> str:
+        """What a person can do about files that are not those of the set."""
+        return f"move {', '.join(self.dataset.makes)} away, and prepare fetches the set"
+
+    def refusal(self, path: str, more: str = "") -> ConfigError:
+        """What is raised if something else lies at a path of the set."""
+        owner = self.owner()
+        return ConfigError(
+            f"{self.name}: {path} is there already, and {f'is of {owner}' if owner else 'not of this set'}; "
+            f"give another --data-root, or move it away{more}"
+        )
+
+    def num_bytes(self, source: Source) -> int:
+        """How many bytes of a source are on the disk: of the whole file, or of a download that can go on."""
+        target = self.downloads / source.name
+        for path in (self.local(source), target, partial_path(target)):
+            if path is not None and path.is_file():
+                return path.stat().st_size
+        return 0
+
     def publish(self) -> None:
-        """Writes the record of the ready set and gives its parts their names.  May be repeated after an interruption."""
-        unpublished = [path for path in self.dataset.makes if (self.ready / path).exists()]
-        if unpublished and (record := read_record(self.ready / ".record", self.name)) is not None:
-            write_record(record_folder(self.data_root), record)
-        for path in unpublished:
-            os.rename(self.ready / path, self.data_root / path)
-        shutil.rmtree(self.ready)
+        """Gives the parts of the ready set their names, and then writes its record.  May be repeated after an interruption.
+
+        Raises ConfigError if something else has taken one of the names since they were looked at; the ready set is kept.
+        """
+        # One set at a time in a folder: of two that make the same paths the second one must see the first one's.
+        with alone(self.home / ".publishing.lock", lambda: None):
+            record = read_record(self.ready / ".record", self.name)
+            waiting = [path for path in self.dataset.makes if (self.ready / path).exists()]
+            if met := [path for path in self.taken if path in waiting]:
+                raise self.refusal(met[0], f"; this set waits in {self.dataset.folder}/{self.ready.name}")
+            for path in waiting:
+                os.rename(self.ready / path, self.data_root / path)
+            if record is not None:
+                write_record(record_folder(self.data_root), record)
+        # In one step, because a process killed while it removes the record would leave a damaged one.
+        self.staging.mkdir(exist_ok=True)
+        os.rename(self.ready, self.made)
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def drop_unchecked(self, downloads: Iterable[Downloaded]) -> None:

@@ -25,12 +25,15 @@ def list_files(listing: Listing, downloader: Downloader) -> list[Source]:
     """Returns the files below all prefixes.  Raises ConfigError if the listing is not what the manifest says."""
     found = []
     for prefix, count in listing.prefixes.items():
-        items = [
-            _source(item, listing) for page in _pages(listing, prefix, downloader) for item in page.get("items", [])
-        ]
+        items: list[Source] = []
+        for page in _pages(listing, prefix, downloader):
+            items += [_source(item, listing) for item in page.get("items", [])]
+            if len(items) > count:
+                break
         if len(items) != count or len({item.name for item in items}) != count:
+            number = f"more than {count:,}" if len(items) > count else f"{len(items):,}"
             raise ConfigError(
-                f"{prefix}: the listing has {len(items):,} files, {count:,} are expected; has the source changed?"
+                f"{prefix}: the listing has {number} files, {count:,} are expected; has the source changed?"
             )
         found += items
     return found
@@ -44,7 +47,9 @@ def _pages(listing: Listing, prefix: str, downloader: Downloader) -> Iterator[di
             url = f"{listing.url}?{query}" + (f"&pageToken={quote(token, safe='')}" if token else "")
             name = f"listing of {prefix}, page {number + 1}"
             source = Source(name=name, urls=(url,), at_most=MOST_PAGE_BYTES)
-            page = _parsed(downloader.fetch(source, Path(folder) / f"{number}.json").path, name)
+            path = downloader.fetch(source, Path(folder) / "page.json").path
+            page = _parsed(path, name)
+            path.unlink()
             yield page
             token = page.get("nextPageToken", "")
             if not token:

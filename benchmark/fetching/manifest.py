@@ -21,6 +21,11 @@ def is_address(url: str) -> bool:
     return _ADDRESS.fullmatch(url) is not None
 
 
+def may_redirect(url: str, target: str) -> bool:
+    """Returns whether a redirect is followed: to https, or from this machine to itself.  No other server may ask this machine."""
+    return is_address(target) and (target.startswith("https://") or not url.startswith("https://"))
+
+
 def _inside(path: str) -> str:
     """Returns the path if it stays below the folder that it is relative to.  Raises ValueError otherwise."""
     parts = PurePosixPath(path)
@@ -124,6 +129,11 @@ class DataSet(Settings):
         if self.by_hand is None and any(not source.urls for source in self.files):
             raise ValueError("a file without urls needs by_hand")
         return self
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its files are placed as they are downloaded, so that the digests of the downloads are theirs."""
+        return self.convert is None and self.listing is None
 
     @property
     def folder(self) -> str:

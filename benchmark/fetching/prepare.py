@@ -60,13 +60,19 @@ def fetch_named(task: str, names: Sequence[str], installer: Installer) -> Iterat
         yield from lines or [f"{task}: {dataset.name} is there already: {', '.join(dataset.makes)}"]
 
 
-def read_by(task: str, names: Sequence[str]) -> list[Override] | None:
-    """Returns the settings with which the task reads these sets: those of one set, none for several, None if they are no data."""
+def readings(task: str, names: Sequence[str]) -> list[list[Override]]:
+    """Returns the settings with which the task reads each of these sets; sets that can't be read alone are left out.
+
+    Without names the task is read once, with no settings of a set.
+    """
+    if not names:
+        return [[]]
     chosen = [choose_set(manifest_of(task), name, task) for name in names]
-    if names and not any(dataset.is_data for dataset in chosen):
-        return None
-    settings = chosen[0].read_by if len(chosen) == 1 else {}
-    return [parse_assignment(f"{key}={value}") for key, value in settings.items()]
+    return [
+        [parse_assignment(f"{key}={value}") for key, value in dataset.read_by.items()]
+        for dataset in chosen
+        if dataset.is_data
+    ]
 
 
 def manifest_of(task: str) -> dict[str, DataSet]:

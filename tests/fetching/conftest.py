@@ -6,6 +6,7 @@ import pytest
 from misbehaving_server import serving
 
 from benchmark.fetching.download import Downloader
+from benchmark.fetching.install import Installer
 
 
 @pytest.fixture
@@ -26,3 +27,15 @@ def pauses() -> list[float]:
 def downloader(pauses) -> Downloader:
     """A downloader that never sleeps, and waits no more than two seconds for a server."""
     return Downloader(sleep=pauses.append, timeouts=(2.0, 2.0))
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the installer says."""
+    return []
+
+
+@pytest.fixture
+def installer(tmp_path, downloader, said) -> Installer:
+    """Installs into the folder ``root``."""
+    return Installer(tmp_path / "root", downloader, said.append)

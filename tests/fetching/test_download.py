@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import itertools
 import threading
+import tomllib
+from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from time import time
 
 import pytest
+import requests
 from misbehaving_server import chunked, dropped, endless, saying, status, whole
+from packaging.requirements import Requirement
 
+from benchmark.fetching import download
 from benchmark.fetching.download import ATTEMPTS, LONGEST_PAUSE, MOST_REDIRECTS, Downloader
 from benchmark.fetching.manifest import Source
 from benchmark.files import MachineFault
@@ -75,6 +81,45 @@ def test_progress_gives_new_attempts_and_none_ends_them(site, downloader, pauses
         downloader.fetch(source(f"{site.address}/a"), tmp_path / "b.bin")
     assert pauses == [1, 2, 4, 8]
     assert max(pauses) <= LONGEST_PAUSE
+
+
+def breaks_and_knows_no_rest(handler) -> None:
+    """A proxy that cuts whole files at half, and answers Range with 416."""
+    if handler.headers.get("Range"):
+        status(416)(handler)
+    else:
+        whole(CONTENT, cut=len(CONTENT) // 2)(handler)
+
+
+def cutting(*cuts: int):
+    """A server without Range whose connections break after so many bytes, one after the other."""
+    after = itertools.cycle(cuts)
+
+    def answer(handler) -> None:
+        whole(CONTENT, ranges=False, cut=next(after))(handler)
+
+    return answer
+
+
+ENDLESS = {
+    "the rest is refused": (breaks_and_knows_no_rest, "tried 5 times"),
+    "breaks early and late": (cutting(1 << 20, 3 << 20), "tried 5 times"),
+    "breaks later each time": (
+        cutting(3_000_000, 4_600_000, 6_200_000, 7_800_000, 9_400_000),
+        "bytes came in broken connections, and never the file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), ENDLESS.values(), ids=ENDLESS)
+def test_bytes_that_come_again_are_no_progress(answer, reason, site, tmp_path):
+    pauses = itertools.count()
+
+    def sleep(seconds: float) -> None:
+        assert next(pauses) < 50, "the download never ends"
+
+    with pytest.raises(ConfigError, match=reason):
+        Downloader(sleep=sleep, timeouts=(2.0, 2.0)).fetch(source(site.page("a", answer)), tmp_path / "a.bin")
 
 
 def test_a_server_without_ranges_begins_anew(site, downloader, tmp_path):
@@ -155,6 +200,7 @@ MIRROR_FAULTS = {
     "nothing": (status(204), "HTTP 204"),
     "a redirect to nowhere": (status(302, Location="http://127.0.0.1:1/x"), "tried 5 times"),
     "a redirect without encryption": (status(302, Location="http://example.org/a"), "only https is followed"),
+    "a redirect that is no address": (status(302, Location="http://[/"), "only https is followed"),
     "a redirect to a file": (status(302, Location="file:///etc/passwd"), "only https is followed"),
 }
 
@@ -181,6 +227,38 @@ def test_redirects_are_followed_and_a_circle_is_ended(site, downloader, tmp_path
     circle = site.page("circle", status(301, Location="/circle"))
     with pytest.raises(ConfigError, match=f"more than {MOST_REDIRECTS} redirects"):
         downloader.fetch(source(circle), tmp_path / "b.bin")
+
+
+def test_another_server_can_t_lead_to_this_machine(site, downloader, tmp_path, monkeypatch):
+    """The answer of an https server is given here; the page on this machine must not be asked."""
+    inside = site.page("inside", whole(CONTENT))
+    answer = requests.Response()
+    answer.status_code, answer.raw = 302, io.BytesIO()
+    answer.headers["Location"] = inside
+    asked = []
+    monkeypatch.setattr(requests.Session, "get", lambda session, url, **options: asked.append(url) or answer)
+    with pytest.raises(
+        ConfigError, match=r"example\.org: is redirected to http://127\.0\.0\.1:\d+/inside; only https is followed"
+    ):
+        downloader.fetch(source("https://example.org/a"), tmp_path / "a.bin")
+    assert (asked, site.asked) == (["https://example.org/a"], [])
+
+
+def test_the_body_of_a_redirect_is_not_read(site, downloader, tmp_path):
+    sent = []
+
+    def long(handler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "/end")
+        handler.send_header("Content-Length", str(64 << 20))
+        handler.end_headers()
+        for _ in range(64):
+            handler.wfile.write(bytes(1 << 20))
+            sent.append(1 << 20)
+
+    site.page("end", whole(CONTENT))
+    downloader.fetch(source(site.page("a", long)), tmp_path / "a.bin")
+    assert sum(sent) < 32 << 20  # what fits into the buffers of the connection
 
 
 def test_a_wrong_length_is_a_broken_connection(site, downloader, tmp_path):
@@ -230,23 +308,32 @@ def test_a_server_that_says_nothing_times_out(site, tmp_path):
         silence.set()
 
 
-def test_a_server_that_drips_is_a_broken_connection(site, pauses, tmp_path):
-    """By this clock twenty seconds pass with each piece of 1,000 bytes."""
-    ticks = itertools.count(step=20)
-    slow = Downloader(sleep=pauses.append, clock=lambda: float(next(ticks)), timeouts=(2.0, 2.0))
+HEAD = b"HTTP/1.1 200 OK\r\n"
+DRIPS = {  # what comes at once, and what then comes again and again
+    "in the body": (HEAD + b"Content-Length: 10240000\r\n\r\n", b"x"),
+    "in a header": (HEAD + b"X-Header: ", b"x"),
+    "in the status": (b"HTTP/1.1 ", b"2"),
+    "in many headers": (HEAD, b"A: b\r\n"),
+    "before a chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n5;", b"x"),
+    "behind the last chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: ", b"x"),
+}
+
+
+@pytest.mark.parametrize(("start", "drop"), DRIPS.values(), ids=DRIPS)
+def test_a_server_that_drips_is_a_broken_connection(start, drop, site, downloader, pauses, tmp_path, monkeypatch):
+    """Each drop comes long before the time limit of a receive; the server would go on for some seconds."""
+    monkeypatch.setattr(download, "SLOW_SECONDS", 0.1)
+    hung_up = threading.Event()
 
     def drip(handler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(CONTENT)))
-        handler.end_headers()
-        received = threading.Event()
-        for _ in range(100):
-            handler.wfile.write(bytes(1000))
-            handler.wfile.flush()
-            received.wait(0.01)
+        handler.wfile.write(start)
+        for _ in range(200):
+            handler.wfile.write(drop)
+            hung_up.wait(0.02)
 
-    with pytest.raises(ConfigError, match="bytes came in 80 s; tried 5 times"):
-        slow.fetch(source(site.page("a", drip)), tmp_path / "a.bin")
+    with pytest.raises(ConfigError, match=r"only \d+ bytes came in 0\.1 s; tried 5 times"):
+        downloader.fetch(source(site.page("a", drip)), tmp_path / "a.bin")
+    hung_up.set()
 
 
 def test_md5_and_the_name_of_a_git_blob_are_checked_too(site, downloader, tmp_path):
@@ -264,11 +351,28 @@ def test_md5_and_the_name_of_a_git_blob_are_checked_too(site, downloader, tmp_pa
             downloader.fetch(wrong, tmp_path / f"{kind}.wrong")
 
 
+HUGE = "9" * 5000
+ODD_HEADERS = {
+    "a length": [saying(CONTENT, {"Content-Length": HUGE})],
+    "two lengths": [saying(CONTENT, {"Content-Length": "1, 2"})],
+    "a span": [
+        whole(CONTENT, cut=1_000),
+        saying(CONTENT[1_000:], {"Content-Range": f"bytes {HUGE}-{HUGE}/{HUGE}", "Content-Length": "10239000"}, 206),
+    ],
+    "a pause": [status(503, Retry_After=HUGE)],
+    "a late date": [status(503, Retry_After="Mon, 01 Jan 99999999999999999999 00:00:00 +0000")] * ATTEMPTS,
+    "a mark in two lines": [whole(CONTENT, etag='"a\r\n b"', cut=1_000), *[dropped()] * (ATTEMPTS - 1)],
+}
+
+
+@pytest.mark.parametrize("answers", ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_odd_headers_are_no_reason_to_leave_the_mirror_unasked(answers, site, downloader, tmp_path):
+    odd, good = site.page("odd", *answers), site.page("good", whole(CONTENT))
+    assert downloader.fetch(source(odd, good), tmp_path / "a.bin").bytes == len(CONTENT)
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(site, downloader, tmp_path, monkeypatch):
     """The file system is /dev/full's: every write fails with ENOSPC."""
-    from contextlib import contextmanager
-
-    from benchmark.fetching import download
 
     @contextmanager
     def full(self, have):
@@ -276,7 +380,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(site, downloader, tmp_path, 
         with open("/dev/full", "wb") as file:
             yield file
 
-    monkeypatch.setattr(download._Partial, "opened", full)
+    monkeypatch.setattr(download.Partial, "opened", full)
     with pytest.raises(MachineFault, match=r"No space left on device") as caught:
         downloader.fetch(source(site.page("a", whole(CONTENT))), tmp_path / "a.bin")
     assert "\n" not in str(caught.value)
@@ -290,3 +394,11 @@ def test_a_name_that_nobody_knows_is_tried_twice_only(downloader, pauses, tmp_pa
     with pytest.raises(ConfigError, match="the name of the server can't be resolved; tried 2 times"):
         downloader.fetch(source("https://nobody.invalid/a"), tmp_path / "a.bin")
     assert pauses == [1]
+
+
+def test_the_package_asks_for_a_urllib3_that_gives_what_has_arrived():
+    """HTTPResponse.read1 came with urllib3 2.2; requests alone is content with 1.26."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (wanted,) = [one for one in map(Requirement, project["optional-dependencies"]["bench"]) if one.name == "urllib3"]
+    assert not list(wanted.specifier.filter(["1.26.20", "2.0.7", "2.1.0"]))
+    assert wanted.specifier.contains("2.2.0")

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,16 +56,6 @@ def texts(inputs: Mapping[str, Path], made: Path) -> None:
         target = made / "lm" / part
         target.mkdir(parents=True)
         (target / "a.txt").write_bytes((inputs["texts.zip"] / "texts" / f"{part}.raw").read_bytes())
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def installer(tmp_path, downloader, said) -> Installer:
-    return Installer(tmp_path / "root", downloader, said.append)
 
 
 def found(root: Path) -> dict[str, bytes]:
@@ -201,6 +192,34 @@ def test_too_little_room_is_said_before_anything_is_fetched(site, installer, tmp
     assert not (tmp_path / "root").exists()
 
 
+@pytest.mark.parametrize(
+    ("begun", "reason"), [(150_000_000, "HTTP 404"), (130_000_000, r"texts: needs at least 0\.1 GB")]
+)
+def test_a_broken_download_needs_room_for_its_rest_only(begun, reason, site, installer, tmp_path):
+    """Of 200 MB; beside the spare bytes there is room for 60 MB.  The server is asked if the rest fits, and has no page."""
+    source = {"name": "a.bin", "urls": [site.page("a", status(404))], "bytes": 200_000_000}
+    part = tmp_path / "root" / "lm" / ".texts.making" / "downloads" / "a.bin.part"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    os.truncate(part, begun)
+    tight = installer._replace(free_bytes=lambda folder: installing.SPARE_BYTES + 60_000_000)
+    with pytest.raises(ConfigError, match=reason):
+        tight.install(dataset(None, files=[source], makes=["lm/a.bin"], convert=None), None)
+
+
+def test_an_archive_unpacks_to_no_more_than_the_disk_has_room_for(site, installer, tmp_path):
+    """What was downloaded stays, though no digest vouches for it."""
+    url = site.page("t", whole(packed({**PARTS, "train": bytes(5_000)})))
+    tight = installer._replace(free_bytes=lambda folder: installing.SPARE_BYTES + 2_000)
+    with pytest.raises(
+        MachineFault, match=r"texts: texts\.zip unpacks to more than the 0\.0 GB that the disk of .* has room"
+    ):
+        tight.install(dataset(url), texts)
+    assert list(found(tmp_path / "root")) == ["lm/.texts.making/downloads/texts.zip"]
+    assert installer.install(dataset(url), texts)
+    assert len(site.asked) == 1
+
+
 def test_a_disk_that_fills_while_converting_is_one_line_and_leaves_nothing_half_made(site, installer, tmp_path):
     def fills(inputs, made):
         texts(inputs, made)
@@ -325,6 +344,33 @@ def test_one_lost_file_of_many_ends_the_set_and_the_others_wait_for_the_next_cal
     site.page("7", whole(b"x"))
     assert installer.install(wanted, None)
     assert len(found(tmp_path / "root")) == 20
+
+
+WAITING = {
+    "a server that asks to wait": status(503, Retry_After="600"),
+    "a silent server": lambda handler: threading.Event().wait(60) and None,
+}
+
+
+@pytest.mark.parametrize("answer", WAITING.values(), ids=WAITING)
+def test_an_interruption_does_not_wait_for_threads_that_wait(answer, site, said, tmp_path):
+    """The test would last for a minute if it did; afterwards the same downloader works again."""
+    sources = [{"name": f"train/{number}", "urls": [site.page(f"{number}", answer)], "bytes": 1} for number in range(9)]
+    wanted = dataset(None, files=sources, makes=["lm/train"], convert=None, unpack=None)
+    installer = Installer(tmp_path / "root", Downloader(), said.append)
+
+    def interrupt(handler) -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        answer(handler)
+
+    site.page("7", interrupt)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        installer.install(wanted, None)
+    assert time.monotonic() - began < 30
+    for number in range(9):
+        site.page(f"{number}", whole(b"x"))
+    assert installer.install(wanted, None)
 
 
 def _with_small_files(root: Path, url: str, published: bytes, convert: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
 import pytest
 from miniatures import listing_page
@@ -32,6 +33,27 @@ def test_all_pages_are_read(site, downloader):
     assert found[0].urls == (f"{site.address}/train/1.txt",)
     assert all(set(one.digests) == {"md5"} for one in found)
     assert len(site.asked) == 3
+
+
+def test_no_more_pages_are_read_than_the_files_that_are_expected(site, downloader):
+    """One file is expected, and each page has three."""
+    site.page("o", pages)
+    with pytest.raises(ConfigError, match="the listing has more than 1 files, 1 are expected; has the source changed"):
+        list_files(listing(site, count=1), downloader)
+    assert len(site.asked) == 1
+
+
+def test_a_page_is_removed_before_the_next_one_is_fetched(site, downloader, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lying = []
+
+    def counted(handler) -> None:
+        lying.append([path.name for path in tmp_path.rglob("*") if path.is_file()])
+        pages(handler)
+
+    site.page("o", counted)
+    list_files(listing(site), downloader)
+    assert lying == [[], [], []]
 
 
 def one_page(*items: object, **more: object) -> bytes:

@@ -153,6 +153,22 @@ def test_a_list_that_names_a_missing_cloud_is_refused(site, tmp_path, monkeypatc
     assert list(made(root)) == ["pcc/ShapeNetCompletion.zip"]
 
 
+def test_several_names_are_read_one_after_the_other(site, tmp_path, monkeypatch):
+    """The line of docs/data.md, in a data root without ETTh1.csv; where it lies too, it isn't read in their place."""
+    names, root = ("forecasting/ettm1", "forecasting/weather"), tmp_path / "root"
+    miniatures = {name: MINIATURES[name]() for name in names}
+    small = {name: shrunk(SHIPPED[name], miniatures[name], site.address) for name in names}
+    use(monkeypatch, small)
+    for name in names:
+        serve(site, miniatures[name], small[name], root)
+    for _ in range(2):
+        answer = prepared("forecasting", root, tmp_path, "--name", "ettm1,weather")
+        assert answer.status == 0, answer.err
+        read = [line.split(",")[0] for line in answer.out.splitlines() if line.startswith("forecasting/")]
+        assert list(dict.fromkeys(read)) == ["forecasting/informer: ETTm1", "forecasting/informer: weather"]
+        (root / "lstf" / "ETTh1.csv").write_text("not read")
+
+
 def test_what_must_be_fetched_by_hand_ends_with_one_line(tmp_path):
     for task, short, words in (
         ("pcc", "pcn", ["ShapeNetCompletion.zip", "gateway.infinitescript.com", "put it into pcc/"]),
