@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from benchmark.report import numbers
@@ -13,6 +13,7 @@ from benchmark.report.degenerate import MARK, faults
 from benchmark.report.degenerate import notes as degenerate_notes
 from benchmark.report.differences import Difference
 from benchmark.report.groups import Entry, Group, learning_rate, task_metrics, words
+from benchmark.report.versions import in_words
 from benchmark.results import DataSource, Record
 from benchmark.statistics import PairedTest, Summary, best_outside_spread, summarise
 
@@ -160,7 +161,7 @@ def summary_of(entry: Entry, metric: str) -> Summary | None:
 
 
 def _seeds(entry: Entry) -> str:
-    done, asked = len(entry.completed), len(entry.records)
+    done, asked = len(entry.completed), entry.asked
     return str(done) if done == asked else f"{done} of {asked}"
 
 
@@ -239,7 +240,7 @@ def _values(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> lis
     rows: list[dict[str, Any]] = []
     for entry in entries:
         row: dict[str, Any] = {"attention": entry.label, "kind": "control" if entry.is_control else "attention"}
-        row |= {"seeds": len(entry.completed), "seeds_asked": len(entry.records)}
+        row |= {"seeds": len(entry.completed), "seeds_asked": entry.asked}
         for name in names:
             summary = summary_of(entry, name)
             row[f"{name}_mean"] = summary.mean if summary else None
@@ -261,6 +262,7 @@ def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bol
         bold_note(group, names, any_bold),
         *_noise_floor(group, names),
         *_incomplete(entries, names),
+        *_other_versions(group),
         *map(escape, degenerate_notes(entries)),
         *_tuning(group),
     ]
@@ -349,6 +351,26 @@ def _incomplete(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
         if any(_mark(entry, name) for name in names):
             notes.append(f"† {escape(entry.label)}: the mean leaves out seeds without a finite value.")
     return notes
+
+
+def _other_versions(group: Group) -> list[str]:
+    """Returns notes on cells that are left out because another version of the code made them."""
+    shown = next((entry.versions for entry in group.entries if entry.versions is not None), None)
+    rows: dict[tuple[str, str], list[int]] = {}
+    for entry in group.entries:
+        for record in entry.outdated:
+            words_of = in_words(record.versions, entry.versions)
+            rows.setdefault((entry.label, words_of), []).append(record.cell.seed)
+    for record in group.left_out:
+        own = record.versions
+        # The table has no row of this attention, so only task and softmax can differ.
+        here = own and shown and replace(own, task=shown.task, reference=shown.reference)
+        rows.setdefault((record.cell.label, in_words(own, here)), []).append(record.cell.seed)
+    return [
+        f"{escape(label)}, seed {', '.join(map(str, sorted(seeds)))}: left out, because another version of the code made "
+        f"{'it' if len(seeds) == 1 else 'them'} ({difference or 'which one is unknown'}); to be run again."
+        for (label, difference), seeds in rows.items()
+    ]
 
 
 def _tuning(group: Group) -> list[str]:
