@@ -69,7 +69,8 @@ def _up_to_here(task: str, attention: str) -> list[Versions]:
     except (ValueError, ImportError, KeyError):
         return []
     source = included_digest(attention)
-    return [Versions(*numbers, source) for numbers in product(*(range(version, 0, -1) for version in here))]
+    lower = product(*(range(version, 0, -1) for version in here))
+    return [Versions(of_task, own, reference, source) for of_task, own, reference in lower]
 
 
 def of_table(versions: Versions) -> Key:
