@@ -78,6 +78,16 @@ class CellConfig:
 
 
 @dataclass(frozen=True)
+class Versions:
+    """What the hash of a cell covers of the code."""
+
+    task: int
+    attention: int
+    reference: int  # of exact softmax, which stays at the backbone's other sites
+    source: str | None = None  # SHA-256 of the included file that registered the attention
+
+
+@dataclass(frozen=True)
 class MetricValue:
     """One figure of a table; ``n`` is the number of test examples that it is made of."""
 
@@ -156,6 +166,7 @@ class Record:
     efficiency: Efficiency = field(default_factory=Efficiency)
     data: DataSource = field(default_factory=DataSource)
     environment: Environment = field(default_factory=Environment)
+    versions: Versions | None = None  # None in records of before; a report finds them by the hash
     started: str | None = None
     seconds: float | None = None
     path: Path | None = None  # of the record itself; not part of the file
@@ -224,6 +235,8 @@ def as_json(record: Record) -> dict[str, Any]:
         for name in names:  # written only if it applies
             if content[group].get(name, 0) is None:
                 del content[group][name]
+    if record.versions is None:
+        del content["versions"]
     return plain(content)
 
 

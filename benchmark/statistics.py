@@ -22,7 +22,7 @@ class Summary(NamedTuple):
 class PairedTest(NamedTuple):
     """The mean of n paired differences b - a, its interval, and the two-sided p of "there is no difference".
 
-    The interval and p are None where n is too small to compute them.
+    The interval and p are None where they can't be computed: n is too small, or there is no spread.
     """
 
     n: int
@@ -60,8 +60,8 @@ def t_half_width(n: int, deviation: float, confidence: float = 0.95) -> float:
 def paired_t_test(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> PairedTest:
     """Returns Student's paired test of b against a, which assumes that the differences are normal.
 
-    If all differences are equal, p is 1 where they are 0 and None otherwise: a few seeds with exactly the same difference
-    point to a copied or deterministic cell, not to certainty.  Raises ValueError for lists of unequal length.
+    If all differences are equal, p is 1 where they are 0.  Otherwise there is neither p nor interval, because the test would
+    call a few equal differences certain: a metric at the end of its scale has no spread, and nor have copies of one run.  Raises ValueError for lists of unequal length.
     """
     from scipy.stats import t
 
@@ -73,7 +73,7 @@ def paired_t_test(a: Sequence[float], b: Sequence[float], confidence: float = 0.
         return PairedTest(n, mean, None, None, None)
     low, high = t_interval(differences.tolist(), confidence) or (None, None)
     if deviation <= 1e-12 * abs(mean):  # equal but for rounding
-        return PairedTest(n, mean, low, high, 1.0 if mean == 0 else None)
+        return PairedTest(n, mean, low, high, 1.0) if mean == 0 else PairedTest(n, mean, None, None, None)
     p = 2 * float(t.sf(abs(mean) / (deviation / math.sqrt(n)), n - 1))
     return PairedTest(n, mean, low, high, p)
 

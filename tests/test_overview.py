@@ -18,6 +18,7 @@ from benchmark.measuring.points import Point
 from benchmark.report import build_report
 from benchmark.report.aggregate import averaged, score_intervals, scores_of
 from benchmark.report.cards import Card
+from benchmark.report.costs import cost_table
 from benchmark.report.degenerate import MARK, fault_of, notes
 from benchmark.report.differences import against_exact
 from benchmark.report.groups import group_records
@@ -26,7 +27,7 @@ from benchmark.report.repeat import run_commands
 from benchmark.report.sections import matrix
 from benchmark.report.speed import read_sweeps
 from benchmark.report.summary import summary_table
-from benchmark.report.tables import cost_table, metric_tables
+from benchmark.report.tables import metric_tables
 from benchmark.results import MetricValue, records
 
 

@@ -13,9 +13,10 @@ import pytest
 from benchmark.interface import CLUSTER
 from benchmark.report import numbers
 from benchmark.report.aggregate import aggregate_table, score_intervals, scores_of
+from benchmark.report.costs import cost_table
 from benchmark.report.differences import against_exact
 from benchmark.report.groups import floors, group_records
-from benchmark.report.tables import cost_table, metric_tables, to_csv
+from benchmark.report.tables import metric_tables, to_csv
 from benchmark.results import CellConfig, MetricValue, records
 from benchmark.statistics import t_interval
 

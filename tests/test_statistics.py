@@ -50,6 +50,14 @@ def test_paired_t_test_gives_no_p_where_the_differences_have_no_spread():
     assert paired_t_test([1.0], [2.0]).p is None
     assert paired_t_test([1.0, 2.0], [1.0, 2.0]).p == 1.0
     assert paired_t_test([1.0, 2.0], [2.0, 3.0]).p is None  # two equal differences prove nothing
+    assert paired_t_test([0.0] * 3, [100.0] * 3) == (
+        3,
+        100.0,
+        None,
+        None,
+        None,
+    )  # nor is an interval of no width honest
+    assert paired_t_test([100.0] * 3, [100.0] * 3) == (3, 0.0, 0.0, 0.0, 1.0)
     with pytest.raises(ValueError, match="partner"):
         paired_t_test([1.0], [1.0, 2.0])
 

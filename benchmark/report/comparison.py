@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.registry import nearest
 from benchmark.report import numbers
-from benchmark.report.differences import LEVEL, is_resolved, tests_over_examples
-from benchmark.report.groups import Entry, Group, canonical, group_records, settings_by_name
+from benchmark.report.differences import LEVEL, has_no_spread, tests_over_examples, verdict_of
+from benchmark.report.groups import Entry, Group, canonical, flat, group_records, own_settings, settings_by_name
 from benchmark.report.tables import Printed, Row, Table
+from benchmark.report.versions import changes
 from benchmark.results import records
 from benchmark.statistics import PairedTest, holm, paired_t_test, summarise
 
@@ -35,8 +37,9 @@ def compare(
     ``p_examples`` is too small: it then only shows whether the model has changed.  ``p_holm`` is ``p_seeds`` adjusted for the
     number of tests in this comparison, of headline metrics (``headline``) and of the others apart.
 
-    verdict: "better" or "worse" if the difference is resolved: ``p_holm`` and, where it is known, ``p_examples`` are below LEVEL;
-    else "".
+    note: in which data, versions, learning rate, options and settings the two differ, and whether seeds have no spread.
+    verdict: "better" or "worse" if the difference is resolved: ``p_holm`` and, where it is known, ``p_examples`` are below LEVEL,
+    and the test examples don't say the opposite; else "".  Where every seed gives the same difference, see ``verdict_of``.
     damaged: called with one line for each record that can't be read; it is left out.
     Raises ValueError for a folder that isn't there, for an attention that has no cell, and for attentions that are not two where
     B is left out.
@@ -53,17 +56,23 @@ def compare(
             raise ValueError("one set of results needs two attentions to compare")
         pairs = _two_attentions(sides[0], *attentions)
     else:
-        first, second = (_cells(side, attentions) for side in sides)
-        pairs = [(first.get(key), second.get(key)) for key in dict.fromkeys([*first, *second])]
-    frame = pd.DataFrame([row for pair in pairs for row in _compared(*pair)], columns=list(_COLUMNS))
+        first, second = (_rows(side, attentions) for side in sides)
+        pairs = [
+            pair for key in dict.fromkeys([*first, *second]) for pair in _pairs(first.get(key, ()), second.get(key, ()))
+        ]
+    found = [row for pair in pairs for row in _compared(*pair)]
+    frame = pd.DataFrame(found, columns=list(_COLUMNS))
     frame["p_holm"] = None
     for is_headline in (True, False):
         rows = frame["headline"] == is_headline
         frame.loc[rows, "p_holm"] = holm([None if pd.isna(p) else p for p in frame.loc[rows, "p_seeds"]])
     frame["p_holm"] = frame["p_holm"].astype(float)
-    frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
+    frame["verdict"] = [_verdict(row, p) for row, p in zip(found, frame["p_holm"], strict=True)]
     return frame
 
+
+NO_SPREAD = "no spread over seeds"
+MOST_NOTES = 8  # what differs between two rows; the rest is cut off
 
 _COLUMNS = (
     *("task", "backbone", "pattern", "attention", "preset", "metric", "headline", "higher_is_better", "a", "b"),
@@ -71,30 +80,45 @@ _COLUMNS = (
 )
 
 
-def _verdict(row: Mapping[Any, Any]) -> str:
-    difference, p_holm, p_examples = (row[name] for name in ("difference", "p_holm", "p_examples"))
-    if difference is None or not is_resolved(p_holm, p_examples):
+def _verdict(row: Mapping[str, Any], p_holm: float) -> str:
+    if "tests" not in row:
         return ""
-    return "better" if (difference > 0) == bool(row["higher_is_better"]) else "worse"
+    p = None if math.isnan(p_holm) else p_holm
+    over_seeds, over_examples = row["tests"]
+    found = verdict_of(over_seeds, over_examples, p, higher_is_better=row["higher_is_better"])
+    return "" if found == "open" else found
 
 
 Side = tuple[Group, Entry] | None
 
 
-def _cells(groups: Sequence[Group], attentions: Sequence[str] | None) -> dict[str, tuple[Group, Entry]]:
-    """Returns each row with its group, by the names that must agree for two cells to be compared.
-
-    Data and settings may differ; the comparison then notes it.
-    """
-    cells = {}
+def _rows(groups: Sequence[Group], attentions: Sequence[str] | None) -> dict[str, list[tuple[Group, Entry]]]:
+    """Returns the rows of all tables, by the names that must agree for two rows to be compared."""
+    found: dict[str, list[tuple[Group, Entry]]] = {}
     for group in groups:
         for entry in group.entries:
-            if attentions is not None and entry.label not in attentions:
-                continue
-            key = canonical([group.task, group.backbone, group.pattern, group.preset, entry.label])
-            # If several tables of a set have a row of this name, their settings are added to the key.
-            cells[key if key not in cells else canonical([key, settings_by_name(group.settings)])] = (group, entry)
-    return cells
+            if attentions is None or entry.label in attentions:
+                name = entry.records[0].cell.label  # without the options by which a table tells its rows apart
+                key = canonical([group.task, group.backbone, group.pattern, group.preset, name])
+                found.setdefault(key, []).append((group, entry))
+    return found
+
+
+def _pairs(a: Sequence[tuple[Group, Entry]], b: Sequence[tuple[Group, Entry]]) -> Iterable[tuple[Side, Side]]:
+    """Pairs rows of the same names: first those that differ least in data, versions and settings.  What is left over stays alone.
+
+    A pair that differs is noted as such.
+    """
+    unlike = {(i, j): len(_differing(one, other)) for i, one in enumerate(a) for j, other in enumerate(b)}
+    partner: dict[int, int] = {}
+    for i, j in sorted(unlike, key=lambda pair: unlike[pair]):
+        if i not in partner and j not in partner.values():
+            partner[i] = j
+    for i, one in enumerate(a):
+        yield one, (b[partner[i]] if i in partner else None)
+    for j, other in enumerate(b):
+        if j not in partner.values():
+            yield None, other
 
 
 def _two_attentions(groups: Sequence[Group], first: str, second: str) -> list[tuple[Side, Side]]:
@@ -119,13 +143,15 @@ def _compared(a: Side, b: Side) -> list[dict[str, Any]]:
     if not a[1].completed or not b[1].completed:
         return [{**names, "headline": True, "note": f"A: {_status(a[1])}; B: {_status(b[1])}"}]
     over_examples = tests_over_examples(a[1], b[1], list(metrics), group.task)
-    note = "; ".join(_differing(a[0], b[0]))
+    differing = _differing(a, b)
+    note = "; ".join(differing[:MOST_NOTES] + (["…"] if len(differing) > MOST_NOTES else []))
     rows = []
     for metric, described in metrics.items():
         row = _difference(a[1], b[1], metric, over_examples.get(metric))
         is_headline = metric == next(iter(metrics))
         described_by = {"metric": metric, "headline": is_headline, "higher_is_better": described.higher_is_better}
-        rows.append({**names, **described_by, **row, "note": note})
+        notes = "; ".join(part for part in (note, row.get("note", "")) if part)
+        rows.append({**names, **described_by, **row, "note": notes})
     return rows
 
 
@@ -133,15 +159,31 @@ def _status(entry: Entry) -> str:
     return ", ".join(sorted({record.status for record in entry.records}))
 
 
-def _differing(a: Group, b: Group) -> list[str]:
-    """Returns notes on data and settings that differ, because they may be the cause of a difference."""
-    notes = []
-    if a.data.sha256 != b.data.sha256:
-        notes.append("other data")
-    first, second = settings_by_name(a.settings), settings_by_name(b.settings)
-    changed = [key for key in {**first, **second} if first.get(key) != second.get(key)]
-    notes += [f"{key} {first.get(key)} -> {second.get(key)}" for key in changed[:4]]
-    return notes + (["…"] if len(changed) > 4 else [])
+def _differing(a: tuple[Group, Entry], b: tuple[Group, Entry]) -> list[str]:
+    """Returns notes on data, versions, learning rate, options and settings that differ, because they may be the cause of a difference."""
+    (group, entry), (other_group, other) = a, b
+    notes = [] if group.data.sha256 == other_group.data.sha256 else ["other data"]
+    is_same = entry.attention == other.attention
+    if entry.versions is not None and other.versions is not None:
+        notes += changes(entry.versions, other.versions, of_attention=is_same)
+    first, second = _own(entry, with_options=is_same), _own(other, with_options=is_same)
+    notes += _changed(first, second)
+    return notes + _changed(settings_by_name(group.settings), settings_by_name(other_group.settings))
+
+
+def _own(entry: Entry, *, with_options: bool) -> dict[str, Any]:
+    """Returns the settings of a row's own.  Options of different attentions are different things, so they are not compared."""
+    own = own_settings(entry.records[0])
+    options = own.pop("options")
+    return {**own, **(flat(options) if with_options else {})}
+
+
+def _changed(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} {first.get(key)} -> {second.get(key)}"
+        for key in {**first, **second}
+        if first.get(key) != second.get(key)
+    ]
 
 
 def _difference(a: Entry, b: Entry, metric: str, by_example: PairedTest | None) -> dict[str, Any]:
@@ -155,6 +197,7 @@ def _difference(a: Entry, b: Entry, metric: str, by_example: PairedTest | None) 
     if seeds:
         test = paired_t_test([first[seed] for seed in seeds], [second[seed] for seed in seeds])
         row |= {"difference": test.difference, "low": test.low, "high": test.high, "p_seeds": test.p}
+        row |= {"tests": (test, by_example), "note": NO_SPREAD if has_no_spread(test) else ""}
         if by_example is not None:
             row |= {"examples": by_example.n, "p_examples": by_example.p}
     row["relative"] = row["difference"] / abs(row["a"]) if row["a"] else None

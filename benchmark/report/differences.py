@@ -15,6 +15,7 @@ from benchmark.results import Record
 from benchmark.statistics import PairedTest, holm, paired_randomisation, paired_t_test, paired_test_of_sums, resample
 
 LEVEL = 0.05  # of the tests, after Holm's adjustment
+FEWEST_EQUAL = 3  # seeds that must give the same difference for a verdict without a p; two agree by chance where figures are coarse
 _DRAWS = 1000  # random exchanges of the test over examples
 
 Verdict = Literal["better", "worse", "open"]
@@ -23,7 +24,7 @@ Verdict = Literal["better", "worse", "open"]
 class Difference(NamedTuple):
     """One row against another, in one metric.
 
-    over_seeds      over the seeds that both have; interval and p are None for a single seed
+    over_seeds      over the seeds that both have; interval and p are None for a single seed, and where seeds have no spread
     over_examples   over the test examples of the first such seed; None if their values aren't known
     p_holm          p over seeds, adjusted for the number of rows in the table
     verdict         "better" or "worse" if the difference is resolved, else "open"
@@ -33,6 +34,37 @@ class Difference(NamedTuple):
     over_examples: PairedTest | None
     p_holm: float | None
     verdict: Verdict
+
+    @property
+    def has_no_spread(self) -> bool:
+        """Whether all seeds give the same difference."""
+        return has_no_spread(self.over_seeds)
+
+
+def has_no_spread(over_seeds: PairedTest) -> bool:
+    """Returns whether all of several seeds give the same difference, other than 0, so that there is no p."""
+    return over_seeds.n > 1 and over_seeds.p is None
+
+
+def says_opposite(over_seeds: PairedTest, over_examples: PairedTest | None) -> bool:
+    """Returns whether the first seed, on which test examples are compared, differs the other way than the mean over seeds."""
+    return over_examples is not None and over_examples.difference * over_seeds.difference < 0
+
+
+def verdict_of(
+    over_seeds: PairedTest, over_examples: PairedTest | None, p_holm: float | None, *, higher_is_better: bool
+) -> Verdict:
+    """Returns "better" or "worse" if the difference is resolved and test examples don't say the opposite; else "open".
+
+    Where all seeds give the same difference there is no p.  It counts as resolved over seeds from FEWEST_EQUAL seeds on.
+    """
+    if has_no_spread(over_seeds) and over_seeds.n >= FEWEST_EQUAL:
+        p_holm = 0.0
+    if not is_resolved(p_holm, None if over_examples is None else over_examples.p):
+        return "open"
+    if says_opposite(over_seeds, over_examples):
+        return "open"
+    return "better" if (over_seeds.difference > 0) == higher_is_better else "worse"
 
 
 def is_resolved(p_holm: float | None, p_examples: float | None) -> bool:
@@ -58,17 +90,9 @@ def against_exact(group: Group) -> dict[str, Difference]:
         found[entry.label] = over_seeds, tests_over_examples(reference, entry, [metric], group.task).get(metric)
     adjusted = holm([over_seeds.p for over_seeds, _ in found.values()])
     return {
-        label: Difference(*pair, p, _verdict(*pair, p, higher_is_better=metrics[metric].higher_is_better))
+        label: Difference(*pair, p, verdict_of(*pair, p, higher_is_better=metrics[metric].higher_is_better))
         for (label, pair), p in zip(found.items(), adjusted, strict=True)
     }
-
-
-def _verdict(
-    over_seeds: PairedTest, over_examples: PairedTest | None, p_holm: float | None, *, higher_is_better: bool
-) -> Verdict:
-    if not is_resolved(p_holm, None if over_examples is None else over_examples.p):
-        return "open"
-    return "better" if (over_seeds.difference > 0) == higher_is_better else "worse"
 
 
 def tests_over_examples(a: Entry, b: Entry, metrics: Sequence[str], task: str) -> dict[str, PairedTest]:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.interface import EVERY, NOTHING, PATTERNS, Metric
 from benchmark.registry import ATTENTIONS, TASKS, attention_declarations, load_task, task_declarations
-from benchmark.results import CellConfig, DataSource, MetricValue, Record
+from benchmark.report import versions
+from benchmark.report.versions import with_versions
+from benchmark.results import CellConfig, DataSource, MetricValue, Record, Versions
 
 OWN_TRAINING = ("learning_rate",)
 """Training settings in which the rows of one table may differ, because they may be tuned for each attention."""
@@ -23,11 +25,22 @@ class Entry:
     label: str
     attention: str
     records: tuple[Record, ...]  # one for each seed, in the order of seeds
+    outdated: tuple[Record, ...] = ()  # of seeds that only another version of the code has run
 
     @property
     def completed(self) -> list[Record]:
         """The records that have metrics."""
         return [record for record in self.records if record.is_completed]
+
+    @property
+    def asked(self) -> int:
+        """Number of seeds, with those of other versions, which must be run again."""
+        return len(self.records) + len(self.outdated)
+
+    @property
+    def versions(self) -> Versions | None:
+        """The versions of the code that made the row; None if they aren't known."""
+        return next((record.versions for record in self.records if record.versions is not None), None)
 
     @property
     def is_control(self) -> bool:
@@ -57,6 +70,7 @@ class Group:
     settings: CellConfig  # without options, and without OWN_TRAINING
     difference: str  # in which preset, data or settings it differs from groups of the same title; mostly ""
     entries: tuple[Entry, ...]
+    left_out: tuple[Record, ...] = ()  # of attentions that only another version of the task or of softmax has run
 
     @property
     def title(self) -> str:
@@ -172,12 +186,12 @@ def in_order(attentions: Iterable[str]) -> list[str]:
 def group_records(records: Iterable[Record]) -> list[Group]:
     """Returns groups in the order of the registries; in each group the exact attentions come first, controls last."""
     by_settings: dict[str, list[Record]] = {}
-    for record in records:
+    for record in with_versions(records):
         for copy in at_each_site(record):
             by_settings.setdefault(_settings_key(copy), []).append(copy)
-    members = [newest(part) for group in by_settings.values() for part in _by_data(group)]
-    members.sort(key=lambda group: _order(group[0]))
-    return [_group(group, _siblings(group, members)) for group in members]
+    members = [_by_version(part) for group in by_settings.values() for part in _by_data(group)]
+    members.sort(key=lambda member: _order(member.shown[0]))
+    return [_group(member, _siblings(member.shown, [other.shown for other in members])) for member in members]
 
 
 def at_each_site(record: Record) -> list[Record]:
@@ -186,12 +200,36 @@ def at_each_site(record: Record) -> list[Record]:
     return [replace(record, cell=replace(record.cell, pattern=site, sites=(site,))) for site in sites]
 
 
-def newest(records: Iterable[Record]) -> list[Record]:
-    """Returns one record for each entry and seed: the one that started last, if there are copies or other versions."""
-    latest: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: record.started or ""):
-        latest[canonical([_entry_key(record), record.cell.seed])] = record
-    return list(latest.values())
+class _Member(NamedTuple):
+    """The records of a table: those that it shows, and those of seeds that only another version of the code has run."""
+
+    shown: list[Record]
+    outdated: list[Record]
+
+
+def _by_version(records: Sequence[Record]) -> _Member:
+    """Divides the records of a table, so that it shows one version of task and softmax, and each row one of its attention."""
+    of_table, outdated = versions.newest(records, versions.of_table)
+    shown: list[Record] = []
+    for row in _by_entry(of_table):
+        of_row, others = versions.newest(row, versions.of_row)
+        shown += of_row
+        outdated += others
+    latest = _latest(shown)
+    return _Member(list(latest.values()), [one for key, one in _latest(outdated).items() if key not in latest])
+
+
+def _latest(records: Iterable[Record]) -> dict[str, Record]:
+    """Returns one record for each entry and seed: the one that started last, if there are copies."""
+    ordered = sorted(records, key=lambda record: record.started or "")
+    return {canonical([_entry_key(record), record.cell.seed]): record for record in ordered}
+
+
+def _by_entry(records: Iterable[Record]) -> list[list[Record]]:
+    by_entry: dict[str, list[Record]] = {}
+    for record in records:
+        by_entry.setdefault(_entry_key(record), []).append(record)
+    return list(by_entry.values())
 
 
 def _by_data(records: Sequence[Record]) -> list[list[Record]]:
@@ -273,8 +311,9 @@ def _siblings(group: Sequence[Record], groups: Sequence[Sequence[Record]]) -> li
     return [other[0] for other in groups if site(other[0]) == site(group[0])]
 
 
-def _group(records: Sequence[Record], siblings: Sequence[Record]) -> Group:
-    cell = records[0].cell
+def _group(member: _Member, siblings: Sequence[Record]) -> Group:
+    records = member.shown
+    cell, entries = records[0].cell, {_entry_key(record) for record in records}
     data = next((record.data for record in records if record.data != DataSource()), DataSource())
     return Group(
         cell.task,
@@ -284,7 +323,8 @@ def _group(records: Sequence[Record], siblings: Sequence[Record]) -> Group:
         data,
         _shared_settings(records[0]),
         _difference(records[0], siblings),
-        tuple(_entries(records)),
+        tuple(_entries(member)),
+        tuple(record for record in member.outdated if _entry_key(record) not in entries),
     )
 
 
@@ -300,12 +340,13 @@ def _difference(record: Record, siblings: Sequence[Record]) -> str:
     return ", ".join(f"{key} {mine[key]}" for key in differing[:4]) + (", …" if len(differing) > 4 else "")
 
 
-def _entries(records: Sequence[Record]) -> list[Entry]:
-    by_entry: dict[str, list[Record]] = {}
-    for record in records:
-        by_entry.setdefault(_entry_key(record), []).append(record)
-    groups = [sorted(group, key=lambda record: record.cell.seed) for group in by_entry.values()]
-    entries = [Entry(_label(group[0], groups), group[0].cell.attention, tuple(group)) for group in groups]
+def _entries(member: _Member) -> list[Entry]:
+    groups = [sorted(group, key=lambda record: record.cell.seed) for group in _by_entry(member.shown)]
+    outdated = {_entry_key(group[0]): tuple(group) for group in _by_entry(member.outdated)}
+    entries = [
+        Entry(_label(group[0], groups), group[0].cell.attention, tuple(group), outdated.get(_entry_key(group[0]), ()))
+        for group in groups
+    ]
     return sorted(entries, key=lambda entry: (entry.is_control, not entry.is_exact, _rank(entry), entry.label))
 
 

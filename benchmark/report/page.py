@@ -16,6 +16,7 @@ from benchmark.report.by_task import task_exhibits, task_figures
 from benchmark.report.cards import Card, card_of, card_table, sentence
 from benchmark.report.claims import claims_blocks
 from benchmark.report.claims.files import read_claims
+from benchmark.report.costs import cost_table
 from benchmark.report.differences import Difference, against_exact
 from benchmark.report.document import Beside, Block, Folded, Heading, Shown, Text, View, render_markdown
 from benchmark.report.gallery import Gallery
@@ -24,7 +25,7 @@ from benchmark.report.html import render_html
 from benchmark.report.inputs import State, shown_path
 from benchmark.report.sensitivity import read_all_varied, sensitivity_blocks, without_varied
 from benchmark.report.speed import Sweep, crossing_table, memory_table, read_sweeps, throughput_table, time_table
-from benchmark.report.tables import Table, cost_table, escape, metric_tables, to_csv
+from benchmark.report.tables import Table, escape, metric_tables, to_csv
 from benchmark.settings.tuned import TunedFile, read_rates
 
 RECALL = "recall"  # the task that has a view of its own

@@ -84,7 +84,7 @@ def matrix(groups: Sequence[Group]) -> Table:
             "data": data_words(group.data),
             "attentions": ", ".join(entry.label for entry in group.entries),
             "seeds": ", ".join(map(str, group.seeds)),
-            "completed": f"{done} of {len(group.records)}",
+            "completed": f"{done} of {sum(entry.asked for entry in group.entries) + len(group.left_out)}",
         }
         rows.append(Row(row["table"], tuple(Printed(row[key]) for key in list(row)[1:])))
         values.append(row)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmark.report import numbers
-from benchmark.report.differences import is_resolved, tests_over_examples
+from benchmark.report.differences import Verdict, tests_over_examples, verdict_of
 from benchmark.report.document import Block, Heading
 from benchmark.report.figures import new_figure
 from benchmark.report.gallery import Gallery
@@ -28,6 +28,7 @@ from benchmark.report.tables import (
     reason_of,
     status_words,
     summary_of,
+    verdict_printed,
 )
 from benchmark.results import MetricValue, Record
 from benchmark.settings.varied import Varied, VariedCells, only_varied, read_varied
@@ -178,16 +179,19 @@ class Change(NamedTuple):
     over_seeds: PairedTest
     over_examples: PairedTest | None
     p_holm: float | None
-    is_resolved: bool
+    verdict: Verdict
 
 
 def changes(one: Sensitivity) -> dict[str, Change]:
     """Returns label -> difference to the default, over the seeds that both have; p is adjusted over all rows of the table."""
-    metric = next(iter(one.metrics()), None)
+    metrics = one.metrics()
+    if not metrics:
+        return {}
+    metric = next(iter(metrics))
     found: dict[str, tuple[PairedTest, PairedTest | None]] = {}
     for row in one.rows:
         default = one.default_of(row.attention)
-        if metric is None or default is None or row.is_default:
+        if default is None or row.is_default:
             continue
         first, second = default.entry.values(metric), row.entry.values(metric)
         seeds = [seed for seed in first if seed in second]
@@ -197,7 +201,7 @@ def changes(one: Sensitivity) -> dict[str, Change]:
             found[row.label] = over_seeds, over_examples
     adjusted = holm([over_seeds.p for over_seeds, _ in found.values()])
     return {
-        label: Change(*pair, p, is_resolved(p, None if pair[1] is None else pair[1].p))
+        label: Change(*pair, p, verdict_of(*pair, p, higher_is_better=metrics[metric].higher_is_better))
         for (label, pair), p in zip(found.items(), adjusted, strict=True)
     }
 
@@ -229,7 +233,7 @@ def value_table(one: Sensitivity) -> Table:
         printed = [Printed(str(len(row.entry.completed)))]
         printed += [_mean(row.entry, name, places[name]) for name in names]
         if names:
-            printed += _against(row, against.get(row.label), places[names[0]], metrics[names[0]].higher_is_better)
+            printed += _against(row, against.get(row.label), places[names[0]])
         summary = validated[id(row)]
         text = numbers.MISSING if summary is None else numbers.mean_and_deviation(summary, validation_places)
         rows.append(Row(row.label, (*printed, Printed(text, bold=row is chosen[row.attention]))))
@@ -256,7 +260,7 @@ def _mean(entry: Entry, name: str, places: int) -> Printed:
     return Printed(numbers.MISSING if summary is None else numbers.mean_and_deviation(summary, places))
 
 
-def _against(row: ValueRow, found: Change | None, places: int, higher_is_better: bool) -> list[Printed]:
+def _against(row: ValueRow, found: Change | None, places: int) -> list[Printed]:
     """Returns the difference to the default, its two intervals, and whether it is resolved."""
     if found is None:
         return [Printed("default" if row.is_default else numbers.MISSING), *[Printed(numbers.MISSING)] * 3]
@@ -264,12 +268,7 @@ def _against(row: ValueRow, found: Change | None, places: int, higher_is_better:
         numbers.signed(found.over_seeds.difference, places),
         *interval_texts(found.over_seeds, found.over_examples, places),
     ]
-    if found.over_seeds.n < 2:
-        return [*map(Printed, texts), Printed("test sampling only")]
-    if not found.is_resolved:
-        return [*map(Printed, texts), Printed("open")]
-    better = (found.over_seeds.difference > 0) == higher_is_better
-    return [*map(Printed, texts), Printed("better" if better else "worse", shade=1.0 if better else -1.0)]
+    return [*map(Printed, texts), verdict_printed(found.verdict, found.over_seeds)]
 
 
 def validation_values(entry: Entry) -> list[float]:

@@ -1,19 +1,20 @@
-"""The tables of a group's metrics and costs, and tables as markdown and CSV (LaTeX: ``latex.py``)."""
+"""The tables of a group's metrics, and tables as markdown and CSV (costs: ``costs.py``; LaTeX: ``latex.py``)."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from benchmark.report import numbers
 from benchmark.report.degenerate import MARK, faults
 from benchmark.report.degenerate import notes as degenerate_notes
-from benchmark.report.differences import Difference
+from benchmark.report.differences import FEWEST_EQUAL, Difference, Verdict, has_no_spread
 from benchmark.report.groups import Entry, Group, task_metrics, words
 from benchmark.report.rates import rate_notes
+from benchmark.report.versions import in_words
 from benchmark.results import DataSource, Record
 from benchmark.settings.tuned import TunedFile
 from benchmark.statistics import PairedTest, Summary, best_outside_spread, summarise
@@ -165,7 +166,7 @@ def summary_of(entry: Entry, metric: str) -> Summary | None:
 
 
 def _seeds(entry: Entry) -> str:
-    done, asked = len(entry.completed), len(entry.records)
+    done, asked = len(entry.completed), entry.asked
     return str(done) if done == asked else f"{done} of {asked}"
 
 
@@ -196,9 +197,15 @@ def _against(found: Difference | None, places: int) -> list[Printed]:
         numbers.signed(found.over_seeds.difference, places),
         *interval_texts(found.over_seeds, found.over_examples, places),
     ]
-    verdict = found.verdict if found.over_seeds.n > 1 else "test sampling only"
-    shade = {"better": 1.0, "worse": -1.0, "open": None}[found.verdict]
-    return [*map(Printed, texts), Printed(verdict, shade=shade)]
+    return [*map(Printed, texts), verdict_printed(found.verdict, found.over_seeds)]
+
+
+def verdict_printed(verdict: Verdict, over_seeds: PairedTest) -> Printed:
+    """Returns the verdict on a difference, which says so if there is one seed, or no spread over several."""
+    if over_seeds.n < 2:
+        return Printed("test sampling only")
+    shade = {"better": 1.0, "worse": -1.0, "open": None}[verdict]
+    return Printed(f"{verdict} (no spread)" if has_no_spread(over_seeds) else verdict, shade=shade)
 
 
 def interval_texts(over_seeds: PairedTest, over_examples: PairedTest | None, places: int) -> tuple[str, str]:
@@ -223,9 +230,22 @@ def difference_note(differences: Mapping[str, Difference]) -> str:
         f"Differences: mean over seeds; 95 % interval over {seeds} seeds (Student's t) and, for the first seed, over the test examples "
         "(paired bootstrap, a jackknife below 100; of documents, shapes or stretches of a series, where the records name them because "
         "examples depend on each other). Better, worse: resolved, "
-        "that is p below 5 % over seeds, adjusted by Holm in this table, and over test examples; open: not resolved."
+        "that is p below 5 % over seeds, adjusted by Holm in this table, and over test examples; open: not resolved, or the "
+        "first seed's examples say the opposite of the mean."
     )
-    return note if seeds > 1 else f"{note} With one seed nothing is resolved: the interval tells of test sampling only."
+    if seeds < 2:
+        return f"{note} With one seed nothing is resolved: the interval tells of test sampling only."
+    equal = [label for label, found in differences.items() if found.has_no_spread]
+    return f"{note} {no_spread_note(equal)}" if equal else note
+
+
+def no_spread_note(labels: Sequence[str]) -> str:
+    """Returns a note on rows that differ from the reference by the same figure in every seed."""
+    return (
+        f"No spread: {escape(', '.join(labels))} differ{'s' if len(labels) == 1 else ''} by the same figure in every seed, so there is no "
+        f"interval and no p. From {FEWEST_EQUAL} seeds on this counts as resolved over seeds. Equal figures are plausible at the end of a scale, or "
+        "where every answer is the same; elsewhere they point to seeds that repeat one run."
+    )
 
 
 def _control_row(
@@ -244,7 +264,7 @@ def _values(group: Group, entries: Sequence[Entry], names: Sequence[str]) -> lis
     rows: list[dict[str, Any]] = []
     for entry in entries:
         row: dict[str, Any] = {"attention": entry.label, "kind": "control" if entry.is_control else "attention"}
-        row |= {"seeds": len(entry.completed), "seeds_asked": len(entry.records)}
+        row |= {"seeds": len(entry.completed), "seeds_asked": entry.asked}
         for name in names:
             summary = summary_of(entry, name)
             row[f"{name}_mean"] = summary.mean if summary else None
@@ -266,6 +286,7 @@ def _notes(group: Group, entries: Sequence[Entry], names: Sequence[str], any_bol
         bold_note(group, names, any_bold),
         *_noise_floor(group, names),
         *_incomplete(entries, names),
+        *_other_versions(group),
         *map(escape, degenerate_notes(entries)),
     ]
     sizes = {f"{name} {numbers.count(group.metrics()[name].n)}" for name in names}
@@ -327,18 +348,26 @@ def _noise_floor(group: Group, names: Sequence[str]) -> list[str]:
     if len(exact) < 2 or not names:
         return []
     first, second = exact[:2]
-    parts = []
+    parts: list[str] = []
+    seeds, largest = 0, 0.0
     for name in names:
         a, b = first.values(name), second.values(name)
         differences = [b[seed] - a[seed] for seed in a if seed in b]
         if differences:
             mean = sum(abs(difference) for difference in differences) / len(differences)
             parts.append(f"{escape(name)} {numbers.significant(mean, 2)}")
+            seeds, largest = max(seeds, len(differences)), max(largest, mean)
     if not parts:
         return []
+    over = "one seed" if seeds == 1 else f"{seeds} seeds"
+    meaning = "Differences between attentions that are not larger may come from rounding alone."
+    if largest == 0:
+        meaning = "Rounding changed nothing there, which sets no limit for other seeds or attentions."
+    elif seeds == 1:
+        meaning = "Rounding alone can change figures by about as much; one seed gives no more than an example of it."
     return [
-        f"Noise floor: {escape(second.label)} computes the same function as {escape(first.label)}; their mean absolute "
-        f"difference by seed is {', '.join(parts)}. A smaller difference between attentions means nothing."
+        f"Noise floor: {escape(second.label)} computes the same function as {escape(first.label)}; over {over}, their mean absolute "
+        f"difference is {', '.join(parts)}. {meaning}"
     ]
 
 
@@ -355,62 +384,29 @@ def _incomplete(entries: Sequence[Entry], names: Sequence[str]) -> list[str]:
     return notes
 
 
+def _other_versions(group: Group) -> list[str]:
+    """Returns notes on cells that are left out because another version of the code made them."""
+    shown = next((entry.versions for entry in group.entries if entry.versions is not None), None)
+    rows: dict[tuple[str, str], list[int]] = {}
+    for entry in group.entries:
+        for record in entry.outdated:
+            words_of = in_words(record.versions, entry.versions)
+            rows.setdefault((entry.label, words_of), []).append(record.cell.seed)
+    for record in group.left_out:
+        own = record.versions
+        # The table has no row of this attention, so only task and softmax can differ.
+        here = own and shown and replace(own, task=shown.task, reference=shown.reference)
+        rows.setdefault((record.cell.label, in_words(own, here)), []).append(record.cell.seed)
+    return [
+        f"{escape(label)}, seed {', '.join(map(str, sorted(seeds)))}: left out, because another version of the code made "
+        f"{'it' if len(seeds) == 1 else 'them'} ({difference or 'which one is unknown'}); to be run again."
+        for (label, difference), seeds in rows.items()
+    ]
+
+
 def data_words(data: DataSource) -> str:
     """Returns the data's name and the beginning of their fingerprint, such as ``embedded (3f2a91c0)``."""
     name = data.name or "unknown"
     if data.embedded and name != "embedded":
         name = f"embedded, {name}"
     return f"{name} ({data.sha256[:8]})" if data.sha256 else name
-
-
-COSTS: Mapping[
-    str, tuple[str, Callable[[float | None], str]]
-] = {  # field of ``Efficiency`` -> heading, and the function that writes it
-    "parameters": ("parameters", numbers.count),
-    "extra_parameters": ("extra", numbers.count),
-    "train_seconds": ("training", numbers.duration),
-    "tokens_per_second": ("tokens/s", numbers.count),
-    "examples_per_second": ("examples/s", numbers.significant),
-    "base_bytes": ("memory before", numbers.size),
-    "peak_bytes": ("peak memory", numbers.size),
-}
-
-
-def cost_table(group: Group) -> Table | None:
-    """Returns the table of the cells' parameters, time and memory (medians over seeds); None if none are known."""
-    entries = [entry for entry in group.entries if entry.completed]
-    keys = [key for key in COSTS if any(_cost(entry, key) is not None for entry in entries)]
-    if not keys:
-        return None
-    columns = ["attention", "kernel", *(COSTS[key][0] for key in keys)]
-    rows, values = [], []
-    for entry in entries:
-        kernels = ", ".join(_kernels(entry)) or numbers.MISSING
-        printed = [Printed(kernels)]
-        for key in keys:
-            value = _cost(entry, key)
-            printed.append(Printed(COSTS[key][1](value) + (_share(entry) if key == "extra_parameters" else "")))
-        rows.append(Row(entry.label, tuple(printed), is_control=entry.is_control))
-        values.append({"attention": entry.label, "kernel": kernels, **{key: _cost(entry, key) for key in keys}})
-    caption = f"Cost of {words(group.task)}, {group.title}: medians over seeds."
-    notes = [
-        "Extra: parameters that the attention adds to the backbone, and their share of it; the benchmark's limit is 10 %."
-    ]
-    return Table(f"{group.slug}-cost", caption, columns, rows, values, notes)
-
-
-def _cost(entry: Entry, key: str) -> float | None:
-    found = [getattr(record.efficiency, key) for record in entry.completed]
-    known = sorted(float(value) for value in found if value is not None)
-    return known[len(known) // 2] if known else None
-
-
-def _kernels(entry: Entry) -> list[str]:
-    return list(dict.fromkeys(kernel for record in entry.completed for kernel in record.efficiency.kernels))
-
-
-def _share(entry: Entry) -> str:
-    extra, total = _cost(entry, "extra_parameters"), _cost(entry, "parameters")
-    if not extra or not total or total <= extra:
-        return ""
-    return f" ({numbers.significant(100 * extra / (total - extra), 2)} %)"

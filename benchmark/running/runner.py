@@ -294,6 +294,7 @@ def record_without_figures(cell: Cell, place: Place, status: Status, reason: str
         reason=reason,
         config=CellConfig(**without_places(cell.config), learning_rate_from=cell.rate_from),  # type: ignore[arg-type]
         environment=environment,
+        versions=cell.versions,
         started=started.isoformat(timespec="seconds"),
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from benchmark.results import CellName
+from benchmark.interface import REFERENCE
+from benchmark.results import CellName, Record, Versions
 from benchmark.settings.messages import ConfigError
 
 
@@ -33,6 +35,7 @@ class Cell:
         "data"  # how several processes share the training, "data", "fsdp" or "sequence"; not part of the hash
     )
     unsupported: str | None = None  # why the attention can't do the pattern; None if it can
+    versions: Versions | None = None  # of the code, which the hash covers
 
     @property
     def threads(self) -> int:
@@ -67,6 +70,43 @@ class Cell:
             variant=self.variant,
             sites=self.sites or (self.pattern,),
         )
+
+
+def cell_hash(
+    task: str,
+    backbone: str,
+    pattern: str,
+    attention: str,
+    seed: int,
+    *,
+    versions: Versions,
+    config: Mapping[str, Any],
+    fingerprint: str | None,
+) -> str:
+    """Returns the hash of a cell.
+
+    config: all settings, without absolute paths.  fingerprint: of the data.
+    """
+    identity = {
+        "task": [task, versions.task],
+        "backbone": backbone,
+        "pattern": pattern,
+        "attention": [attention, versions.attention],
+        "others": [REFERENCE, versions.reference],
+        "included": versions.source,
+        "seed": seed,
+        "config": config,
+        "data": fingerprint,
+    }
+    return digest(identity)
+
+
+def hash_of_record(record: Record, versions: Versions, fingerprint: str | None) -> str:
+    """Returns the hash that the cell of a record has with these versions of the code and these data."""
+    cell, parts = record.cell, fields(record.config)
+    config = {part.name: getattr(record.config, part.name) for part in parts if part.name != "learning_rate_from"}
+    names = (cell.task, cell.backbone, cell.pattern, cell.attention, cell.seed)
+    return cell_hash(*names, versions=versions, config=config, fingerprint=fingerprint)
 
 
 def without_places(value: Any) -> Any:

@@ -24,7 +24,8 @@ from benchmark.registry import (
     takes_max_length,
     task_declarations,
 )
-from benchmark.settings.cell import Cell, digest, without_places
+from benchmark.results import Versions
+from benchmark.settings.cell import Cell, cell_hash, digest, without_places
 from benchmark.settings.choices import check_backbones_and_patterns, choose, choose_attentions, choose_tasks
 from benchmark.settings.messages import ConfigError
 from benchmark.settings.models import AttentionSpec, Override, RunSettings
@@ -186,17 +187,10 @@ class Planner:
         if learning_rate is not None:
             config["train"] = {**config["train"], "learning_rate": learning_rate}
         cls: Any = load_attention(spec.name)
-        identity = {
-            "task": [task, loaded.version],
-            "backbone": backbone,
-            "pattern": pattern,
-            "attention": [spec.name, cls.version],
-            "others": [REFERENCE, load_attention(REFERENCE).version],
-            "included": included_digest(spec.name),
-            "seed": one.seed,
-            "config": without_places(config),
-            "data": splits.fingerprint,
-        }
+        reference = load_attention(REFERENCE).version
+        versions = Versions(loaded.version, cls.version, reference, included_digest(spec.name))
+        names = (task, backbone, pattern, spec.name, one.seed)
+        plain = without_places(config)
         return Cell(
             task,
             backbone,
@@ -206,11 +200,12 @@ class Planner:
             run.preset,
             one.seed,
             config,
-            digest(identity),
+            cell_hash(*names, versions=versions, config=plain, fingerprint=splits.fingerprint),
             run.data_root,
             one.sites,
             parallel=one.settings.train.parallel,
             unsupported=self._unsupported(loaded, one),
+            versions=versions,
         )
 
     def _unsupported(self, task: Task, one: Planned) -> str | None:

@@ -5,7 +5,6 @@ They hold for a folder that is to be packed and for a pack of anyone's, because 
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import io
 import math
@@ -19,8 +18,9 @@ import numpy as np
 from benchmark.interface import REFERENCE, Metric
 from benchmark.registry import ATTENTIONS, TASKS, attention_declarations, load_task, sites_of, task_declarations
 from benchmark.report.groups import Entry, Group, group_records
-from benchmark.results import Record
-from benchmark.settings.cell import digest
+from benchmark.report.versions import data_key, fingerprints_of
+from benchmark.results import Record, Versions
+from benchmark.settings.cell import hash_of_record
 from benchmark.settings.messages import shortened
 from benchmark.settings.resolve import presets
 
@@ -45,41 +45,13 @@ def reference_version() -> int:
     return int(attention_declarations(REFERENCE)["version"])
 
 
-def fingerprints(records: Iterable[Record]) -> dict[str, set[str]]:
-    """Returns for each data set, by task and settings, the fingerprints in the completed records.
-
-    Records of cells that did not complete have none of their own.
-    """
-    found: dict[str, set[str]] = {}
-    for record in records:
-        if record.data.sha256 is not None:
-            found.setdefault(_data_key(record), set()).add(record.data.sha256)
-    return found
-
-
-def _data_key(record: Record) -> str:
-    return digest([record.cell.task, dict(record.config.data)])
-
-
 def cell_hash(record: Record, attention: Attention, fingerprint: str | None) -> str:
     """Returns the hash that a cell of this configuration has with this version of the attention and these data.
 
     The versions of the task and of softmax are those of here.
     """
-    cell, config = record.cell, dataclasses.asdict(record.config)
-    del config["learning_rate_from"]
-    identity = {
-        "task": [cell.task, task_version(cell.task)],
-        "backbone": cell.backbone,
-        "pattern": cell.pattern,
-        "attention": [cell.attention, attention.version],
-        "others": [REFERENCE, reference_version()],
-        "included": attention.source,
-        "seed": cell.seed,
-        "config": config,
-        "data": fingerprint,
-    }
-    return digest(identity)
+    versions = Versions(task_version(record.cell.task), attention.version, reference_version(), attention.source)
+    return hash_of_record(record, versions, fingerprint)
 
 
 def faults_of_names(record: Record) -> Iterator[str]:
@@ -99,10 +71,10 @@ def faults_of_names(record: Record) -> Iterator[str]:
 def faults_of_hash(record: Record, attention: Attention, known: Mapping[str, set[str]]) -> Iterator[str]:
     """Yields a fault if the hash is not that of the record's own configuration, data and versions.
 
-    known: of ``fingerprints``, for a record without its own.
+    known: of ``fingerprints_of``, for a record without its own.
     """
     own = record.data.sha256
-    candidates = [own] if own is not None else sorted(known.get(_data_key(record), ()))
+    candidates = [own] if own is not None else sorted(known.get(data_key(record), ()))
     if own is None and record.is_completed:
         yield "has no fingerprint of its data"
     elif candidates and not any(cell_hash(record, attention, one) == record.cell.hash for one in candidates):
@@ -206,7 +178,7 @@ def faults(
     attentions: name -> version and source.  damaged: lines on files that could not be read.
     """
     found = [("", line) for line in damaged]
-    known = fingerprints(records)
+    known = fingerprints_of(records)
     for record in records:
         where = _place(record)
         own = list(faults_of_names(record))

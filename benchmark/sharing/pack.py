@@ -13,6 +13,7 @@ from benchmark import registry
 from benchmark.checking.conformance import check_attention
 from benchmark.files import write_bytes
 from benchmark.interface import EVERY
+from benchmark.report.versions import fingerprints_of
 from benchmark.results import SOURCES, Record, record_files, records
 from benchmark.settings.command import include_files, process_state_kept
 from benchmark.settings.messages import ConfigError
@@ -22,7 +23,6 @@ from benchmark.sharing.audit import (
     built_in,
     cell_hash,
     faults,
-    fingerprints,
     reference_version,
     task_version,
 )
@@ -156,7 +156,9 @@ class _Sources:
         with process_state_kept():
             registry.include_copy(path, name)
         attention = Attention(_version(name), _sha256(path.read_bytes()))
-        candidates = [record.data.sha256] if record.data.sha256 else sorted(set().union(*fingerprints(found).values()))
+        candidates = (
+            [record.data.sha256] if record.data.sha256 else sorted(set().union(*fingerprints_of(found).values()))
+        )
         return any(cell_hash(record, attention, one) == record.cell.hash for one in candidates)
 
 

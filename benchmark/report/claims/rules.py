@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from benchmark.interface import PRESETS
 from benchmark.measuring.points import Point
-from benchmark.report.differences import is_resolved
+from benchmark.report.differences import is_resolved, says_opposite
 from benchmark.report.scaling import Slope
 from benchmark.statistics import PairedTest
 
@@ -209,8 +209,7 @@ def judge_difference(found: Compared, p_holm: float | None) -> tuple[Outcome, st
         return "open", "not resolved over seeds"
     if not is_resolved(p_holm, over_examples):
         return "open", "resolved over seeds, and not over test examples"
-    examples = found.over_examples
-    if examples is not None and examples.difference * found.over_seeds.difference < 0:
+    if says_opposite(found.over_seeds, found.over_examples):
         return "open", "the first seed, on which test examples are compared, says the opposite of the mean"
     better = (found.over_seeds.difference > 0) == found.higher_is_better
     return ("for", "better") if better else ("against", "worse")
