@@ -27,6 +27,8 @@ PIECE = 1 << 18
 MOST_RATIO = 200  # unpacked bytes for each packed one; texts reach 10, a bomb a million
 MOST_DEPTH = 32
 MOST_NAME_BYTES = 255
+# zipfile expands bzip2 and LZMA at once, whatever size the archive states.
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 HEADERS_AT_ONCE = 1 << 20  # bytes between the contents of two files of a tar, such as a long name
 FAULTS = (  # what the libraries raise for damaged archives
     tarfile.TarError,
@@ -167,6 +169,8 @@ def _unzip(archive: Path, into: _Target) -> None:
                 raise _HostileError(f"holds {_quoted(entry.filename)}, a {_kind(kind)}; only plain files are unpacked")
             if entry.flag_bits & 1:
                 raise _HostileError(f"holds {_quoted(entry.filename)}, which is encrypted")
+            if entry.compress_type not in ZIP_METHODS:
+                raise _HostileError(f"holds {_quoted(entry.filename)}, packed by another method than deflate")
             if entry.is_dir():
                 into.make_folder(entry.filename)
                 continue

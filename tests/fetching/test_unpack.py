@@ -186,6 +186,21 @@ def test_a_bomb_is_refused_by_its_ratio_before_it_unfolds(ending, tmp_path):
     refused(tmp_path, f"x.{ending}", content, "which is the limit for it", Limits(bytes=1 << 40, files=10))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_of_a_method_that_unfolds_at_once_is_refused_unread(method, tmp_path):
+    """zipfile expands such an entry before it cuts it to the size that the directory states, here 1,000 bytes."""
+    packed, size = io.BytesIO(), 4 << 20
+    with zipfile.ZipFile(packed, "w", method) as content:
+        content.writestr("a", bytes(size))
+    lie = packed.getvalue().replace(struct.pack("<L", size), struct.pack("<L", 1000))
+    tracemalloc.start()
+    try:
+        refused(tmp_path, "x.zip", lie, "holds 'a', packed by another method than deflate")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_name_of_a_gigabyte_is_not_read_into_memory(tmp_path):
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 28
