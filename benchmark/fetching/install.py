@@ -153,12 +153,13 @@ class Installer(NamedTuple):
         if (local := places.local(source)) is not None:
             try:
                 return Downloaded(
-                    source.name, local, None, sha256_of(local, wanted), local.stat().st_size, tuple(wanted.digests)
+                    source.name, local, None, sha256_of(local, wanted), local.stat().st_size, tuple(source.digests)
                 )
             except WrongFileError as error:
                 raise ConfigError(f"{source.name}: the file in {places.dataset.folder}/ {error}") from None
         try:
-            return self.downloader.fetch(wanted, places.downloads / source.name)
+            fetched = self.downloader.fetch(wanted, places.downloads / source.name)
+            return fetched._replace(checked_by=tuple(source.digests))  # the first digest was recorded, not published
         except ConfigError as error:
             if first is not None and "is expected" in str(error):
                 raise ConfigError(

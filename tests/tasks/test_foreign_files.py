@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmark.files import is_companion
 from tasks.fairseq_data import read_dictionary
-from tasks.folders import files_in, folders_in, is_companion, name_below, named
+from tasks.folders import files_in, folders_in, name_below, named
 from tasks.forecasting.series import read_series
 from tasks.language_modeling.data import find_books
 from tasks.language_modeling.tokens import byte_characters, load_gpt2
