@@ -26,6 +26,19 @@ _UNREAD = (FileNotFoundError, NotADirectoryError, PermissionError)  # of folders
 _TRIES = 100  # to create a file in a folder that others remove when it is empty
 _FOREIGN_SECONDS = 86_400.0  # the age from which on another machine's temporary file is abandoned
 T = TypeVar("T")
+# What operating systems put beside data: names in lower case, which begin with no dot.
+COMPANIONS = frozenset(
+    {
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "__macosx",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "@eadir",
+    }
+)
 MACHINE_FAULTS = frozenset(
     getattr(errno, name)
     for name in (
@@ -126,6 +139,11 @@ def names_in(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except _UNREAD:
         return []
+
+
+def is_companion(name: str) -> bool:
+    """Whether an operating system puts a file or folder of this name beside data: ``._a.txt``, ``.DS_Store``, ``Thumbs.db``."""
+    return name.startswith(".") or name.lower() in COMPANIONS
 
 
 def files_below(folder: Path, *, hidden: bool = True) -> Iterator[Path]:

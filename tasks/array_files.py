@@ -10,6 +10,8 @@ from typing import IO
 
 import numpy as np
 
+from benchmark.fetching.unpack import ZIP_METHODS
+
 MOST_BYTES = 2**30  # of one array or text: an archive of a few kB may promise any number
 
 
@@ -32,6 +34,10 @@ def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
             )
         wanted = names or tuple(members)
         check_size(sum(members[name].file_size for name in wanted))
+        if packed := [name for name in wanted if members[name].compress_type not in ZIP_METHODS]:
+            raise ValueError(
+                f"{packed[0][:80]!r} is packed by another method than deflate; numpy.savez_compressed packs so"
+            )
         arrays = {}
         for name in wanted:
             with archive.open(members[name]) as file:

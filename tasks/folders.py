@@ -5,26 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmark.files import is_machine_fault
-
-# Names in lower case, which begin with no dot.
-COMPANIONS = frozenset(
-    {
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "__macosx",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "@eadir",
-    }
-)
-
-
-def is_companion(name: str) -> bool:
-    """Whether an operating system puts a file or folder of this name beside data: ``._a.txt``, ``.DS_Store``, ``Thumbs.db``."""
-    return name.startswith(".") or name.lower() in COMPANIONS
+from benchmark.files import is_companion, is_machine_fault
 
 
 def files_in(folder: Path, *endings: str) -> list[Path]:

@@ -32,7 +32,7 @@ from benchmark.fetching.records import (
     write_record,
 )
 from benchmark.fetching.unpack import Limits, unpack
-from benchmark.files import MachineFault, as_machine_fault
+from benchmark.files import MachineFault, as_machine_fault, is_companion
 from benchmark.settings.messages import ConfigError, shortened
 
 AT_ONCE = 8  # downloads of a set of many files, such as the books of PG-19
@@ -155,12 +155,13 @@ class Installer(NamedTuple):
         if (local := places.local(source)) is not None:
             try:
                 return Downloaded(
-                    source.name, local, None, sha256_of(local, wanted), local.stat().st_size, tuple(wanted.digests)
+                    source.name, local, None, sha256_of(local, wanted), local.stat().st_size, tuple(source.digests)
                 )
             except WrongFileError as error:
                 raise ConfigError(f"{source.name}: the file in {places.dataset.folder}/ {error}") from None
         try:
-            return self.downloader.fetch(wanted, places.downloads / source.name)
+            fetched = self.downloader.fetch(wanted, places.downloads / source.name)
+            return fetched._replace(checked_by=tuple(source.digests))  # the first digest was recorded, not published
         except ConfigError as error:
             if first is not None and "is expected" in str(error):
                 raise ConfigError(
@@ -256,7 +257,11 @@ class Installer(NamedTuple):
             for one in places.dataset.makes
             for path in files_below(self.data_root / one)
         }
-        files = {name: digests_of(path)["sha256"] for name, path in paths.items() if "/." not in name}
+        files = {
+            name: digests_of(path)["sha256"]
+            for name, path in paths.items()
+            if not any(map(is_companion, PurePosixPath(name).parts))
+        }
         if not files:
             raise places.refusal(places.taken[0])
         write_record(record_folder(self.data_root), Record(places.name, _facts(places.dataset, []), files))

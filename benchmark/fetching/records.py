@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.files import write_bytes
-from benchmark.settings.messages import ConfigError
+from benchmark.settings.messages import ConfigError, shortened
 
 FOLDER = ".lavo-bench"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
@@ -32,7 +32,13 @@ def record_folder(data_root: Path) -> Path:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Writes the two files of a record into a folder."""
+    """Writes the two files of a record into a folder.
+
+    Raises ConfigError for a name that doesn't fit on a line of UTF-8, as a file that a person put there may have.
+    """
+    for path in record.files:
+        if "\n" in path or "\r" in path or any("\ud800" <= sign <= "\udfff" for sign in path):
+            raise ConfigError(f"{record.name}: {shortened(ascii(path), 120)} can't be recorded; rename this file")
     lines = "".join(f"{digest}  {path}\n" for path, digest in sorted(record.files.items()))
     write_bytes(folder / f"{record.name}.sha256", lines.encode())
     write_bytes(folder / f"{record.name}.json", (json.dumps(record.facts, indent=1, sort_keys=True) + "\n").encode())
@@ -45,21 +51,29 @@ def read_record(folder: Path, name: str) -> Record | None:
         return None
     try:
         facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        lines = (folder / f"{name}.sha256").read_text(encoding="utf-8").splitlines()
-        files = dict(_file(line) for line in lines)
+        # splitlines() would also cut at U+0085, U+2028 and others, which names may hold.
+        lines = (folder / f"{name}.sha256").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        files = dict(_file(line) for line in lines) if lines != [""] else {}
         makes, downloads = facts["makes"], facts["downloads"]
-        if not all(isinstance(path, str) for path in makes) or not all(isinstance(one, dict) for one in downloads):
+        if not isinstance(makes, list) or not all(isinstance(path, str) and _is_inside(path) for path in makes):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
+        if not all(isinstance(one, dict) for one in downloads):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{label}: this record is damaged; remove it, and prepare {name} again") from None
     return Record(name, facts, files)
 
 
 def _file(line: str) -> tuple[str, str]:
     match = _LINE.fullmatch(line)
-    if match is None or ".." in match[2].split("/") or match[2].startswith("/"):
+    if match is None or not _is_inside(match[2]):
         raise ValueError(line)
     return match[2], match[1]
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a path of a record stays below the data root."""
+    return bool(path) and not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
 
 
 def record_names(data_root: Path) -> list[str]:

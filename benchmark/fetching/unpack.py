@@ -11,6 +11,7 @@ import gzip
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -27,6 +28,8 @@ PIECE = 1 << 18
 MOST_RATIO = 200  # unpacked bytes for each packed one; texts reach 10, a bomb a million
 MOST_DEPTH = 32
 MOST_NAME_BYTES = 255
+# zipfile expands bzip2 and LZMA at once, whatever size the archive states.
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 HEADERS_AT_ONCE = 1 << 20  # bytes between the contents of two files of a tar, such as a long name
 FAULTS = (  # what the libraries raise for damaged archives
     tarfile.TarError,
@@ -35,10 +38,11 @@ FAULTS = (  # what the libraries raise for damaged archives
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    NotImplementedError,  # a method of compression that zipfile doesn't have
-    UnicodeError,
-    OverflowError,
     RuntimeError,
+    OverflowError,
+    ValueError,  # tarfile turns the texts of PAX headers into numbers without a look at them
+    LookupError,
+    struct.error,
 )
 
 
@@ -68,9 +72,9 @@ def unpack(archive: Path, target: Path, limits: Limits) -> None:
             raise ConfigError(f"{archive.name}: {error}; nothing was unpacked") from None
         if isinstance(error, OSError) and is_machine_fault(error):
             raise as_machine_fault(error, str(target)) from error
-        if isinstance(error, (*FAULTS, OSError)):
+        if isinstance(error, (*FAULTS, OSError)) and not isinstance(error, ConfigError):
             reason = shortened(" ".join(str(error).split()) or type(error).__name__, 120)
-            raise ConfigError(f"{archive.name}: can't be unpacked ({reason}); is it cut off?") from error
+            raise ConfigError(f"{archive.name}: can't be unpacked ({reason}); is it cut off or damaged?") from error
         raise
 
 
@@ -167,6 +171,8 @@ def _unzip(archive: Path, into: _Target) -> None:
                 raise _HostileError(f"holds {_quoted(entry.filename)}, a {_kind(kind)}; only plain files are unpacked")
             if entry.flag_bits & 1:
                 raise _HostileError(f"holds {_quoted(entry.filename)}, which is encrypted")
+            if entry.compress_type not in ZIP_METHODS:
+                raise _HostileError(f"holds {_quoted(entry.filename)}, packed by another method than deflate")
             if entry.is_dir():
                 into.make_folder(entry.filename)
                 continue
@@ -224,25 +230,40 @@ class _Rationed:
     """A stream that gives no more than was granted: a tar may state a name of a gigabyte, which would be read into memory."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.granted = file, 0
+        self._file, self.granted, self.what = file, 0, "a header"
 
     def read(self, size: int) -> bytes:
         """Returns the next bytes."""
         piece = self._file.read(size)
         self.granted -= len(piece)
         if self.granted < 0:
-            raise _HostileError(f"has a header of more than {HEADERS_AT_ONCE:,} bytes")
+            raise _HostileError(f"has {self.what} of more than {HEADERS_AT_ONCE:,} bytes")
         return piece
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """A header that must be sound: ``TarFile.next`` takes a damaged or missing one, unless it is the first, for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictHeader:
+        """Returns the header of a block.  Raises ReadError for one that is neither a header nor the end of the archive."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # a block of zeros, the end
+            raise tarfile.ReadError(f"no end of the archive, but {error}") from None
 
 
 def _untar(file: BinaryIO, into: _Target) -> None:
     stream = _Rationed(file)
     stream.granted = HEADERS_AT_ONCE
-    with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as content:  # type: ignore[call-overload]  # only read() is called
+    with tarfile.open(fileobj=stream, mode="r|", errorlevel=2, tarinfo=_StrictHeader) as content:  # type: ignore[call-overload]  # only read() is called
         while True:
             stream.granted = HEADERS_AT_ONCE
             entry = content.next()
             if entry is None:
+                _check_end(content.fileobj, stream)
                 return
             content.members = []  # else tarfile keeps all entries in memory
             into.count(entry.name)
@@ -258,3 +279,18 @@ def _untar(file: BinaryIO, into: _Target) -> None:
             member = content.extractfile(entry)
             assert member is not None  # it is a plain file
             into.write(entry.name, member.read, entry.size)
+
+
+def _check_end(rest: BinaryIO, stream: _Rationed) -> None:
+    """Raises ReadError if more than zeros follows the first block of zeros, or less than a second one.
+
+    The stream is read to its end, because only there do gzip, bzip2 and xz compare their check sums.
+    """
+    stream.granted, stream.what = HEADERS_AT_ONCE, "an end"
+    count = 0
+    while piece := rest.read(PIECE):
+        count += len(piece)
+        if any(piece):
+            raise tarfile.ReadError("files follow after its end")
+    if count < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("its end is missing")

@@ -10,7 +10,7 @@ from benchmark.fetching.download import WrongFileError, digests_of, sha256_of
 from benchmark.fetching.manifest import DataSet, Source
 from benchmark.fetching.prepare import manifest_of
 from benchmark.fetching.records import FOLDER, Record, files_below, read_record, record_folder, record_names
-from benchmark.files import is_machine_fault
+from benchmark.files import is_companion, is_machine_fault
 from benchmark.registry import TASKS
 from benchmark.settings.messages import ConfigError
 
@@ -72,12 +72,12 @@ def _with_record(data_root: Path, name: str) -> Iterator[Compared]:
 
 
 def _strangers(data_root: Path, record: Record) -> Iterator[str]:
-    """The files in the folders of a set that are not recorded.  Names with a dot are passed by, as the readers do."""
+    """The files in the folders of a set that are not recorded.  What operating systems leave there is passed by, as the readers do."""
     for one in record.facts["makes"]:
         if (data_root / one).is_dir():
             for path in files_below(data_root / one):
                 name = path.relative_to(data_root).as_posix()
-                if name not in record.files and not any(part.startswith(".") for part in name.split("/")):
+                if name not in record.files and not any(map(is_companion, name.split("/"))):
                     yield name
 
 

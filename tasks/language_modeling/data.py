@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from benchmark.files import replacing, write_bytes
-from tasks.folders import files_in, is_companion
+from benchmark.files import is_companion, replacing, write_bytes
+from tasks.folders import files_in
 from tasks.language_modeling.registers import make_registers
 from tasks.language_modeling.tokens import (
     AnyTokenizer,

@@ -6,6 +6,7 @@ Every fault is one line that names the file.
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zipfile
 import zlib
@@ -26,6 +27,8 @@ from tasks.text_files import number_lines
 T = TypeVar("T")
 MESHES = (".npz", ".obj", ".off", ".ply")
 CLOUDS = (".pcd", ".h5", ".npy", ".ply", ".npz")
+# HDF5's numbers of filters: shuffling and check sums keep the size; LZF, unlike gzip, unpacks to no more than 88 times the size.
+PLAIN_FILTERS, GZIP, LZF = (2, 3), 1, 32000
 # NumPy, h5py, zipfile and trimesh raise these for files that are cut off or have another format.
 FAULTS = (
     ValueError,
@@ -134,7 +137,27 @@ def _h5_cloud(path: Path) -> np.ndarray:
         if found.external or found.is_virtual:
             raise ValueError("its 'data' lies in another file; a data set in the file itself is needed")
         check_size(found.nbytes)
+        if found.chunks is not None:
+            _check_chunks(found)
         return np.asarray(found)
+
+
+def _check_chunks(found: Any) -> None:
+    """Raises ValueError if a chunk of this data set unpacks to more than its shape says: HDF5 unpacks it whatever it gives."""
+    most = math.prod(found.chunks) * found.dtype.itemsize
+    check_size(most)
+    properties = found.id.get_create_plist()
+    filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
+    packers = [one for one in filters if one not in PLAIN_FILTERS]
+    if len(packers) > 1 or not set(packers) <= {GZIP, LZF}:
+        raise ValueError("its 'data' is packed by another method than gzip or lzf; convert with `h5repack -f GZIP=4`")
+    chunks: list[Any] = []
+    found.id.chunk_iter(chunks.append)
+    for chunk in chunks:
+        _, stored = found.id.read_direct_chunk(chunk.chunk_offset)
+        is_packed = GZIP in packers and not chunk.filter_mask >> filters.index(GZIP) & 1
+        if is_packed and len(zlib.decompressobj().decompress(stored, most + 1)) > most:
+            raise ValueError(f"its chunks unpack to more than the {most:,} bytes of their shape")
 
 
 def _ply_mesh(content: bytes) -> Mesh:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +11,6 @@ import numpy as np
 from praatio import textgrid
 from praatio.utilities.errors import PraatioException
 
-from benchmark.fetching.unpack import Limits
-from benchmark.fetching.unpack import unpack as unpack_archive
 from benchmark.files import is_machine_fault
 from tasks.array_files import read_npy
 from tasks.folders import folders_in, named
@@ -28,7 +23,7 @@ TEST_DOCUMENTS, VALIDATION_DOCUMENTS = ("LJ001", "LJ002"), ("LJ003",)  # as publ
 SILENCES = {"", "sil", "sp", "spn"}  # labels of phones in a TextGrid
 COLUMNS = "id|text, id|text|normalised text or id|text|phonemes, no header, no quoting, UTF-8"
 TEXTGRID_TIERS = ("phones", "phone", "phonemes")
-MOST_UNPACKED = Limits(bytes=4_000_000_000, files=14_000)  # the archive has 3,801,111,440 bytes in 13,102 files
+PREPARE = "`lavo-bench prepare tts --name ljspeech --data-root DIR`"
 LATE = 2 * HOP / SAMPLE_RATE  # seconds by which the phones of a TextGrid may end after the recording
 
 
@@ -41,13 +36,18 @@ class Row(NamedTuple):
 
 
 def find_folder(data_root: Path, folder: str | None) -> Path:
-    """The named folder of ``tts/``; without a name the full LJSpeech, unpacked if need be, or the only folder there.
+    """The named folder of ``tts/``; without a name the full LJSpeech, or the only folder there.
 
-    Raises ValueError if there is no such folder, or several.
+    Raises ValueError if there is no such folder, or several, or if LJSpeech is not unpacked yet or only in part.  Nothing is unpacked
+    here: ``prepare`` compares the archive with its digest, and one process does it for all.
     """
     root = data_root / "tts"
-    if folder in (None, FULL) and not (root / FULL / TABLE).is_file() and (root / ARCHIVE).is_file():
-        unpack(root / ARCHIVE, root)
+    if folder in (None, FULL) and not (root / FULL / TABLE).is_file():
+        if (root / FULL).is_dir():
+            raise ValueError(f"tts/{FULL}: {TABLE} is missing{_way_out(root / FULL)}")
+        if (root / ARCHIVE).is_file():
+            other = "" if folder else "; or name another folder with data.folder"
+            raise ValueError(f"tts/{ARCHIVE}: is not unpacked yet; {PREPARE} checks and unpacks it{other}")
     if folder is not None:
         if not (root / folder / TABLE).is_file():
             raise ValueError(f"data.folder {folder!r}: tts/{folder}/{TABLE} is missing; expected: {TABLE} and wavs/")
@@ -69,29 +69,15 @@ def needs_archive(data_root: Path, folder: str | None) -> bool:
     return not (root / FULL / TABLE).is_file() and (folder == FULL or (folder is None and not _folders(root)))
 
 
+def _way_out(folder: Path) -> str:
+    """What to do about a folder in which files are missing, as the end of a message; nothing for folders but LJSpeech's."""
+    if (folder.parent.name, folder.name) != ("tts", FULL):
+        return ""
+    return f" (unpacked in part?); remove tts/{FULL}, then {PREPARE} makes it anew"
+
+
 def _folders(root: Path) -> list[Path]:
     return [path for path in folders_in(root) if (path / TABLE).is_file()]
-
-
-def unpack(archive: Path, root: Path) -> None:
-    """Unpacks the published archive to ``LJSpeech-1.1`` in ``tts/``, which appears only when it is complete.
-
-    Raises ValueError for an archive that is damaged, hostile, or without that folder.
-    """
-    making = root / f".{FULL}.{os.getpid()}.making"
-    try:
-        unpack_archive(archive, making, MOST_UNPACKED)
-        if not (making / FULL / TABLE).is_file():
-            raise ValueError(f"tts/{archive.name}: has no {FULL}/{TABLE}")
-        with suppress(FileExistsError):  # another process was faster
-            os.rename(making / FULL, root / FULL)
-    except OSError as error:
-        if is_machine_fault(error):
-            raise
-        if not (root / FULL / TABLE).is_file():
-            raise ValueError(f"tts/{archive.name}: can't be unpacked ({error.strerror})") from None
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
 
 
 def read_table(path: Path) -> list[Row]:
@@ -112,7 +98,9 @@ def read_table(path: Path) -> list[Row]:
             raise ValueError(f"{where}: {name} is already on line {seen[name]}; expected: one line for each utterance")
         if wav_of(path.parent, name) is None:
             header = " (is it a header?)" if number == 1 else ""
-            raise ValueError(f"{where}: wavs/{name}.wav is missing{header}; expected: {COLUMNS}")
+            raise ValueError(
+                f"{where}: wavs/{name}.wav is missing{header}{_way_out(path.parent) or f'; expected: {COLUMNS}'}"
+            )
         seen[name] = number
         third = fields[2] if len(fields) > 2 else ""
         rows.append(Row(name, fields[1], third) if is_phonemes else Row(name, third or fields[1], None))

@@ -100,6 +100,8 @@ def test_the_first_download_of_an_unpublished_digest_is_the_measure_ever_after(s
     site.page("t", whole(packed()))
     installer.install(wanted, texts)
     assert found(tmp_path / "root") == WANTED
+    (download,) = read_record(record_folder(tmp_path / "root"), "texts").facts["downloads"]
+    assert download["checked_by"] == []  # nothing was published
 
 
 def test_a_set_that_is_there_in_part_is_not_mixed_with_another(site, installer, tmp_path):

@@ -186,6 +186,21 @@ def test_a_bomb_is_refused_by_its_ratio_before_it_unfolds(ending, tmp_path):
     refused(tmp_path, f"x.{ending}", content, "which is the limit for it", Limits(bytes=1 << 40, files=10))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_of_a_method_that_unfolds_at_once_is_refused_unread(method, tmp_path):
+    """zipfile expands such an entry before it cuts it to the size that the directory states, here 1,000 bytes."""
+    packed, size = io.BytesIO(), 4 << 20
+    with zipfile.ZipFile(packed, "w", method) as content:
+        content.writestr("a", bytes(size))
+    lie = packed.getvalue().replace(struct.pack("<L", size), struct.pack("<L", 1000))
+    tracemalloc.start()
+    try:
+        refused(tmp_path, "x.zip", lie, "holds 'a', packed by another method than deflate")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_name_of_a_gigabyte_is_not_read_into_memory(tmp_path):
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1 << 28
@@ -199,6 +214,67 @@ def test_a_name_of_a_gigabyte_is_not_read_into_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 8 * HEADERS_AT_ONCE
     finally:
         tracemalloc.stop()
+
+
+SEVERAL = tar_of([(f"f{number}", os.urandom(600)) for number in range(10)], tarfile.USTAR_FORMAT)
+SIXTH = 5 * (512 + 1024)  # where its header is
+
+
+def changed(content: bytes, place: int, by: bytes | None = None) -> bytes:
+    """The content with a bit turned, or with other bytes, at a place."""
+    new = bytes([content[place] ^ 1]) if by is None else by
+    return content[:place] + new + content[place + len(new) :]
+
+
+DAMAGED_TARS = {
+    "a bit of a check sum": changed(SEVERAL, SIXTH + 148),
+    "a bit of a name": changed(SEVERAL, SIXTH),
+    "cut between two files": SEVERAL[:SIXTH],
+    "cut in a header": SEVERAL[: SIXTH + 300],
+    "without its end": SEVERAL[: 10 * (512 + 1024)],
+    "with half of its end": SEVERAL[: 10 * (512 + 1024) + 512],
+    "a header of zeros": changed(SEVERAL, SIXTH, bytes(512)),
+    "a hole of zeros": changed(SEVERAL, SIXTH, bytes(2 * (512 + 1024))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_TARS)
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_damaged_tar_is_not_taken_for_a_whole_one(ending, damage, tmp_path):
+    refused(tmp_path, f"x.{ending}", PACKERS[ending](DAMAGED_TARS[damage]), "can't be unpacked")
+
+
+STORED = gzip.compress(SEVERAL, compresslevel=0)
+DAMAGED_PACKINGS = {
+    "gz, a bit of the data": ("gz", changed(STORED, STORED.index(SEVERAL[600:650]))),
+    "gz, a bit of the check sum": ("gz", changed(STORED, len(STORED) - 8)),
+    "gz, cut before the check sum": ("gz", STORED[:-8]),
+    "gz, something after it": ("gz", STORED + b"something"),
+    "bz2, cut in the check sum": ("bz2", bz2.compress(SEVERAL)[:-4]),
+    "xz, cut in the check sum": ("xz", lzma.compress(SEVERAL)[:-20]),
+}
+
+
+@pytest.mark.parametrize(("ending", "content"), DAMAGED_PACKINGS.values(), ids=DAMAGED_PACKINGS)
+def test_the_check_sum_of_a_packed_tar_is_compared(ending, content, tmp_path):
+    refused(tmp_path, f"x.tar.{ending}", content, "can't be unpacked")
+
+
+def test_a_tar_may_be_padded_with_zeros(tmp_path):
+    (tmp_path / "x.tar").write_bytes(SEVERAL + bytes(1 << 19))
+    unpack(tmp_path / "x.tar", tmp_path / "out", LIMITS)
+    assert len(contents(tmp_path / "out")) == 10
+
+
+def test_an_endless_end_of_a_tar_is_refused(tmp_path):
+    content = gzip.compress(SEVERAL + bytes(1 << 21))
+    refused(tmp_path, "x.tar.gz", content, "has an end of more than 1,048,576 bytes")
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.size": "x"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}])
+def test_a_pax_header_that_tarfile_stumbles_over_is_one_line_with_the_archive(headers, tmp_path):
+    entry, _ = info("a", tarfile.REGTYPE, pax_headers=headers)
+    refused(tmp_path, "x.tar", tar_of([(entry, b"text")]), "can't be unpacked")
 
 
 DAMAGED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from misbehaving_server import whole
 from benchmark.fetching import verify
 from benchmark.fetching.install import Installer
 from benchmark.fetching.manifest import DataSet
-from benchmark.fetching.records import record_folder
+from benchmark.fetching.records import Record, read_record, record_folder, write_record
+from benchmark.settings.messages import ConfigError
 
 FILES = {"train/a.txt": b"alpha", "train/b.txt": b"beta", "test/c.txt": b"gamma"}
 
@@ -92,12 +94,16 @@ def test_a_change_is_named_and_ends_with_status_1(change, line, count, root):
     assert answer.out.splitlines()[1:] == [f"{root}: {count} files compared, 1 differ"]
 
 
-def test_what_systems_leave_beside_data_is_passed_by(root):
-    (root / "lm" / "train" / ".DS_Store").write_bytes(b"x")
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "@eaDir/a.txt", "__MACOSX/._a.txt"])
+def test_what_systems_leave_beside_data_is_passed_by(name, root):
+    (root / "lm" / "train" / name).parent.mkdir(exist_ok=True)
+    (root / "lm" / "train" / name).write_bytes(b"x")
     assert lavo_bench("data", "verify", root).status == 0
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"makes": 3, "downloads": []}', "\0"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", pytest.param("[" * 100_000, id="nested"), '{"makes": 3, "downloads": []}', "\0"]
+)
 @pytest.mark.parametrize("ending", ["json", "sha256"])
 def test_a_damaged_record_is_one_line_and_status_1(ending, content, root):
     (record_folder(root) / f"books.{ending}").write_text(content)
@@ -107,6 +113,34 @@ def test_a_damaged_record_is_one_line_and_status_1(ending, content, root):
     else:
         assert answer.status == 1
         assert ".lavo-bench/books: this record is damaged; remove it, and prepare books again" in answer.out
+
+
+@pytest.mark.parametrize("path", ["../room", "lm/../../room", "/etc", "", ".", "lm//train", "lm/\0"])
+def test_a_record_can_t_make_verify_walk_elsewhere(path, root):
+    (root.parent / "room").mkdir()
+    (root.parent / "room" / "secret.txt").write_bytes(b"x")
+    (record_folder(root) / "books.json").write_text(json.dumps({"makes": [path], "downloads": []}))
+    answer = lavo_bench("data", "verify", root)
+    assert answer.status == 1
+    assert ".lavo-bench/books: this record is damaged; remove it, and prepare books again" in answer.out
+    assert "secret" not in answer.out + answer.err
+
+
+def test_names_with_the_separators_of_unicode_are_recorded(tmp_path):
+    """``str.splitlines`` cuts lines at all of these."""
+    files = {f"tts/L/a{sign}b.wav": "0" * 64 for sign in "\x0b\x0c\x1c\x85\u2028\u2029"}
+    write_record(tmp_path, Record("s", {"makes": ["tts/L"], "downloads": []}, files))
+    found = read_record(tmp_path, "s")
+    assert found is not None
+    assert found.files == files
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\udcff"])
+def test_a_name_that_fits_on_no_line_is_refused_and_nothing_is_recorded(sign, tmp_path):
+    record = Record("s", {"makes": ["tts/L"], "downloads": []}, {f"tts/L/a{sign}b.wav": "0" * 64})
+    with pytest.raises(ConfigError, match=r"^s: 'tts/L/a.*b\.wav' can't be recorded; rename this file$"):
+        write_record(tmp_path, record)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("line", ["../../etc/passwd", "/etc/passwd", "lm/../../x"])

@@ -7,14 +7,16 @@ import os
 import struct
 import tracemalloc
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
 import pytest
 import soundfile
 
+from benchmark.files import is_companion
 from tasks.fairseq_data import read_dictionary
-from tasks.folders import files_in, folders_in, is_companion, name_below, named
+from tasks.folders import files_in, folders_in, name_below, named
 from tasks.forecasting.series import read_series
 from tasks.language_modeling.data import find_books
 from tasks.language_modeling.tokens import byte_characters, load_gpt2
@@ -365,6 +367,51 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
     assert path.stat().st_size < 2**14
     with pytest.raises(ValueError, match=r"^a\.npz: .* it promises 1,\d+,\d+ bytes; at most 1,048,576 are read"):
         read_cloud(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_bomb_that_unfolds_at_once_is_refused_unread(method, tmp_path):
+    """It states few bytes; zipfile would expand all of them before it cuts them to that size."""
+    file, size = io.BytesIO(), 2**22
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("points.npy", npy((size // 12, 3), content=bytes(size)))
+    stated = len(npy((size // 12, 3))) + size
+    path = write(tmp_path / "a.npz", file.getvalue().replace(struct.pack("<L", stated), struct.pack("<L", 1000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"^a\.npz: .*'points' is packed by another method than deflate"):
+            read_cloud(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_h5_bomb_is_refused(times, tmp_path):
+    """HDF5 unpacks a chunk to whatever it gives, and then takes the first bytes; a chunk may also be packed twice."""
+    shape, packed = (256, 3), bytes(2**23)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk(shape)
+        for _ in range(times):
+            properties.set_deflate(9)
+            packed = zlib.compress(packed, 9)
+        space = h5py.h5s.create_simple(shape)
+        made = h5py.h5d.create(file.id, b"data", h5py.h5t.IEEE_F32LE, space, properties)
+        made.write_direct_chunk((0, 0), packed)
+    with pytest.raises(
+        ValueError, match=r"^a\.h5: .*(unpack to more than the 3,072 bytes|by another method than gzip)"
+    ):
+        read_cloud(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("options", [{"compression": "gzip"}, {"compression": "lzf"}, {"chunks": (7, 3)}])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_h5_in_chunks_is_read(options, shuffle, tmp_path):
+    points = np.random.default_rng(0).random((100, 3), np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", data=points, shuffle=shuffle, fletcher32=True, **options)
+    assert np.array_equal(read_cloud(tmp_path / "a.h5"), points)
 
 
 def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Recordings with odd headers, sounds beyond full scale, and options that no such data have a use for."""
 
 import io
-import shutil
 import struct
 import tarfile
 
@@ -164,12 +163,30 @@ def test_the_archive_is_needed_only_where_the_settings_ask_for_it(tmp_path):
         assert ljspeech.needs_archive(root, ljspeech.FULL) == still
 
 
-def test_the_archive_is_unpacked_also_where_its_folder_is_named(tmp_path):
+def test_the_archive_is_left_to_prepare_which_checks_it(tmp_path):
+    """It may be a damaged one or another, and each of many workers would unpack it for itself."""
     (tmp_path / "x" / ljspeech.FULL).mkdir(parents=True)
     (tmp_path / "x" / ljspeech.FULL / "metadata.csv").write_text("a|b\n")
-    (tmp_path / "tts").mkdir()
+    (tmp_path / "tts" / "mine").mkdir(parents=True)
+    (tmp_path / "tts" / "mine" / "metadata.csv").write_text("a|b\n")
     with tarfile.open(tmp_path / "tts" / ljspeech.ARCHIVE, "w:bz2") as content:
         content.add(tmp_path / "x" / ljspeech.FULL, ljspeech.FULL)
     for name in (ljspeech.FULL, None):
-        assert ljspeech.find_folder(tmp_path, name) == tmp_path / "tts" / ljspeech.FULL
-        shutil.rmtree(tmp_path / "tts" / ljspeech.FULL)
+        with pytest.raises(ValueError, match=r"^tts/LJSpeech-1\.1\.tar\.bz2: is not unpacked yet; ") as caught:
+            ljspeech.find_folder(tmp_path, name)
+        assert "`lavo-bench prepare tts --name ljspeech --data-root DIR`" in str(caught.value)
+    assert ljspeech.find_folder(tmp_path, "mine") == tmp_path / "tts" / "mine"
+    assert sorted(path.name for path in (tmp_path / "tts").iterdir()) == [ljspeech.ARCHIVE, "mine"]
+
+
+@pytest.mark.parametrize("missing", ["metadata.csv", "wavs/LJ003-0001.wav"])
+def test_a_folder_that_was_unpacked_in_part_is_refused_with_the_way_out(missing, make_task, tmp_path):
+    folder = tmp_path / "tts" / ljspeech.FULL
+    (folder / "wavs").mkdir(parents=True)
+    if missing != "metadata.csv":
+        (folder / "metadata.csv").write_text("LJ003-0001|a|a\n")
+    for name in (ljspeech.FULL, None):
+        with pytest.raises(ValueError, match=rf"^tts/LJSpeech-1\.1.*: {missing} is missing") as caught:
+            load(make_task, tmp_path, folder=name)
+        assert "remove tts/LJSpeech-1.1, then `lavo-bench prepare tts --name ljspeech" in str(caught.value)
+        assert len(str(caught.value)) <= 300
