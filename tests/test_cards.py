@@ -8,7 +8,7 @@ import believable
 import pytest
 
 from benchmark.report.cards import DEVIATIONS, MEANING, card_of, card_table, judge, sentence
-from benchmark.report.groups import group_records
+from benchmark.report.groups import group_records, selection
 from benchmark.results import records
 from benchmark.settings.tuned import TunedFile, Verified, settings_of_site
 
@@ -159,4 +159,20 @@ def test_the_table_of_cards_explains_every_verdict(tmp_path):
     cards = [(group, card_of(group, [])) for group in groups_of(tmp_path)]
     table = card_table(cards)
     assert len(table.rows) == len(cards)
-    assert len(table.notes) == len(MEANING)
+    assert len(table.notes) == len(MEANING) + 1
+
+
+def test_the_metric_of_selection_stands_beside_the_headline(tmp_path, monkeypatch):
+    group = next(group for group in groups_of(tmp_path) if group.task == "forecasting")
+    assert selection("forecasting") == "mse" == next(iter(group.metrics()))
+    assert selection("summarization") == "loss"
+    assert selection("no_such_task") is None
+    assert card_of(group, []).steady is None
+    monkeypatch.setattr("benchmark.report.cards.selection", lambda _: "mae")
+    found = card_of(group, [])
+    softmax, none = (list(entry.values("mae").values()) for entry in (group.reference, group.nothing))
+    assert found.steady[0] == "mae"
+    assert found.steady[1].mean == pytest.approx(sum(none) / 3 - sum(softmax) / 3)
+    assert found.steady[1].mean != pytest.approx(found.gap.mean)
+    assert "; in mae: " in sentence(found, "mse")
+    assert "mae: " in card_table([(group, found)]).rows[0].printed[2].text

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Literal, NamedTuple
 
 from benchmark.report import numbers
-from benchmark.report.groups import Group, words
+from benchmark.report.groups import Group, selection, words
 from benchmark.report.tables import Printed, Row, Table, escape
 from benchmark.settings.tuned import TunedFile, Verified, settings_of_site
 from benchmark.statistics import Summary, summarise, t_half_width
@@ -35,6 +35,9 @@ class Card(NamedTuple):
     gap: Summary | None = None  # of softmax over none, paired by seed; positive if softmax is better
     doubled: Summary | None = None  # the same after twice the steps; None if that was not run
     rule: str | None = None  # the best trivial rule
+    steady: tuple[str, Summary] | None = (
+        None  # metric of selection and its gap, where the headline metric is another one
+    )
 
     @property
     def is_verified(self) -> bool:
@@ -109,7 +112,7 @@ def card_of(group: Group, files: Iterable[TunedFile]) -> Card | None:
     nothing = group.nothing
     rules = {rule: summarise(values[name]).mean for rule, values in group.rules().items() if values.get(name)}
     found = _verified(group, name, files)
-    return judge(
+    card = judge(
         reference.values(name),
         {} if nothing is None else nothing.values(name),
         rules,
@@ -118,6 +121,24 @@ def card_of(group: Group, files: Iterable[TunedFile]) -> Card | None:
         if found is None
         else (dict(zip(found.seeds, found.softmax, strict=True)), dict(zip(found.seeds, found.none, strict=True))),
     )
+    return card._replace(steady=_steady(group, name))
+
+
+def _steady(group: Group, headline: str) -> tuple[str, Summary] | None:
+    """Returns the metric by which weights and rates are selected, and the gap of softmax in it; None if it is the headline metric.
+
+    It is a loss in most tasks, which varies less over seeds than what is made of generated texts or sounds.
+    """
+    metric, reference, nothing = selection(group.task), group.reference, group.nothing
+    if metric is None or metric == headline or reference is None or nothing is None:
+        return None
+    values = group.metrics().get(metric)
+    gap = (
+        None
+        if values is None
+        else _gap(reference.values(metric), nothing.values(metric), 1 if values.higher_is_better else -1)
+    )
+    return None if metric is None or gap is None else (metric, gap)
 
 
 def _verified(group: Group, metric: str, files: Iterable[TunedFile]) -> Verified | None:
@@ -154,6 +175,8 @@ def sentence(card: Card, metric: str) -> str:
         text += f". Gap in {escape(metric)}: {_gap_words(card.gap)}"
         if card.gap.deviation is not None and _survives(card.gap._replace(mean=-card.gap.mean)):
             text += " (none is ahead: the 95 % interval is below zero)"
+    if card.steady is not None:
+        text += f"; in {escape(card.steady[0])}: {_gap_words(card.steady[1])}"
     if card.doubled is not None:
         text += f"; after twice the steps, on validation data, {_gap_words(card.doubled)}"
     elif card.verdict == "resolved":
@@ -177,9 +200,12 @@ def card_table(cards: Sequence[tuple[Group, Card]]) -> Table:
         title = f"{words(group.task)}: {group.title}"
         verdict = words(card.verdict) if card.verdict else f"no verdict: {card.reason}"
         verdict += " (not verified)" if card.is_resolved and not card.is_verified else ""
-        figures = [verdict, *("–" if gap is None else _gap_words(gap) for gap in (card.gap, card.doubled))]
+        steady = "–" if card.steady is None else f"{escape(card.steady[0])}: {_gap_words(card.steady[1])}"
+        gap, doubled = ("–" if gap is None else _gap_words(gap) for gap in (card.gap, card.doubled))
+        figures = [verdict, gap, steady, doubled]
         rows.append(Row(title, (*map(Printed, figures), Printed(card.rule or numbers.MISSING))))
         values.append({"site": title, "verdict": card.verdict, "is_verified": card.is_verified, "best_rule": card.rule})
-    columns = ["site", "verdict", "gap to none", "after twice the steps", "best rule"]
+    columns = ["site", "verdict", "gap to none", "gap in the metric of selection", "after twice the steps", "best rule"]
     notes = [f"{_capital(words(verdict))}: {meaning}." for verdict, meaning in MEANING.items()]
+    notes += ["Verdicts follow from the first metric. That of selection, mostly a loss, varies less over seeds."]
     return Table("sites", "What each site can tell.", columns, rows, values, notes, is_prose=True)

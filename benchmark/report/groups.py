@@ -240,6 +240,15 @@ def _by_data(records: Sequence[Record]) -> list[list[Record]]:
     return [[record for record in records if record.data.sha256 in (wanted, None)] for wanted in fingerprints]
 
 
+def selection(task: str) -> str | None:
+    """Returns the metric by which weights are selected on validation data; None if the task isn't installed."""
+    try:
+        name: str = load_task(task).selection
+        return name
+    except (ValueError, ImportError):
+        return None
+
+
 def words(name: str) -> str:
     """Returns a name as readers see it: noncausal_self -> noncausal self."""
     return name.replace("_", " ")

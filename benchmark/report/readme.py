@@ -26,18 +26,18 @@ from benchmark.settings.tuned import read_rates
 from benchmark.statistics import summarise
 
 OWN_TABLE = "written by benchmark.report.readme"
-REAL_TABLE = "table of small-real"
+REAL_TABLE, REAL_RESOLVED = "table of small-real", "resolved rows of small-real"
 BEGIN, END = f"<!-- results: {OWN_TABLE} -->", "<!-- end of results -->"
 _MARKED = re.compile(f"(<!-- results: ([^>]*?) -->)(.*?){re.escape(END)}", re.DOTALL)
 BEST_RULE = "*best trivial rule*"
 HEADLINES = {"language_modeling": "bits_per_byte"}  # for other tasks, the first of their metrics
 
 
-def results_table(directory: Path) -> str:
+def results_table(directory: Path, *, resolved_only: bool = False) -> str:
     """Returns a markdown table of means ± deviations over seeds.
 
     It has one row for each task, backbone and pattern, and one column for each attention.  Rows whose site card is *resolved*
-    come first, because only they tell attentions apart.
+    come first, because only they tell attentions apart; with resolved_only there are no others.
     """
     groups = group_records(records([directory]))
     names = [*dict.fromkeys(entry.label for group in groups for entry in group.entries), BEST_RULE]
@@ -46,6 +46,8 @@ def results_table(directory: Path) -> str:
     files = read_rates().files
     judged = [(group, card_of(group, files)) for group in groups]
     for group, card in sorted(judged, key=lambda pair: pair[1] is None or not pair[1].is_resolved):
+        if resolved_only and not (card is not None and card.is_resolved):
+            continue
         figures = _figures(group)
         lines.append(" | ".join([_title(group), _verdict(card), *(figures.get(name, "–") for name in names)]))
     return "\n".join(f"| {line} |" for line in lines)
@@ -140,8 +142,8 @@ def written(page: str, directory: Path) -> Callable[[str], str]:
     def part(name: str) -> str:
         if name == OWN_TABLE:
             return TABLES[page](directory)
-        if name == REAL_TABLE:
-            return results_table(directory.parent / "small-real")
+        if name in (REAL_TABLE, REAL_RESOLVED):
+            return results_table(directory.parent / "small-real", resolved_only=name == REAL_RESOLVED)
         if name not in QUOTED:
             raise ValueError(f"{page}: no results are named {name!r}; there are {', '.join(QUOTED)}")
         return QUOTED[name](directory.parent)
@@ -152,14 +154,14 @@ def written(page: str, directory: Path) -> Callable[[str], str]:
 TABLES = {"README.md": results_table, "docs/recall.md": recall_table}
 """Which table stands in which text as its own."""
 
-PAGES = ("README.md", "docs/recall.md", "docs/efficiency.md")
+PAGES = ("README.md", "docs/recall.md", "docs/small-real.md", "docs/efficiency.md")
 """The texts that quote results."""
 
 
 def main(
     directory: Annotated[Path, typer.Argument(help="Folder of records; the other folders of results lie beside it.")],
 ) -> None:
-    """Writes the figures into README.md, docs/recall.md and docs/efficiency.md of the current folder."""
+    """Writes the figures into README.md and the pages of docs/ that quote results, in the current folder."""
     for page in PAGES:
         text = fill(Path(page).read_text(encoding="utf-8"), written(page, directory))
         write_bytes(Path(page), text.encode())
