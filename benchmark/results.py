@@ -54,8 +54,7 @@ class CellName:
     seed: int
     hash: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
     variant: Name | None = None  # what tables call the attention; None if that is the attention's name
-    # The sites in whose tables the record stands: exact softmax is the same model at every site, so it is trained once for all
-    # of them.  Empty in records of before, which serve their own pattern.
+    # In whose tables the record stands: exact softmax is trained once for all.  Empty in records of before: their own pattern.
     sites: tuple[Name, ...] = ()
 
     @property
@@ -228,15 +227,11 @@ def as_json(record: Record) -> dict[str, Any]:
     content = {renamed.get(key, key): value for key, value in content.items()}
     if not record.is_completed:
         content["efficiency"], content["data"] = {}, {}
-    for group, names in (
-        ("efficiency", ("attention_bytes_sent_per_step",)),
-        ("environment", ("processes", "parallel")),
-    ):
-        for name in names:  # written only if it applies
-            if content[group].get(name, 0) is None:
-                del content[group][name]
-    if record.versions is None:
-        del content["versions"]
+    optional = [(content["efficiency"], "attention_bytes_sent_per_step"), (content, "versions")]
+    optional += [(content["environment"], name) for name in ("processes", "parallel")]
+    for group, name in optional:  # written only if it applies
+        if group.get(name, 0) is None:
+            del group[name]
     return plain(content)
 
 
@@ -301,8 +296,7 @@ def record_at(path: Path) -> Record | None:
 
 def is_completed(path: Path) -> bool:
     """Returns whether the file is the record of a completed cell.  Raises MachineFault as ``record_at`` does."""
-    record = record_at(path)
-    return record is not None and record.is_completed
+    return (record := record_at(path)) is not None and record.is_completed
 
 
 def _attached(value: Any, folder: Path) -> Any:
@@ -379,8 +373,8 @@ def _refuse_constant(name: str) -> None:
 def record_files(directory: Path) -> list[Path]:
     """Returns the record files of a folder of results, in order, without names that begin with a dot (work in progress)."""
     folders = [directory / name for name in names_in(directory) if not name.startswith(".")]
-    names = ((folder, name) for folder in folders for name in names_in(folder) if not name.startswith("."))
-    return [folder / name for folder, name in names if name.endswith(".json")]
+    names = ((folder, name) for folder in folders for name in names_in(folder))
+    return [folder / name for folder, name in names if name.endswith(".json") and not name.startswith(".")]
 
 
 def _warn(line: str) -> None:
@@ -406,11 +400,9 @@ def _read(files: Iterable[Path], damaged: Callable[[str], None]) -> Iterable[Rec
     for file in files:
         try:
             yield read_record(file)
-        except NotARecord as error:
-            if _has_record_name(file):
-                damaged(str(error))
         except ValueError as error:
-            damaged(str(error))
+            if not isinstance(error, NotARecord) or _has_record_name(file):
+                damaged(str(error))
 
 
 def _has_record_name(path: Path) -> bool:
@@ -428,10 +420,8 @@ def load(directories: Iterable[str | Path] | str | Path, *, damaged: Callable[[s
     damaged: called with one line for each damaged record; by default it warns.
     Raises ValueError for a folder that isn't there.
     """
-    if isinstance(directories, str | Path):
-        directories = [directories]
     found: list[Record] = []
-    for directory in map(Path, directories):
+    for directory in map(Path, [directories] if isinstance(directories, str | Path) else directories):
         files = files_below(_existing(directory), hidden=False)
         found += _read(sorted(file for file in files if file.suffix == ".json"), damaged)
     return as_table(found)
@@ -445,7 +435,6 @@ def as_table(found: Iterable[Record]) -> pd.DataFrame:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    efficiency = {} if not record.is_completed else as_json(record)["efficiency"]
     return {
         **dataclasses.asdict(record.cell),
         "status": record.status,
@@ -454,7 +443,7 @@ def _row(record: Record) -> dict[str, Any]:
         "embedded": record.data.embedded,
         **{f"metric.{name}": metric.value for name, metric in record.metrics.items()},
         "n": next((metric.n for metric in record.metrics.values()), None),
-        **{f"efficiency.{name}": value for name, value in efficiency.items()},
+        **{f"efficiency.{name}": value for name, value in as_json(record)["efficiency"].items()},
         "seconds": record.seconds,
         "path": str(record.path),
     }
