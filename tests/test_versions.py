@@ -112,6 +112,15 @@ def test_a_table_holds_one_version_of_the_task(tmp_path):
     assert "performer, seed 0, 1: left out" in note
 
 
+def test_an_attention_whose_records_are_all_of_before_stays(tmp_path):
+    """Nothing says that another version of the task made them."""
+    write(tmp_path, "softmax", 0, replace(HERE, attention=HERE.reference))
+    for seed in (0, 1):
+        write(tmp_path, "my_att", seed, Versions(HERE.task, 1, HERE.reference, "a" * 64), recorded=False)
+    row, note, _ = row_and_notes(tmp_path, "my_att")
+    assert (row.printed[0].text, note) == ("2", "")
+
+
 def test_a_cell_without_figures_and_of_unknown_version_stays(tmp_path):
     write(tmp_path, "softmax", 0, replace(HERE, attention=HERE.reference))
     write(tmp_path, "cosformer", 0, HERE, recorded=False, status="unsupported", reason="it can't")

@@ -209,9 +209,12 @@ class _Member(NamedTuple):
 
 def _by_version(records: Sequence[Record]) -> _Member:
     """Divides the records of a table, so that it shows one version of task and softmax, and each row one of its attention."""
-    of_table, outdated = versions.newest(records, versions.of_table)
+    # An attention from a file of before, which records did not name: nothing says that its task or softmax were others.
+    untold = [record for record in records if record.versions is None and record.cell.attention not in ATTENTIONS]
+    told = [record for record in records if all(record is not other for other in untold)]
+    of_table, outdated = versions.newest(told, versions.of_table)
     shown: list[Record] = []
-    for row in _by_entry(of_table):
+    for row in _by_entry([*of_table, *untold]):
         of_row, others = versions.newest(row, versions.of_row)
         shown += of_row
         outdated += others
