@@ -2,7 +2,8 @@
 
 For every PDF file, matplotlib takes a font apart to keep a few of its characters.  With the 6,000 characters and layout rules of
 DejaVu Sans that takes longer than to draw the figure; with the few hundred that reports use it takes a tenth of that.  A character
-that the copy lacks is still taken from DejaVu Sans.
+that the copy lacks is still taken from DejaVu Sans, if both are families of the text (``font.family``): of the list of a generic family
+(``font.sans-serif``) matplotlib takes one font alone.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Gallery:
         from benchmark.report.style import SETTINGS
 
         logging.getLogger(__name__).info("drawing %s", slug)
-        with matplotlib.rc_context({**SETTINGS, "font.sans-serif": families()}):
+        with matplotlib.rc_context({**SETTINGS, "font.family": [*families(), "sans-serif"]}):
             try:
                 figures = make()
             except Exception as error:  # a task's figure may raise anything, and the report goes on
