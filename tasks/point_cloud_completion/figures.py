@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def _rows(names: Sequence[str], columns: Mapping[str, Sequence[Drawn]], title: s
             _scatter(axis, view, middle, reach)
             if row == 0:
                 axis.set_title(name, fontsize=8)
-        axes[row, 0].set_ylabel(names[row], fontsize=7)
+        axes[row, 0].set_ylabel(fill(names[row], 14), fontsize=7)  # a long name would run into the next row's
     figure.suptitle(title, fontsize=10)
     return figure
 
