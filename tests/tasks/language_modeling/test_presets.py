@@ -18,6 +18,10 @@ from benchmark.multihead import AttentionSites
 from benchmark.results import records
 from benchmark.running.trainer import make_optimizer
 from benchmark.settings.models import TrainSettings
+from benchmark.settings.plan import plan_cells
+from benchmark.settings.shipped import CONFIGS
+from benchmark.settings.tuned import Rates
+from benchmark.settings.yaml_files import read_run_file
 from tasks.language_modeling.figures import figures
 from tasks.language_modeling.gpt import GPT
 from tasks.language_modeling.task import LanguageModelingSettings
@@ -162,3 +166,13 @@ def test_the_commands_of_the_card_run(tmp_path, data_root):
     assert sorted(record.cell.attention for record in found) == ["lavo", "lavo", "softmax"]
     assert all(record.curves["loss_by_length"] and record.controls["bigram"] for record in found)
     assert set(figures(found)) == {"loss_by_length", "loss_by_position"}
+
+
+def test_the_ablations_can_be_planned_with_books(real_data, tmp_path):
+    """The long context needs excerpts that hold the longest of its losses by length."""
+    cells = []
+    for settings, overrides in read_run_file(CONFIGS / "ablations.yaml"):
+        run = settings.model_copy(update={"data_root": real_data})
+        cells += plan_cells([(run, overrides)], tmp_path / "cache", Rates())
+    assert {cell.config["data"]["context_length"] for cell in cells} == {256, 2048}
+    assert len({cell.hash for cell in cells}) == len(cells) == 3 * (7 + 4)
