@@ -31,7 +31,7 @@ from benchmark.fetching.records import (
     record_names,
     write_record,
 )
-from benchmark.fetching.unpack import Limits, unpack
+from benchmark.fetching.unpack import Limits, TooLargeError, unpack
 from benchmark.files import MachineFault, as_machine_fault, is_companion
 from benchmark.settings.messages import ConfigError, shortened
 
@@ -206,8 +206,8 @@ class Installer(NamedTuple):
         folder, room = places.unpacked / one.name, max(0, self.free_bytes(places.home) - SPARE_BYTES)
         try:
             unpack(one.path, folder, Limits(min(limits.bytes, room), limits.files))
-        except ConfigError as error:
-            if f"more than {room:,} bytes" in str(error):
+        except TooLargeError:
+            if room < limits.bytes:
                 raise MachineFault(
                     f"{places.name}: {one.name} unpacks to more than the {room / 1e9:.1f} GB that the disk of {places.home} "
                     "has room for; make room, then repeat this command"

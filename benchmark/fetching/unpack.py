@@ -53,6 +53,10 @@ class Limits(NamedTuple):
     files: int
 
 
+class TooLargeError(ConfigError):
+    """An archive holds more bytes than were granted; they may be those of the disk."""
+
+
 def unpack(archive: Path, target: Path, limits: Limits) -> None:
     """Unpacks an archive into a folder that does not exist yet.  A packed file that is no archive goes in under its own name.
 
@@ -69,7 +73,8 @@ def unpack(archive: Path, target: Path, limits: Limits) -> None:
     except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, _HostileError):
-            raise ConfigError(f"{archive.name}: {error}; nothing was unpacked") from None
+            kind = TooLargeError if isinstance(error, _TooLarge) else ConfigError
+            raise kind(f"{archive.name}: {error}; nothing was unpacked") from None
         if isinstance(error, OSError) and is_machine_fault(error):
             raise as_machine_fault(error, str(target)) from error
         if isinstance(error, (*FAULTS, OSError)) and not isinstance(error, ConfigError):
@@ -80,6 +85,10 @@ def unpack(archive: Path, target: Path, limits: Limits) -> None:
 
 class _HostileError(Exception):
     """The archive holds what is not allowed."""
+
+
+class _TooLarge(_HostileError):
+    """It holds more bytes than were granted."""
 
 
 class _Target:
@@ -124,7 +133,7 @@ class _Target:
                 self.bytes += len(piece)
                 written += len(piece)
                 if self.bytes > self.room:
-                    raise _HostileError(f"unpacks to more than {self.room:,} bytes, which is the limit for it")
+                    raise _TooLarge(f"unpacks to more than {self.room:,} bytes, which is the limit for it")
                 file.write(piece)
         if size is not None and written != size:
             raise EOFError(f"{_quoted(name)} ends after {written:,} of {size:,} bytes")
@@ -161,7 +170,7 @@ def _unzip(archive: Path, into: _Target) -> None:
     with zipfile.ZipFile(archive) as content:
         entries = content.infolist()
         if sum(entry.file_size for entry in entries) > into.room:
-            raise _HostileError(f"unpacks to more than {into.room:,} bytes, which is the limit for it")
+            raise _TooLarge(f"unpacks to more than {into.room:,} bytes, which is the limit for it")
         for entry in entries:
             into.count(entry.filename)
             if entry.orig_filename != entry.filename:  # zipfile cuts a name at NUL
@@ -274,7 +283,7 @@ def _untar(file: BinaryIO, into: _Target) -> None:
                 what = "link" if entry.islnk() or entry.issym() else "device, pipe or sparse file"
                 raise _HostileError(f"holds {_quoted(entry.name)}, a {what}; only plain files are unpacked")
             if entry.size > into.room - into.bytes:
-                raise _HostileError(f"unpacks to more than {into.room:,} bytes, which is the limit for it")
+                raise _TooLarge(f"unpacks to more than {into.room:,} bytes, which is the limit for it")
             stream.granted = entry.size + HEADERS_AT_ONCE
             member = content.extractfile(entry)
             assert member is not None  # it is a plain file

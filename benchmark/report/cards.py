@@ -132,13 +132,11 @@ def _steady(group: Group, headline: str) -> tuple[str, Summary] | None:
     metric, reference, nothing = selection(group.task), group.reference, group.nothing
     if metric is None or metric == headline or reference is None or nothing is None:
         return None
-    values = group.metrics().get(metric)
-    gap = (
-        None
-        if values is None
-        else _gap(reference.values(metric), nothing.values(metric), 1 if values.higher_is_better else -1)
-    )
-    return None if metric is None or gap is None else (metric, gap)
+    found = group.metrics().get(metric)
+    if found is None:
+        return None
+    gap = _gap(reference.values(metric), nothing.values(metric), 1 if found.higher_is_better else -1)
+    return None if gap is None else (metric, gap)
 
 
 def _verified(group: Group, metric: str, files: Iterable[TunedFile]) -> Verified | None:

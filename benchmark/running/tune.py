@@ -10,7 +10,6 @@ from benchmark.interface import NOTHING, REFERENCE
 from benchmark.registry import load_task
 from benchmark.results import Record, read_record
 from benchmark.running import runner
-from benchmark.running.runner import has_diverged
 from benchmark.settings.cell import Cell
 from benchmark.settings.command import Run
 from benchmark.settings.models import RunSettings
@@ -88,7 +87,7 @@ class Tuner:
             self.run_cells([cell for _, _, cell in waiting])
             for contender, rate, cell in waiting:
                 record = self._record(cell)
-                if record is None or not (record.is_completed or has_diverged(record)):
+                if record is None or not (record.is_completed or runner.has_diverged(record)):
                     failed.add(contender.key)
                 else:
                     tried[contender.key][rate] = record.value(load_task(contender.one.task).selection)
