@@ -206,8 +206,8 @@ class Installer(NamedTuple):
         folder, room = places.unpacked / one.name, max(0, self.free_bytes(places.home) - SPARE_BYTES)
         try:
             unpack(one.path, folder, Limits(min(limits.bytes, room), limits.files))
-        except TooLargeError:
-            if room < limits.bytes:
+        except TooLargeError as error:
+            if error.granted == room:  # the disk's, not the manifest's or what the packed size allows
                 raise MachineFault(
                     f"{places.name}: {one.name} unpacks to more than the {room / 1e9:.1f} GB that the disk of {places.home} "
                     "has room for; make room, then repeat this command"

@@ -54,7 +54,11 @@ class Limits(NamedTuple):
 
 
 class TooLargeError(ConfigError):
-    """An archive holds more bytes than were granted; they may be those of the disk."""
+    """An archive holds more bytes than were granted."""
+
+    def __init__(self, message: str, granted: int) -> None:
+        super().__init__(message)
+        self.granted = granted
 
 
 def unpack(archive: Path, target: Path, limits: Limits) -> None:
@@ -73,8 +77,10 @@ def unpack(archive: Path, target: Path, limits: Limits) -> None:
     except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, _HostileError):
-            kind = TooLargeError if isinstance(error, _TooLarge) else ConfigError
-            raise kind(f"{archive.name}: {error}; nothing was unpacked") from None
+            message = f"{archive.name}: {error}; nothing was unpacked"
+            raise (
+                TooLargeError(message, into.room) if isinstance(error, _TooLarge) else ConfigError(message)
+            ) from None
         if isinstance(error, OSError) and is_machine_fault(error):
             raise as_machine_fault(error, str(target)) from error
         if isinstance(error, (*FAULTS, OSError)) and not isinstance(error, ConfigError):
