@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 FOLDER = "LAVO_SHARE_CELLS"  # environment variable: the folder of the files; nothing is measured without it
 SITECUSTOMIZE = "from studies.claim_times import install\ninstall()\n"
-_METHODS = ("take", "is_free", "beat", "release", "release_all", "discard")
+_METHODS = ("take", "is_free", "beat", "release", "release_all", "traces", "discard")
 _depth = threading.local()
 
 

@@ -92,8 +92,9 @@ class Claims:
         token = secrets.token_hex(8)
         try_lock(descriptor)  # it is free: before the content is there, nobody else tries it
         self._held[cell] = _Held(token, number, descriptor)
+        # Not synchronised: the file's existence is the claim, and waiting for the disk would cost more than all the rest.  On a
+        # network's file system the first beat brings the content to the others, to whom the claim is merely a new one until then.
         os.pwrite(descriptor, _content(token, self._beats), 0)
-        os.fsync(descriptor)
         return token
 
     def _is_alive(self, path: Path) -> bool:
@@ -143,6 +144,10 @@ class Claims:
             self.release(cell)
         with suppress(OSError):
             self.folder.rmdir()  # if nothing is left in it
+
+    def traces(self) -> set[str]:
+        """Returns the hashes of the cells of which there is a claim, or a stage from which an attempt publishes."""
+        return {name.partition(".")[0] for name in names_in(self.folder)}
 
     def discard(self, cell: str) -> None:
         """Removes the claims on a cell that has a record, if their owners have ended before they could release them."""

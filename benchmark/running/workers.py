@@ -165,6 +165,7 @@ class _Pool:
     def __init__(self, waiting: list[Cell], place: Place, listen: Listener, redo: Redo) -> None:
         self.waiting, self.place, self.listen, self.redo = waiting, place, listen, redo
         self.elsewhere: list[Cell] = []  # cells that other processes have claimed
+        self.done_elsewhere: list[Cell] = []  # cells that have a record of another process, not reported yet
         self.claims = Claims(place.output, place.lease)
         self.mark = secrets.token_hex(8)  # the marks of this run's workers begin with it
         self.workers: list[_Worker] = []
@@ -224,12 +225,13 @@ class _Pool:
             ticket = self._claim(cell)
             if ticket is not None:
                 self._give(worker, cell, ticket)
-                return
+                break
+        self._end_elsewhere()
 
     def _claim(self, cell: Cell) -> Ticket | None:
         """Claims the cell.  Returns None if another process has it, now or with a record already."""
-        if not self.redo.wants(cell, self.place.output):  # asked before, because a claim waits for the disk
-            self._end_elsewhere(cell)
+        if not self.redo.wants(cell, self.place.output):  # asked before, because a claim writes to the disk
+            self.done_elsewhere.append(cell)
             return None
         token = self.claims.take(cell.hash)
         if token is None:
@@ -243,7 +245,7 @@ class _Pool:
             before = record_at(path)
             return Ticket(token, path.exists(), None if before is None else attempt_of(before))
         self.claims.release(cell.hash)
-        self._end_elsewhere(cell)
+        self.done_elsewhere.append(cell)
         return None
 
     def _give(self, worker: _Worker, cell: Cell, ticket: Ticket) -> None:
@@ -255,11 +257,16 @@ class _Pool:
         with suppress(*_PIPE_CLOSED):
             worker.pipe.send((cell, ticket))
 
-    def _end_elsewhere(self, cell: Cell) -> None:
-        """Reports a cell whose record another process has published, and does what was left to that process if it was killed."""
-        settle(self.place.output, cell.hash)
-        self.claims.discard(cell.hash)
-        self.listen(Event("end", cell, record=read_record(cell.path(self.place.output)), phase="elsewhere"))
+    def _end_elsewhere(self) -> None:
+        """Reports cells whose records other processes have published, and does what was left to those that were killed."""
+        cells, self.done_elsewhere = self.done_elsewhere, []
+        # Traces are listed once for all cells, because that is slow, and after the records were seen, so that none is missed.
+        traced = self.claims.traces() if cells else set()
+        for cell in cells:
+            if cell.hash in traced:
+                settle(self.place.output, cell.hash)
+                self.claims.discard(cell.hash)
+            self.listen(Event("end", cell, record=read_record(cell.path(self.place.output)), phase="elsewhere"))
 
     def _renew_claims(self) -> None:
         """Renews the claims of this process, and ends the workers whose cells were lost, because this process was stopped too long."""
@@ -278,13 +285,14 @@ class _Pool:
         cells, self.elsewhere = self.elsewhere, []
         for cell in cells:
             if not self.redo.wants(cell, self.place.output):
-                self._end_elsewhere(cell)
+                self.done_elsewhere.append(cell)
             elif self.claims.is_free(cell.hash):
                 self.waiting.append(cell)
             else:
                 self.elsewhere.append(cell)
         for number in idle:
             self._give_next_cell(number)
+        self._end_elsewhere()
 
     def _read_message(self, number: int) -> None:
         """Handles one message of a worker, or the end of the worker, which closes its pipe."""
