@@ -8,14 +8,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import believable
 import numpy as np
 import pytest
 
 from benchmark import results
-from benchmark.running import claims, publish
+from benchmark.running import claims, publish, workers
 from benchmark.running.claims import Claims, LostClaim, Ticket, holds
+from benchmark.running.runner import NOTHING_ANEW, Place
 
 CELL = "0123456789ab"
 LEASE = 60.0
@@ -231,6 +233,23 @@ def test_a_claim_that_outlived_its_record_is_removed(tmp_path, machine):
     last = Claims(tmp_path)
     last.discard(attempt.hash)
     last.release_all()
+    assert not (tmp_path / claims.FOLDER).exists()
+
+
+def test_what_a_killed_process_left_of_a_published_cell_is_done_by_whoever_finds_the_record(tmp_path, monkeypatch):
+    owner, attempt, ends = Claims(tmp_path), Attempt(tmp_path, 1.0), []
+    with monkeypatch.context() as killed:  # between the link to the record and what lies beside it
+        killed.setattr(publish, "_finish", lambda *_: False)
+        attempt.publish(attempt.claim(owner))
+    owner._forget(attempt.hash)
+    assert not list(attempt.path.parent.glob("*.gz"))
+    cell = SimpleNamespace(hash=attempt.hash, path=lambda _: attempt.path)
+    pool = workers._Pool([], Place(tmp_path, tmp_path / "cache"), ends.append, NOTHING_ANEW)
+    assert pool._claim(cell) is None
+    pool._end_elsewhere()
+    pool.claims.release_all()
+    assert [(event.kind, event.phase) for event in ends] == [("end", "elsewhere")]
+    assert whole(tmp_path) == 1.0
     assert not (tmp_path / claims.FOLDER).exists()
 
 
