@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmark import results
-from benchmark.running import claims, publish, workers
+from benchmark.running import claims, publish, runner, workers
 from benchmark.running.claims import Claims, LostClaim, Ticket, holds
 from benchmark.running.runner import NOTHING_ANEW, Place
 
@@ -234,6 +235,38 @@ def test_a_claim_that_outlived_its_record_is_removed(tmp_path, machine):
     last.discard(attempt.hash)
     last.release_all()
     assert not (tmp_path / claims.FOLDER).exists()
+
+
+def test_a_claim_that_was_never_written_is_removed_when_it_has_been_blank_for_a_lease(tmp_path):
+    """As a process leaves it that is killed between creating the file and writing it, when it is to run a cell again."""
+    attempt, other = Attempt(tmp_path, 1.0), "fedcba987654"
+    attempt.publish(attempt.claim(own := Claims(tmp_path)))
+    own.release_all()
+    folder = tmp_path / claims.FOLDER
+    folder.mkdir()
+    for cell in (attempt.hash, other):
+        (folder / f"{cell}.claim").touch()
+    cell = SimpleNamespace(hash=attempt.hash, path=lambda _: attempt.path)
+    runner.clean(tmp_path, [cell], lease=0.3)
+    assert [path.name for path in folder.iterdir()] == [f"{other}.claim"]  # of a cell that nobody asked for
+
+
+def test_a_blank_claim_that_is_written_within_the_lease_is_left_alone(tmp_path, machine):
+    attempt = Attempt(tmp_path, 1.0)
+    attempt.publish(attempt.claim(own := Claims(tmp_path)))
+    own.release_all()
+    machine("b")
+    rerun = Claims(tmp_path)
+    rerun.take(attempt.hash)
+    (path,) = (tmp_path / claims.FOLDER).iterdir()
+    content = path.read_bytes()
+    path.write_bytes(b"")
+    machine("a")
+    writer = threading.Timer(0.3, path.write_bytes, [content])
+    writer.start()
+    Claims(tmp_path, lease=LEASE).discard_blank([attempt.hash])
+    writer.join()
+    assert path.read_bytes() == content
 
 
 def test_what_a_killed_process_left_of_a_published_cell_is_done_by_whoever_finds_the_record(tmp_path, monkeypatch):

@@ -93,7 +93,7 @@ def follow(
         say(f"{crew.name}: no worker is left; what the workers printed is in {following.folder}")
         return
     following.stop(crew, END_SECONDS)
-    runner.clean(place.output, cells)  # what killed workers left
+    runner.clean(place.output, cells, lease=place.lease)  # what killed workers left
     following.remove_files()
 
 

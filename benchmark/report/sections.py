@@ -14,6 +14,7 @@ from benchmark.results import DataSource, Environment, Record
 
 PUBLISHED_SIZE = "paper"
 """The only preset that follows the published protocols."""
+NOT_FOR_REAL = " Those that say how data are made up have no effect on these."
 
 
 def header(records: Sequence[Record], damaged: Sequence[str]) -> list[Block]:
@@ -115,9 +116,12 @@ def settings_of(group: Group) -> list[Block]:
     lines = []
     for part in ("data", "model", "train", "eval"):
         settings = flat(getattr(group.settings, part))
+        is_real = part == "data" and not group.data.embedded
+        if is_real and "name" in settings:  # in the settings it is that of the data that would be made up
+            settings["name"] = group.data.name
         known = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
         if known:
-            lines.append(f"{part.capitalize()}: {escape(known)}.")
+            lines.append(f"{part.capitalize()}: {escape(known)}.{NOT_FOR_REAL if is_real else ''}")
     if group.settings.limit is not None:
         lines.append(f"Limit: {group.settings.limit} examples of the validation and test parts.")
     text = Text(f"Positions: {escape(positions(group))}.")

@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -155,6 +155,24 @@ class Claims:
         if numbers and self.is_free(cell):
             for number in numbers:  # not those that another process has made since
                 _path(self.folder, cell, number).unlink(missing_ok=True)
+
+    def discard_blank(self, cells: Iterable[str]) -> None:
+        """Removes claims without content on cells that have a record.
+
+        A process that was killed between creating its claim and writing it has left one.  It doesn't tell whose it is, so it is
+        removed when it has been blank for a whole lease; this method waits for that.
+        """
+        while blank := [cell for cell in cells if self._is_blank(cell)]:
+            for cell in blank:
+                self.discard(cell)
+            time.sleep(min(0.1, self.lease / 10))
+
+    def _is_blank(self, cell: str) -> bool:
+        with suppress(OSError):
+            return any(
+                not _path(self.folder, cell, number).stat().st_size for number in _numbers(self.folder, cell)[-1:]
+            )
+        return False
 
     def _forget(self, cell: str) -> None:
         os.close(self._held.pop(cell).descriptor)

@@ -76,7 +76,7 @@ def run_plan(runs: Sequence[Run], place: runner.Place, console: Console, say: Sa
 
 def waiting_cells(cells: Sequence[Cell], place: runner.Place, redo: runner.Redo) -> list[Cell]:
     """Removes what killed runs left, and returns the cells that must be run."""
-    runner.clean(place.output, cells, cache=place.cache, redo=redo)
+    runner.clean(place.output, cells, cache=place.cache, redo=redo, lease=place.lease)
     return runner.to_run(cells, place.output, redo)
 
 

@@ -134,17 +134,24 @@ def to_run(cells: Iterable[Cell], output: Path, redo: Redo = NOTHING_ANEW) -> li
     return [cell for cell in cells if redo.wants(cell, output)]
 
 
-def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None, redo: Redo = NOTHING_ANEW) -> None:
+def clean(
+    output: Path,
+    cells: Iterable[Cell],
+    *,
+    cache: Path | None = None,
+    redo: Redo = NOTHING_ANEW,
+    lease: float = LEASE_SECONDS,
+) -> None:
     """Removes what killed runs left behind: temporary files, and checkpoints of cells that have a record.
 
     Records whose publication was interrupted are completed.  redo: which cells are run again; checkpoints from which they, or another
-    process that runs them again now, can go on are kept.
+    process that runs them again now, can go on are kept.  lease: seconds after which a claim has expired.
     """
     settle(output)
     remove_abandoned(output)
     if cache is not None:
         remove_abandoned(cache, below=False)
-    claims = Claims(output)
+    claims, done = Claims(output, lease), []
     for cell in cells:
         record = _record_of(cell, output)
         if record is None:
@@ -155,6 +162,9 @@ def clean(output: Path, cells: Iterable[Cell], *, cache: Path | None = None, red
             checkpoint.remove(folder)
         if is_done:
             claims.discard(cell.hash)
+            done.append(cell.hash)
+    traced = claims.traces()
+    claims.discard_blank([cell for cell in done if cell in traced])
     claims.release_all()
     remove_if_empty(output)
 
