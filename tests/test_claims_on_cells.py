@@ -237,7 +237,8 @@ def test_a_claim_that_outlived_its_record_is_removed(tmp_path, machine):
     assert not (tmp_path / claims.FOLDER).exists()
 
 
-def test_a_claim_that_was_never_written_is_removed_when_it_has_been_blank_for_a_lease(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"ab", b"\x00" * 50])
+def test_a_claim_that_was_never_written_is_removed_when_it_has_been_so_for_a_lease(tmp_path, content):
     """As a process leaves it that is killed between creating the file and writing it, when it is to run a cell again."""
     attempt, other = Attempt(tmp_path, 1.0), "fedcba987654"
     attempt.publish(attempt.claim(own := Claims(tmp_path)))
@@ -245,13 +246,13 @@ def test_a_claim_that_was_never_written_is_removed_when_it_has_been_blank_for_a_
     folder = tmp_path / claims.FOLDER
     folder.mkdir()
     for cell in (attempt.hash, other):
-        (folder / f"{cell}.claim").touch()
+        (folder / f"{cell}.claim").write_bytes(content)
     cell = SimpleNamespace(hash=attempt.hash, path=lambda _: attempt.path)
     runner.clean(tmp_path, [cell], lease=0.3)
     assert [path.name for path in folder.iterdir()] == [f"{other}.claim"]  # of a cell that nobody asked for
 
 
-def test_a_blank_claim_that_is_written_within_the_lease_is_left_alone(tmp_path, machine):
+def test_an_unwritten_claim_that_is_written_within_the_lease_is_left_alone(tmp_path, machine):
     attempt = Attempt(tmp_path, 1.0)
     attempt.publish(attempt.claim(own := Claims(tmp_path)))
     own.release_all()
@@ -264,7 +265,7 @@ def test_a_blank_claim_that_is_written_within_the_lease_is_left_alone(tmp_path, 
     machine("a")
     writer = threading.Timer(0.3, path.write_bytes, [content])
     writer.start()
-    Claims(tmp_path, lease=LEASE).discard_blank([attempt.hash])
+    Claims(tmp_path, lease=LEASE).discard_unwritten([attempt.hash])
     writer.join()
     assert path.read_bytes() == content
 

@@ -156,22 +156,21 @@ class Claims:
             for number in numbers:  # not those that another process has made since
                 _path(self.folder, cell, number).unlink(missing_ok=True)
 
-    def discard_blank(self, cells: Iterable[str]) -> None:
-        """Removes claims without content on cells that have a record.
+    def discard_unwritten(self, cells: Iterable[str]) -> None:
+        """Removes claims without their content on cells that have a record.
 
-        A process that was killed between creating its claim and writing it has left one.  It doesn't tell whose it is, so it is
-        removed when it has been blank for a whole lease; this method waits for that.
+        A process that was killed between creating its claim and writing it, or a machine that was switched off, has left one.  It
+        doesn't tell whose it is, so it is removed when it has been so for a whole lease; this method waits for that.
         """
-        while blank := [cell for cell in cells if self._is_blank(cell)]:
-            for cell in blank:
+        while unwritten := [cell for cell in cells if self._is_unwritten(cell)]:
+            for cell in unwritten:
                 self.discard(cell)
             time.sleep(min(0.1, self.lease / 10))
 
-    def _is_blank(self, cell: str) -> bool:
-        with suppress(OSError):
-            return any(
-                not _path(self.folder, cell, number).stat().st_size for number in _numbers(self.folder, cell)[-1:]
-            )
+    def _is_unwritten(self, cell: str) -> bool:
+        numbers = _numbers(self.folder, cell)
+        with suppress(OSError):  # it has just been released
+            return bool(numbers) and len(_path(self.folder, cell, numbers[-1]).read_bytes().split()) < 3
         return False
 
     def _forget(self, cell: str) -> None:

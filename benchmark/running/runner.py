@@ -161,10 +161,11 @@ def clean(
         if folder.exists() and (not _came_after(record, folder) or (is_done and claims.is_free(cell.hash))):
             checkpoint.remove(folder)
         if is_done:
-            claims.discard(cell.hash)
             done.append(cell.hash)
-    traced = claims.traces()
-    claims.discard_blank([cell for cell in done if cell in traced])
+    left = claims.traces().intersection(done)  # listed after the records were seen, so that none is missed
+    for name in left:
+        claims.discard(name)
+    claims.discard_unwritten(left)
     claims.release_all()
     remove_if_empty(output)
 
