@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import shutil
+import statistics
 import subprocess
+from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 import pytest
 
+from benchmark import results
 from benchmark.measuring.points import read_points
 from benchmark.report import numbers
 from benchmark.report.readme import BEGIN, END, PAGES, TABLES, fill, main, written
@@ -284,3 +288,30 @@ def test_the_page_on_efficiency_quotes_the_points():
             for length, cell in zip((256, 1024, 4096, 16384, 131072), cells, strict=False):
                 point = points[mode, pattern, name, length]
                 assert cell == (numbers.MISSING if point.seconds is None else numbers.duration(point.seconds))
+
+
+def test_the_tables_of_decision_0001_are_those_of_its_records():
+    rows = {
+        256: ["overlap", "windows_overlap", "sum", "windows", "learned", "joint", "memory"],
+        2048: ["overlap", "windows", "sum", "joint"],
+    }
+    validation, test = defaultdict(dict), defaultdict(list)
+    for record in results.records([ROOT / "results" / "ablations"]):
+        key = record.config.data["context_length"], record.cell.variant.removeprefix("lavo_")
+        validation[key][record.cell.seed] = min(record.curves["validation"]["loss"]) / math.log(2)
+        test[key].append(record.metrics["bits_per_byte"].value)
+
+    def printed(values):
+        mean = f"{statistics.mean(values):.3f}".replace("-0.000", "0.000").replace("-", "−")
+        return f"{mean} ± {statistics.stdev(values):.3f}"
+
+    expected = []
+    for length, forms in rows.items():
+        default = validation[length, "sum"]
+        for form in forms:
+            own = validation[length, form]
+            difference = "" if form == "sum" else printed([own[seed] - default[seed] for seed in default])
+            expected.append([printed(list(own.values())), difference, printed(test[length, form])])
+    page = (ROOT / "docs" / "decisions" / "0001-sum-is-the-default-output.md").read_text(encoding="utf-8")
+    found = [line.strip("|\n").split("|")[1:] for line in page.splitlines() if line.startswith("| ") and "±" in line]
+    assert [[cell.strip() for cell in line] for line in found] == expected
