@@ -246,9 +246,16 @@ def in_a_read_only_folder(place: Place) -> Counts:
     place.wait_a_moment(run)
     hit = run.process.poll() is None
     place.folder.mkdir(exist_ok=True)
-    with mounted(place.folder, "--bind", str(place.folder)):
-        subprocess.run(["mount", "-o", "remount,ro,bind", str(place.folder)], check=True)
-        run.wait()
+    view = place.folder.with_name("view")
+    view.mkdir()
+    # Nobody writes by way of the view, so it can be made read-only at any moment; mounting it over the folder is then a single step.
+    with mounted(view, "--bind", str(place.folder)):
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(view)], check=True)
+        with mounted(place.folder, "--bind", str(view)):
+            with pytest.raises(OSError, match="Read-only"):
+                (place.folder / "probe").touch()
+            run.wait()
+    view.rmdir()
     return Counter({("read-only folder", MOMENT): int(hit)})
 
 

@@ -59,7 +59,7 @@ class Crew(Protocol):
         ...
 
     def cancel_waiting(self) -> None:
-        """Cancels the workers that have not started."""
+        """Cancels the workers that have not started; they count as no losses."""
         ...
 
     def cancel(self) -> None:
@@ -122,8 +122,7 @@ class _Following:
             if time.monotonic() >= next_look:
                 left = crew.left()
                 next_look = time.monotonic() + crew.seconds
-                for line in crew.losses():
-                    self.say(f"{crew.name}: {line}")
+                self._tell_losses(crew)
                 if not left:
                     self._last_look()
                     return
@@ -131,6 +130,10 @@ class _Following:
                     self.say(f"{crew.name}: {left}")
                 shown = left
             time.sleep(min(LOOK_SECONDS, crew.seconds))
+
+    def _tell_losses(self, crew: Crew) -> None:
+        for line in crew.losses():
+            self.say(f"{crew.name}: {line}")
 
     def _last_look(self) -> None:
         until = time.monotonic() + LAST_LOOK_SECONDS
@@ -153,7 +156,10 @@ class _Following:
         """Ends all workers.  patience: seconds in which they may end by themselves before they are told to."""
         try:
             crew.cancel_waiting()
-            if not _ended_within(crew, patience):
+            ended = _ended_within(crew, patience)
+            if not self.open:
+                self._tell_losses(crew)  # of workers whose cells others did before the last look
+            if not ended:
                 with suppress(OSError):  # another run of the same cells has ended, and removed the folder
                     (self.folder / STOP).touch()
                 _ended_within(crew, STOP_SECONDS)

@@ -46,6 +46,7 @@ class RayCrew:
             self._ray.shutdown()
             raise
         self._lines: list[str] = []
+        self._cancelled: set[int] = set()
 
     def left(self) -> Left:
         """Returns how many tasks have not ended."""
@@ -58,6 +59,8 @@ class RayCrew:
                     if result.status not in (0, 1):
                         self._lines.append(f"worker {number}: {result.reason or f'exit status {result.status}'}")
                 except Exception as error:  # Ray raises what the task raised in classes of its own, and its own errors
+                    if number in self._cancelled:
+                        continue
                     self._lines.append(f"worker {number} ended before its work was done ({type(error).__name__})")
         running = sum(log_of(self._folder, number).exists() for number in self._tasks.values())
         return Left(running, len(self._tasks) - running)
@@ -68,9 +71,10 @@ class RayCrew:
         return lines
 
     def cancel_waiting(self) -> None:
-        """Cancels the tasks that have not started."""
+        """Cancels the tasks that have not started; they count as no losses."""
         for task, number in self._tasks.items():
             if not log_of(self._folder, number).exists():
+                self._cancelled.add(number)
                 self._ray.cancel(task)
 
     def cancel(self) -> None:

@@ -122,8 +122,10 @@ class SlurmCrew:
         return lines
 
     def cancel_waiting(self) -> None:
-        """Cancels the jobs that have not started."""
+        """Cancels the jobs that have not started; they count as no losses."""
         if self._queue:
+            self.left()
+            self._told |= {job for job, state in self._states.items() if state == "PENDING"}
             _command("scancel", "--state=PENDING", self._array)
         if self._in_process:
             self._jobs = []

@@ -102,6 +102,18 @@ def test_each_record_is_told_of_once_and_nothing_is_left(tmp_path, made):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_worker_that_was_lost_is_told_of_though_others_did_its_cells_before_the_next_look(tmp_path, made):
+    def finish() -> None:
+        for one in made:
+            believable.write(tmp_path, one)
+
+    def lose() -> None:
+        crew.lost = ["worker 1 ended before its work was done"]
+
+    crew = Crew(finish, lose, 0)
+    assert followed(tmp_path, made, crew)[1][-1] == "crew: worker 1 ended before its work was done"
+
+
 def test_when_every_cell_is_done_workers_that_go_on_are_told_to_stop(tmp_path, made):
     crew = Crew(*(writing(tmp_path, one) for one in made), 2)
     followed(tmp_path, made, crew)
@@ -185,3 +197,15 @@ def test_jobs_whose_first_question_is_not_answered_are_there_all_the_same(tmp_pa
     assert crew.losses() == []
     assert crew.left() == Left(running=1, waiting=0)
     assert crew.losses() == ["worker 0 ended before its work was done"]
+
+
+def test_jobs_that_are_cancelled_because_all_is_done_are_no_losses(tmp_path, monkeypatch):
+    answers = iter([(0, "7_0 PENDING\n7_1 RUNNING\n", ""), (0, "", ""), (0, "", "")])  # squeue, scancel, squeue
+    monkeypatch.setattr(slurm, "_command", lambda *words: subprocess.CompletedProcess(words, *next(answers)))
+    jobs = [
+        SimpleNamespace(job_id=f"7_{number}", paths=SimpleNamespace(result_pickle=tmp_path / "no")) for number in (0, 1)
+    ]
+    crew = slurm.SlurmCrew(jobs, "slurm")
+    crew.cancel_waiting()
+    assert not crew.left()
+    assert crew.losses() == ["worker 1 ended before its work was done"]
