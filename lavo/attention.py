@@ -15,6 +15,7 @@ from lavo.blocks import Tokens, accumulation_dtype, carry_dtype
 from lavo.cross import read_memory, source_mean
 from lavo.functional import (
     OUTPUTS,
+    alike,
     check_inputs,
     check_overlap,
     full_precision,
@@ -244,11 +245,12 @@ class LAVOAttention(nn.Module):
         q, k, v: (batch, heads, new tokens, head_dim).  Returns the output for the new tokens, and a new state.
         Raises ValueError if the shapes do not fit each other or the state.
         """
-        self._check_heads(q)
-        check_inputs({"q": q, "k": k, "v": v}, None, None)
+        if not alike(q, k, v) or q.shape[1] != self.num_heads or q.shape[3] != self.head_dim:
+            self._check_heads(q)
+            check_inputs({"q": q, "k": k, "v": v}, None, None)
+            shapes = f"{q.shape[2]} and {k.shape[2]} of them, in {tuple(q.shape)} and {tuple(k.shape)}"
+            raise ValueError(f"q and k must be the same new tokens, got {shapes}")
         self._check_batch(q, state.keys)
-        if q.shape != k.shape:
-            raise ValueError(f"q and k must be the same new tokens, got {q.shape[2]} and {k.shape[2]} of them")
         # Entering these contexts takes a tenth of the time of a step, and a decoder is usually in them already.
         if not torch.is_grad_enabled() and not torch.is_autocast_enabled(q.device.type):
             return self._extend(Tokens(q, k, v), state)
@@ -257,7 +259,10 @@ class LAVOAttention(nn.Module):
 
     def _extend(self, tokens: Tokens, state: SelfState) -> tuple[Tensor, SelfState]:
         basis = None if self.identity else self.basis()
-        form = Form(basis, self.bias, self.output if self.dissect else "memory", self.window_overlap)
+        # Detached, because torch's kernel takes a detour for a mask that wants a gradient, also where none is computed.
+        bias: Tensor | None = self.bias
+        bias = None if bias is None else bias.detach()
+        form = Form(basis, bias, self.output if self.dissect else "memory", self.window_overlap)
         window = self.window if self.dissect else 1
         kernel = resolve_backend(
             self.backend, tokens.q, window, 0 if basis is None else self.rank, window_overlap=self.window_overlap

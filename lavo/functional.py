@@ -244,10 +244,6 @@ def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor 
     tensors: by name; all must fit the first one.  The mask belongs to the last one, whose length is the source length.
     """
     first, q = next(iter(tensors.items()))
-    if (
-        mask is None and basis is None and _alike(list(tensors.values()))
-    ):  # a token is decoded in less time than the rest takes
-        return
     for name, x in tensors.items():
         if x.ndim != 4 or not x.is_floating_point():
             raise ValueError(
@@ -281,13 +277,20 @@ def check_inputs(tensors: dict[str, Tensor], basis: Tensor | None, mask: Tensor 
         )
 
 
-def _alike(tensors: list[Tensor]) -> bool:
-    """Returns whether all are floating, of one shape (batch, heads, length, head_dim), dtype and device."""
-    q, *others = tensors
+def alike(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Returns whether all are floating, of one shape (batch, heads, length, head_dim), dtype and device.
+
+    It is for single tokens, of which one is decoded in the time in which ``check_inputs`` finds what to say.
+    """
     shape, dtype, device = q.shape, q.dtype, q.device
-    if len(shape) != 4 or shape[3] < 1 or not dtype.is_floating_point:
-        return False
-    return all(x.shape == shape and x.dtype == dtype and x.device == device for x in others)
+    return (
+        k.shape == shape == v.shape
+        and k.dtype == dtype == v.dtype
+        and k.device == device == v.device
+        and len(shape) == 4
+        and shape[3] > 0
+        and dtype.is_floating_point
+    )
 
 
 def full_precision(q: Tensor) -> AbstractContextManager:
