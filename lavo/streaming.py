@@ -93,7 +93,8 @@ def _within_block(tokens: Tokens, form: Form, state: SelfState) -> tuple[Tensor,
     dtype, scale, basis = accumulation_dtype(q), d**-0.5, form.basis
     kept = form.num_kept(state.num_read, state.keys.shape[2])
     keys, values, written = _appended(state, kept, k, v)
-    query, key, value = q, _newest(keys, kept + n), _newest(values, kept + n)
+    key, value = _places(keys, values, keys.shape[2] - kept - n, kept + n)
+    query = q
     if q.dtype != dtype:
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
 
@@ -143,14 +144,17 @@ def _local(q: Tensor, k: Tensor, v: Tensor, form: Form) -> tuple[Tensor, Tensor 
     return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(b, h, n, d), lse
 
 
-def _newest(places: Tensor, count: int) -> Tensor:
-    """Returns a view of the newest tokens of a contiguous buffer: (b, h, window, d) -> (b, h, count, d).
+def _places(keys: Tensor, values: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Returns views of some places of two buffers of one shape, contiguous, from ``first`` on: (b, h, count, d) each.
 
     ``narrow`` takes twice as long.
     """
-    b, h, window, d = places.shape
-    first = places.storage_offset() + (window - count) * d
-    return places.as_strided((b, h, count, d), (h * window * d, window * d, d, 1), first)
+    b, h, window, d = keys.shape
+    size, strides, offset = (b, h, count, d), (h * window * d, window * d, d, 1), first * d
+    return (
+        keys.as_strided(size, strides, keys.storage_offset() + offset),
+        values.as_strided(size, strides, values.storage_offset() + offset),
+    )
 
 
 def _means(state: SelfState, c: Tensor) -> Tensor:
@@ -177,9 +181,9 @@ def _appended(state: SelfState, kept: int, k: Tensor, v: Tensor) -> tuple[Tensor
             keys[:, :, first:], values[:, :, first:] = state.keys[:, :, first:], state.values[:, :, first:]
         written = [kept]
     n = k.shape[2]
-    first = keys.shape[2] - kept - n
-    keys.narrow(2, first, n).copy_(k if n == 1 else k.flip(2))
-    values.narrow(2, first, n).copy_(v if n == 1 else v.flip(2))
+    new_keys, new_values = _places(keys, values, keys.shape[2] - kept - n, n)
+    new_keys.copy_(k if n == 1 else k.flip(2))
+    new_values.copy_(v if n == 1 else v.flip(2))
     written[0] = kept + n
     return keys, values, written
 
