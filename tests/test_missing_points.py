@@ -267,6 +267,33 @@ def test_a_length_is_predicted_from_rows_of_an_earlier_sweep(tmp_path):
     assert "judging by shorter lengths" in row.reason
 
 
+@pytest.mark.parametrize(("before", "tried"), [([64], [2048]), ([], [128, 512, 2048])])
+def test_what_it_takes_to_build_an_attention_is_not_taken_to_grow_as_from_one_probe(
+    tmp_path, monkeypatch, before, tried
+):
+    """Else a constant 0.2 s at 128 tokens would be 51 s at 2,048.  Where earlier rows tell the time no probe is made."""
+
+    class SlowToBuild(Linear):
+        def __init__(self, **options):
+            time.sleep(0.2)
+            super().__init__(**options)
+
+    monkeypatch.setattr(registry, "_decorated", {"slow": SlowToBuild})
+    small = {"patterns": ["causal_self"], "modes": ["forward"]}
+    if before:
+        follow(tmp_path, "slow", lengths=before, **small)
+    lengths, original = [], sweep_module.prepare
+
+    def prepare(point, *arguments):
+        lengths.extend([point.length] if point.attention == "slow" else [])
+        return original(point, *arguments)
+
+    monkeypatch.setattr(sweep_module, "prepare", prepare)
+    rows = follow(tmp_path, "slow", lengths=[2048], **small)
+    assert [row.status for row in rows if row.attention == "slow"] == ["completed"]
+    assert lengths == tried
+
+
 def test_an_exact_attention_that_could_not_be_measured_again_keeps_its_row(tmp_path, monkeypatch):
     small = {"patterns": ["causal_self"], "modes": ["forward"], "lengths": [16]}
     follow(tmp_path, "quadratic", **small)

@@ -121,8 +121,8 @@ def measure(
                     names = _of_all(wanted, pattern, mode) if not recorded else here.attentions if here else ()
                 points = [shape.point(mode, pattern, length, name) for name in names]
                 if only_missing:
-                    _use_earlier(histories, points, earlier)
-                    points = points if recorded else [p for p in points if not histories[_history_key(p)].seconds]
+                    unknown = _use_earlier(histories, points, earlier, length if recorded else min(grid.lengths))
+                    points = points if recorded else unknown
                 if not points:
                     continue
                 group = measure_together(points, shape, limits, histories)
@@ -157,14 +157,21 @@ def _is_news(row: Point, missing: Missing, earlier: Sequence[Point]) -> bool:
 
 
 def _use_earlier(
-    histories: dict[tuple[str, str, str], History], points: Sequence[Point], earlier: Sequence[Point]
-) -> None:
-    """Adds what earlier rows say about shorter lengths to the histories of these points."""
+    histories: dict[tuple[str, str, str], History], points: Sequence[Point], earlier: Sequence[Point], length: int
+) -> list[Point]:
+    """Adds what earlier rows say about lengths below ``length`` to the histories of these points.
+
+    Returns the points about whose time they say nothing.
+    """
+    unknown = []
     for point in points:
         history = histories.setdefault(_history_key(point), History())
         shared = key_of(point._replace(length=0, batch=0))
         rows = [row for row in latest(earlier) if key_of(row._replace(length=0, batch=0)) == shared]
-        add_earlier(history, rows, point.length)
+        add_earlier(history, rows, length)
+        if all(row.seconds is None or row.length >= length for row in rows):
+            unknown.append(point)
+    return unknown
 
 
 SHORT = Limits(rounds=5, budget_seconds=6.0)
