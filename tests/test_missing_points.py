@@ -271,11 +271,11 @@ def test_a_length_is_predicted_from_rows_of_an_earlier_sweep(tmp_path):
 def test_what_it_takes_to_build_an_attention_is_not_taken_to_grow_as_from_one_probe(
     tmp_path, monkeypatch, before, tried
 ):
-    """Else a constant 0.2 s at 128 tokens would be 51 s at 2,048.  Where earlier rows tell the time no probe is made."""
+    """Else a constant 0.5 s at 128 tokens would be 128 s at 2,048.  Where earlier rows tell the time no probe is made."""
 
     class SlowToBuild(Linear):
         def __init__(self, **options):
-            time.sleep(0.2)
+            time.sleep(0.5)
             super().__init__(**options)
 
     monkeypatch.setattr(registry, "_decorated", {"slow": SlowToBuild})
@@ -289,7 +289,8 @@ def test_what_it_takes_to_build_an_attention_is_not_taken_to_grow_as_from_one_pr
         return original(point, *arguments)
 
     monkeypatch.setattr(sweep_module, "prepare", prepare)
-    rows = follow(tmp_path, "slow", lengths=[2048], **small)
+    limits = sweep_module.Limits(rounds=5, budget_seconds=100.0)
+    rows = follow(tmp_path, "slow", lengths=[2048], limits=limits, **small)
     assert [row.status for row in rows if row.attention == "slow"] == ["completed"]
     assert lengths == tried
 
