@@ -12,7 +12,7 @@ import pytest
 
 from benchmark import results
 from benchmark.launching import follow as module
-from benchmark.launching import slurm
+from benchmark.launching import ray_tasks, slurm
 from benchmark.launching.follow import Left, follow
 from benchmark.launching.worker import STOP
 from benchmark.running.plans import JOBS
@@ -209,3 +209,18 @@ def test_jobs_that_are_cancelled_because_all_is_done_are_no_losses(tmp_path, mon
     crew.cancel_waiting()
     assert not crew.left()
     assert crew.losses() == ["worker 1 ended before its work was done"]
+
+
+def test_tasks_of_ray_that_are_cancelled_because_all_is_done_are_no_losses(tmp_path):
+    """Ray raises for a task that was cancelled as for one whose node died."""
+
+    def get(task: str) -> None:
+        raise RuntimeError(task)
+
+    crew = ray_tasks.RayCrew.__new__(ray_tasks.RayCrew)  # without a cluster
+    crew._ray = SimpleNamespace(wait=lambda tasks, **_: (tasks, []), get=get, cancel=lambda task: None)
+    crew._folder, crew._tasks, crew._lines, crew._cancelled = tmp_path, {"waiting": 0, "running": 1}, [], set()
+    ray_tasks.log_of(tmp_path, 1).touch()
+    crew.cancel_waiting()
+    assert not crew.left()
+    assert crew.losses() == ["worker 1 ended before its work was done (RuntimeError)"]
